@@ -1,0 +1,113 @@
+//! The node's configuration, `penstock.toml`: parsed once, checked whole.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::wire::Mac;
+
+/// A whole, valid configuration. Every key, its default and its range stand in `reader.rs`.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub node: Node,
+    pub dpdk: Dpdk,
+    pub ports: Vec<Port>,
+    pub icmp: Icmp,
+    pub encap: Encap,
+    pub hash: Hash,
+    pub flows: Flows,
+    pub neighbors: Vec<Neighbor>,
+    pub routes: Vec<Route>,
+    pub feed: Feed,
+    pub metrics: Metrics,
+}
+
+#[derive(Debug, Clone)]
+pub struct Node {
+    pub name: String,
+    pub state_dir: PathBuf,
+    pub stop_grace: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub struct Dpdk {
+    /// CPU numbers of the polling cores, at least one.
+    pub lcores: Vec<u16>,
+    pub eal_args: Vec<String>,
+    pub mempool_mbufs: u32,
+    pub mbuf_data_room: u16,
+    pub idle: Idle,
+}
+
+/// What an lcore does when nothing arrives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Idle {
+    Poll,
+    Pause,
+    Sleep,
+}
+
+#[derive(Debug, Clone)]
+pub struct Port {
+    pub name: String,
+    pub device: String,
+    pub mtu: u16,
+    pub mac: Option<Mac>,
+    /// The node's own addresses, added to the twin's.
+    pub addresses: Vec<IpAddr>,
+    pub twin: Option<String>,
+    pub promiscuous: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct Icmp {
+    pub errors_per_second: u32,
+    pub burst: u32,
+}
+
+#[derive(Debug, Clone)]
+pub struct Encap {
+    pub ipv4_source: Option<Ipv4Addr>,
+    pub ipv6_source: Option<Ipv6Addr>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Hash {
+    pub seed: [u8; 16],
+    /// Slots of a Maglev table, a prime.
+    pub table_size: u32,
+}
+
+#[derive(Debug, Clone)]
+pub struct Flows {
+    pub capacity: u32,
+    pub drain_timeout: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub struct Neighbor {
+    pub address: IpAddr,
+    pub mac: Mac,
+    /// Index into [`Config::ports`].
+    pub port: usize,
+}
+
+#[derive(Debug, Clone)]
+pub struct Route {
+    pub prefix: IpNet,
+    pub via: IpAddr,
+}
+
+#[derive(Debug, Clone)]
+pub enum Feed {
+    /// Relative paths are relative to the configuration's directory.
+    File { path: PathBuf },
+    None,
+}
+
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    pub listen: Option<SocketAddr>,
+}

@@ -1,0 +1,148 @@
+//! Packets and bytes of each backend of each service, by lcore.
+//!
+//! The control side gives each (service, backend) a [`TrafficId`]; an lcore adds to its own cell of that number. Cells
+//! live in chunks that never move, so counts go on over any number of snapshots, and an lcore never allocates.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::Counter;
+
+/// Packets and bytes (of IP, as the client sent them) of one backend of one service on one lcore.
+#[derive(Debug, Default)]
+pub struct Cell {
+    pub packets: Counter,
+    pub bytes: Counter,
+}
+
+/// Names a cell: the same number on every lcore.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TrafficId(u32);
+
+const CHUNK: usize = 256;
+type Chunk = Arc<[Cell; CHUNK]>;
+
+/// The cells of one lcore, as they were when a snapshot was made.
+#[derive(Debug, Clone, Default)]
+pub struct Traffic(Vec<Chunk>);
+
+impl Traffic {
+    #[inline]
+    pub fn cell(&self, id: TrafficId) -> &Cell {
+        let id = id.0 as usize;
+        &self.0[id / CHUNK][id % CHUNK]
+    }
+}
+
+/// One counted pair: a backend of a service.
+pub type Key = (Arc<str>, SocketAddr);
+
+/// Gives out [`TrafficId`]s and sums cells over lcores. On the control side only.
+#[derive(Debug)]
+pub struct Registry {
+    lcores: Vec<Traffic>,
+    ids: HashMap<Key, TrafficId>,
+    /// Ids whose pair is gone, with what their cells held then: a cell is never reset, as its lcore may still write.
+    free: Vec<TrafficId>,
+    base: Vec<(u64, u64)>,
+}
+
+impl Registry {
+    pub fn new(lcores: usize) -> Self {
+        Self { lcores: vec![Traffic::default(); lcores], ids: HashMap::new(), free: Vec::new(), base: Vec::new() }
+    }
+
+    /// The id of a pair; a new one where the pair is new. `backend`: its address, with the port that it is sent to.
+    pub fn id(&mut self, service: &Arc<str>, backend: SocketAddr) -> TrafficId {
+        if let Some(&id) = self.ids.get(&(service.clone(), backend)) {
+            return id;
+        }
+        let id = self.free.pop().unwrap_or_else(|| self.grow());
+        self.base[id.0 as usize] = self.sum(id);
+        self.ids.insert((service.clone(), backend), id);
+        id
+    }
+
+    /// Forgets every pair that `keep` refuses. Call it only when no snapshot that has the pair is in use any more.
+    pub fn retain(&mut self, mut keep: impl FnMut(&Key) -> bool) {
+        let free = &mut self.free;
+        self.ids.retain(|key, id| {
+            let kept = keep(key);
+            if !kept {
+                free.push(*id);
+            }
+            kept
+        });
+    }
+
+    /// The cells of one lcore, for a snapshot.
+    pub fn traffic(&self, lcore: usize) -> Traffic {
+        self.lcores[lcore].clone()
+    }
+
+    /// Every pair with its packets and bytes over all lcores, in no order.
+    pub fn totals(&self) -> impl Iterator<Item = (&Key, u64, u64)> {
+        self.ids.iter().map(|(key, &id)| {
+            let ((packets, bytes), (old_packets, old_bytes)) = (self.sum(id), self.base[id.0 as usize]);
+            (key, packets - old_packets, bytes - old_bytes)
+        })
+    }
+
+    fn sum(&self, id: TrafficId) -> (u64, u64) {
+        self.lcores.iter().map(|lcore| lcore.cell(id)).fold((0, 0), |(packets, bytes), cell| {
+            (packets + cell.packets.get(), bytes + cell.bytes.get())
+        })
+    }
+
+    fn grow(&mut self) -> TrafficId {
+        let id = self.base.len();
+        if id.is_multiple_of(CHUNK) {
+            for lcore in &mut self.lcores {
+                lcore.0.push(Arc::new(std::array::from_fn(|_| Cell::default())));
+            }
+        }
+        self.base.push((0, 0));
+        TrafficId(u32::try_from(id).expect("fewer than 2^32 backends"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(last: u8) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, last], 80))
+    }
+
+    #[test]
+    fn counts_go_on_over_snapshots_and_start_anew_for_a_new_pair() {
+        let mut registry = Registry::new(2);
+        let web: Arc<str> = "web".into();
+        let id = registry.id(&web, address(1));
+        let (one, two) = (registry.traffic(0), registry.traffic(1));
+        one.cell(id).packets.add(3);
+        two.cell(id).packets.add(4);
+        two.cell(id).bytes.add(100);
+        assert_eq!(registry.id(&web, address(1)), id);
+        assert_eq!(registry.totals().map(|(_, packets, bytes)| (packets, bytes)).collect::<Vec<_>>(), [(7, 100)]);
+
+        registry.retain(|_| false);
+        assert_eq!(registry.id(&web, address(2)), id);
+        assert_eq!(registry.totals().map(|(key, packets, _)| (key.1, packets)).collect::<Vec<_>>(), [(address(2), 0)]);
+    }
+
+    #[test]
+    fn more_pairs_than_a_chunk_holds() {
+        let mut registry = Registry::new(1);
+        let services: Vec<Arc<str>> = (0..600).map(|k| format!("s{k}").into()).collect();
+        let ids: Vec<_> = services.iter().map(|service| registry.id(service, address(1))).collect();
+        let traffic = registry.traffic(0);
+        for (count, &id) in ids.iter().enumerate() {
+            traffic.cell(id).packets.add(count as u64);
+        }
+        for (key, packets, _) in registry.totals() {
+            assert_eq!(key.0.as_ref(), format!("s{packets}"));
+        }
+    }
+}
