@@ -16,14 +16,9 @@ use crate::mempool::Mempool;
 /// Why a port cannot be used, or not so.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PortError {
-    /// EAL found no driver that takes it.
-    #[error("device {device:?} cannot be opened: {reason}; DPDK's own message stands above")]
-    Probe {
-        /// As in [`Port::open`].
-        device: String,
-        /// Why.
-        reason: Errno,
-    },
+    /// No driver takes it: there is none of that name, it dislikes the arguments, or the device behind it is missing.
+    #[error("device {0:?} cannot be opened; DPDK's own message stands above")]
+    Probe(String),
     /// The driver took the device and made no port of its name.
     #[error("device {0:?} has no port of that name; is it a NIC, bound to vfio-pci?")]
     NoPort(String),
@@ -75,9 +70,8 @@ pub enum PortError {
 /// How a port is to run.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Queues, each for one lcore to receive from and send by.
-    pub queues: u16,
-    /// Largest IP packet, bytes.
+    /// Largest IP packet, bytes. Set on the device where its driver can; net_af_packet has it set on the kernel's interface
+    /// up to 1500, a larger one must be there before.
     pub mtu: u16,
     /// Takes frames for other stations too.
     pub promiscuous: bool,
@@ -87,7 +81,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { queues: 1, mtu: 1500, promiscuous: false, descriptors: 1024 }
+        Self { mtu: 1500, promiscuous: false, descriptors: 1024 }
     }
 }
 
@@ -163,6 +157,7 @@ pub struct Queue {
 struct Device {
     name: String,
     id: u16,
+    queues: u16,
     /// Opened by us, so that closing it is more than closing the port.
     hot_plugged: bool,
     /// Whether it was started, and not stopped since.
@@ -186,11 +181,12 @@ static RSS_KEY: [u8; 52] = [
 
 impl Port {
     /// Opens `device`: a PCI address, or the name of a virtual device with its arguments (`net_af_packet0,iface=eth0`). What
-    /// EAL has not found at its start is plugged in now.
-    pub fn open(_: Eal, device: &str) -> Result<Self, PortError> {
+    /// EAL has not found at its start is plugged in now. It will have `queues` queues, one for each lcore;
+    /// net_af_packet, which must know in advance, is told (`qpairs`) unless the arguments do.
+    pub fn open(_: Eal, device: &str, queues: u16) -> Result<Self, PortError> {
         let name = device.split(',').next().filter(|name| !name.is_empty());
         let name = name.and_then(|name| CString::new(name).ok()).ok_or_else(|| PortError::Name(device.to_owned()))?;
-        let arguments = CString::new(device).map_err(|_| PortError::Name(device.to_owned()))?;
+        let arguments = CString::new(with_queues(device, queues)).map_err(|_| PortError::Name(device.to_owned()))?;
 
         // Held throughout, so that of two who open one device one is refused.
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -199,13 +195,14 @@ impl Port {
         if hot_plugged {
             // SAFETY: EAL runs; a C string that DPDK copies.
             errno::check(unsafe { sys::rte_dev_probe(arguments.as_ptr()) })
-                .map_err(|reason| PortError::Probe { device: device.to_owned(), reason })?;
+                .map_err(|_| PortError::Probe(device.to_owned()))?;
         }
         let id = found.or_else(|| find(&name)).ok_or_else(|| PortError::NoPort(device.to_owned()))?;
         if !open.insert(id) {
             return Err(PortError::Open(device.to_owned()));
         }
-        let device = Arc::new(Device { name: device.to_owned(), id, hot_plugged, runs: AtomicBool::new(false) });
+        let device =
+            Arc::new(Device { name: device.to_owned(), id, queues, hot_plugged, runs: AtomicBool::new(false) });
         Ok(Self { device, _one_at_a_time: PhantomData })
     }
 
@@ -238,23 +235,25 @@ impl Port {
         }
         let (id, info) = (device.id, device.info()?);
         let has = info.max_rx_queues.min(info.max_tx_queues);
-        if has < config.queues {
-            return Err(PortError::Queues { device: device.name.clone(), wanted: config.queues, has });
+        let queues = device.queues;
+        if has < queues {
+            return Err(PortError::Queues { device: device.name.clone(), wanted: queues, has });
         }
-        if !(info.min_mtu..=info.max_mtu).contains(&config.mtu) {
-            let (least, most) = (info.min_mtu, info.max_mtu);
-            return Err(PortError::Mtu { device: device.name.clone(), wanted: config.mtu, least, most });
+        let most = most_mtu(&info);
+        if !(info.min_mtu..=most).contains(&config.mtu) {
+            let (device, wanted, least) = (device.name.clone(), config.mtu, info.min_mtu);
+            return Err(PortError::Mtu { device, wanted, least, most });
         }
-        let conf = eth_conf(config, &info, pool);
+        let conf = eth_conf(config, queues, &info, pool);
         device.stop()?;
         // SAFETY: an open port that is not running (no queue exists); DPDK copies the configuration and the RSS key.
-        device.step("configuring", unsafe {
-            sys::rte_eth_dev_configure(id, config.queues, config.queues, &raw const conf)
-        })?;
-        // SAFETY: an open, configured port. Virtual drivers without the call keep the MTU that their device has.
-        match errno::check(unsafe { sys::rte_eth_dev_set_mtu(id, config.mtu) }) {
-            Ok(_) | Err(Errno::NotSupported) => {}
-            Err(reason) => return Err(device.error("setting its MTU", reason)),
+        device.step("configuring", unsafe { sys::rte_eth_dev_configure(id, queues, queues, &raw const conf) })?;
+        if conf.rxmode.mtu == u32::from(config.mtu) {
+            // SAFETY: an open, configured port. Virtual drivers without the call keep the MTU that their device has.
+            match errno::check(unsafe { sys::rte_eth_dev_set_mtu(id, config.mtu) }) {
+                Ok(_) | Err(Errno::NotSupported) => {}
+                Err(reason) => return Err(device.error("setting its MTU", reason)),
+            }
         }
         let (mut rx, mut tx) = (config.descriptors, config.descriptors);
         // SAFETY: an open port, and two numbers to adjust.
@@ -263,7 +262,7 @@ impl Port {
         })?;
         // SAFETY: an open port.
         let socket = unsafe { sys::rte_eth_dev_socket_id(id) } as u32;
-        for queue in 0..config.queues {
+        for queue in 0..queues {
             // SAFETY: a configured, stopped port; null: the driver's defaults; the pool lives for ever.
             device.step("setting up a receive queue", unsafe {
                 sys::rte_eth_rx_queue_setup(id, queue, rx, socket, std::ptr::null(), pool.as_ptr())
@@ -276,11 +275,11 @@ impl Port {
         // SAFETY: a port with all its queues set up.
         device.step("starting", unsafe { sys::rte_eth_dev_start(id) })?;
         device.runs.store(true, Ordering::Relaxed);
-        device.deal_evenly(config.queues, info.reta_size)?;
+        device.deal_evenly(queues, info.reta_size)?;
         self.set_promiscuous(config.promiscuous)?;
 
         let queue = |queue| Queue { port: id, queue, _runs: self.device.clone(), _one_thread: PhantomData };
-        Ok((0..config.queues).map(queue).collect())
+        Ok((0..queues).map(queue).collect())
     }
 
     /// Gives the device another MAC; [`Errno::NotSupported`] where its driver cannot.
@@ -430,23 +429,44 @@ fn find(name: &CStr) -> Option<u16> {
     (unsafe { sys::rte_eth_dev_get_port_by_name(name.as_ptr(), &raw mut id) } == 0).then_some(id)
 }
 
+/// Ethernet header and frame check sequence, bytes.
+const OVERHEAD: u32 = 18;
+
+/// A limit that no driver has: it says nothing about MTUs, and 1518 as the longest frame (net_af_packet, whatever its rings hold).
+fn knows_no_mtu(info: &sys::rte_eth_dev_info) -> bool {
+    info.max_mtu == u16::MAX && info.max_rx_pktlen <= 1518
+}
+
+/// The largest MTU that the driver takes.
+fn most_mtu(info: &sys::rte_eth_dev_info) -> u16 {
+    let by_frame = u16::try_from(info.max_rx_pktlen.saturating_sub(OVERHEAD)).unwrap_or(u16::MAX);
+    if knows_no_mtu(info) || info.max_mtu < u16::MAX { info.max_mtu } else { by_frame }
+}
+
+/// `device`, for net_af_packet with as many queue pairs as there are to be.
+fn with_queues(device: &str, queues: u16) -> String {
+    let needed = device.starts_with("net_af_packet") && queues > 1 && !device.contains(",qpairs=");
+    if needed { format!("{device},qpairs={queues}") } else { device.to_owned() }
+}
+
 /// DPDK's own configuration.
-fn eth_conf(config: &Config, info: &sys::rte_eth_dev_info, pool: Mempool) -> sys::rte_eth_conf {
-    /// Ethernet header and frame check sequence.
-    const OVERHEAD: u16 = 18;
-    /// `RTE_ETH_RX_OFFLOAD_SCATTER`, `RTE_ETH_TX_OFFLOAD_MULTI_SEGS`.
-    const SCATTER: u64 = 1 << 13;
-    const MULTI_SEGMENT: u64 = 1 << 15;
+fn eth_conf(config: &Config, queues: u16, info: &sys::rte_eth_dev_info, pool: Mempool) -> sys::rte_eth_conf {
+    const SCATTER: u64 = 1 << 13; // RTE_ETH_RX_OFFLOAD_SCATTER
+    const MULTI_SEGMENT: u64 = 1 << 15; // RTE_ETH_TX_OFFLOAD_MULTI_SEGS
 
     let mut conf = sys::rte_eth_conf::default();
-    conf.rxmode.mtu = config.mtu.into();
+    conf.rxmode.mtu = u32::from(config.mtu);
+    if knows_no_mtu(info) {
+        // ethdev would refuse what the driver can do.
+        conf.rxmode.mtu = conf.rxmode.mtu.min(info.max_rx_pktlen - OVERHEAD);
+    }
     let room = usize::from(pool.data_room()).saturating_sub(Mempool::HEADROOM);
-    if usize::from(config.mtu + OVERHEAD) > room {
+    if usize::from(config.mtu) + OVERHEAD as usize > room {
         conf.rxmode.offloads |= info.rx_offload_capa & SCATTER;
         conf.txmode.offloads |= info.tx_offload_capa & MULTI_SEGMENT;
     }
     let types = info.flow_type_rss_offloads & RSS_TYPES;
-    if config.queues > 1 && types != 0 {
+    if queues > 1 && types != 0 {
         conf.rxmode.mq_mode = sys::RTE_ETH_MQ_RX_RSS;
         conf.rx_adv_conf.rss_conf.rss_hf = types;
         if (1..=RSS_KEY.len()).contains(&usize::from(info.hash_key_size)) {
@@ -456,4 +476,17 @@ fn eth_conf(config: &Config, info: &sys::rte_eth_dev_info, pool: Mempool) -> sys
         }
     }
     conf
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn af_packet_learns_how_many_queues_it_needs() {
+        assert_eq!(with_queues("net_af_packet0,iface=eth0", 2), "net_af_packet0,iface=eth0,qpairs=2");
+        for kept in [("net_af_packet0,iface=eth0", 1), ("net_af_packet0,iface=eth0,qpairs=4", 2), ("0000:03:00.0", 2)] {
+            assert_eq!(with_queues(kept.0, kept.1), kept.0);
+        }
+    }
 }
