@@ -1,1 +1,102 @@
-fn main() {}
+//! The lab: client, router, load balancer and real servers in network namespaces of this machine, with real traffic.
+//!
+//! ```text
+//! penstock-lab demo            the demo: builds the lab, plays its scenes, takes it down
+//! penstock-lab test [WORD]     the demo's scenes and the longer ones (those whose title has WORD)
+//! penstock-lab up | down       the lab, left standing, and its end
+//! ```
+
+mod backend;
+mod capture;
+mod client;
+mod decapsulator;
+mod lab;
+mod metrics;
+mod namespace;
+mod node;
+mod process;
+mod say;
+mod scenes;
+mod standing;
+mod traffic;
+mod wait;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use lab::Lab;
+use say::Story;
+use scenes::Scene;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match run(&words) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("penstock-lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether all went well.
+fn run(words: &[&str]) -> Result<bool> {
+    match *words {
+        ["demo"] => play("Penstock: real HTTP through a DPDK data path", scenes::demo()),
+        ["test"] => play("Penstock: the lab's scenes", scenes::all()),
+        ["test", word] => {
+            let mut chosen = scenes::all();
+            chosen.retain(|scene| scene.title.to_lowercase().contains(&word.to_lowercase()));
+            if chosen.is_empty() {
+                bail!("no scene's title has \"{word}\"");
+            }
+            play("Penstock: chosen scenes", chosen)
+        }
+        ["up"] => standing::up().map(|()| true),
+        ["down"] => standing::down().map(|()| true),
+        // What the lab runs inside the client's namespace.
+        ["load", address, workers, pause] => {
+            traffic::load(address.parse()?, workers.parse()?, micros(pause)?).map(|()| true)
+        }
+        ["beat", address, pause] => traffic::beat(address.parse()?, micros(pause)?).map(|()| true),
+        _ => bail!("demo, test [WORD], up or down?"),
+    }
+}
+
+/// Builds a lab, plays the scenes in order, and takes it down.
+fn play(title: &str, scenes: Vec<Scene>) -> Result<bool> {
+    wait::heed_signals()?;
+    standing::sweep();
+    let mut story = Story::new();
+    story.line(format!("\n{title}\n{}", lab::DRAWING));
+    let mut lab = Lab::build(&format!("penstock-{}", std::process::id())).context("the lab could not be built")?;
+    story.note(format!(
+        "Namespaces, veth pairs and three nginx stand after {:.1} s.\nThe backends decapsulate by {}.",
+        story.elapsed().as_secs_f64(),
+        lab.decapsulator.says()
+    ));
+    for scene in scenes {
+        if wait::interrupted() {
+            break;
+        }
+        story.scene(scene.title, |story| (scene.play)(&mut lab, story));
+    }
+    let good = story.good() && !wait::interrupted();
+    if !good {
+        story.line(format!("\nLogs, captures and counters are kept in {}", lab.keep_evidence()?.display()));
+    }
+    drop(lab);
+    story.end();
+    if wait::interrupted() {
+        bail!("interrupted; everything is taken down");
+    }
+    Ok(good)
+}
+
+fn micros(text: &str) -> Result<Duration> {
+    Ok(Duration::from_micros(text.parse()?))
+}

@@ -1,0 +1,96 @@
+//! A real server: nginx in a namespace, which answers with its name and with the addresses that it saw.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::decapsulator::Decapsulator;
+use crate::lab::VIP;
+use crate::namespace::Namespace;
+use crate::process::Process;
+use crate::wait::until;
+
+/// Where `dnat` sends the requests: a port that differs from the service's.
+pub const DNAT_PORT: u16 = 8081;
+
+pub struct Backend {
+    pub name: String,
+    pub address: String,
+    pub namespace: Rc<Namespace>,
+    access_log: PathBuf,
+    nginx: Process,
+}
+
+impl Backend {
+    /// Makes a host that is on the network already a real server of the VIP.
+    pub fn start(
+        name: String,
+        address: String,
+        namespace: Rc<Namespace>,
+        decapsulator: &Decapsulator,
+        directory: &Path,
+    ) -> Result<Self> {
+        // The VIP is its own, but on the loopback: it must not answer the router's ARP for it.
+        namespace.ip(&format!("address add {VIP}/32 dev lo"))?;
+        namespace.sysctl("net.ipv4.conf.all.arp_ignore", "1")?;
+        namespace.sysctl("net.ipv4.conf.all.arp_announce", "2")?;
+        decapsulator.install(&namespace, "eth0", &address)?;
+
+        let directory = directory.join(&name);
+        std::fs::create_dir_all(&directory)?;
+        let access_log = directory.join("access.log");
+        let configuration = directory.join("nginx.conf");
+        std::fs::write(&configuration, self::configuration(&name, &directory))?;
+        let mut command = namespace.mortal("nginx");
+        command.args(["-e", "stderr", "-p"]).arg(&directory).arg("-c").arg(&configuration);
+        let nginx = Process::start(&mut command, &directory.join("nginx.log"))?;
+        let mut backend = Self { name, address, namespace, access_log, nginx };
+        until(&format!("{} serves", backend.name), Duration::from_secs(5), || {
+            let url = format!("http://127.0.0.1:{DNAT_PORT}/");
+            Ok(backend.namespace.run(&format!("curl --silent --fail --max-time 1 {url}")).ok())
+        })
+        .map_err(|error| error.context(backend.nginx.tail()))?;
+        backend.nginx.running();
+        Ok(backend)
+    }
+
+    /// Requests that it has answered.
+    pub fn served(&self) -> usize {
+        std::fs::read_to_string(&self.access_log).map_or(0, |log| log.lines().count())
+    }
+
+    pub fn leave_standing(&mut self) {
+        self.nginx.leave_standing();
+    }
+}
+
+/// One process, nothing outside its directory.
+fn configuration(name: &str, directory: &Path) -> String {
+    let directory = directory.display();
+    format!(
+        r#"daemon off;
+master_process off;
+pid {directory}/nginx.pid;
+error_log stderr;
+events {{ worker_connections 1024; }}
+http {{
+    access_log {directory}/access.log;
+    client_body_temp_path {directory}/body;
+    proxy_temp_path {directory}/proxy;
+    fastcgi_temp_path {directory}/fastcgi;
+    uwsgi_temp_path {directory}/uwsgi;
+    scgi_temp_path {directory}/scgi;
+    client_max_body_size 8m;
+    default_type text/plain;
+    server {{
+        listen 80;
+        listen {DNAT_PORT};
+        # Who answers, whom it saw, and as whom it was addressed.
+        location / {{ return 200 "{name} $remote_addr:$remote_port $server_addr:$server_port "; }}
+    }}
+}}
+"#
+    )
+}

@@ -1,0 +1,77 @@
+//! What crosses a wire, by tcpdump: the evidence for where packets went, and when.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::namespace::Namespace;
+use crate::process::Process;
+use crate::wait::until;
+
+/// A capture that goes on until it is dropped; its file stays.
+pub struct Capture {
+    process: Process,
+    file: PathBuf,
+}
+
+/// One captured packet.
+pub struct Seen {
+    /// Seconds since the epoch, to the nanosecond.
+    pub at: f64,
+    /// As tcpdump prints it, without the time.
+    pub text: String,
+}
+
+impl Capture {
+    /// Captures on an interface what the filter lets through; returns once packets are being caught.
+    pub fn start(namespace: &Namespace, interface: &str, filter: &str, file: PathBuf) -> Result<Self> {
+        let mut command = namespace.mortal("tcpdump");
+        // -Z root: else it gives up root and with it the right to write into the lab's directory.
+        command.args(["-Z", "root", "-n", "--immediate-mode", "-U", "-s", "192", "-B", "16384"]);
+        command.args(["--time-stamp-precision=nano", "-i", interface, "-w"]).arg(&file).arg(filter);
+        let mut process = Process::start(&mut command, &file.with_extension("log"))?;
+        process.until_it_says("listening on", Duration::from_secs(5))?;
+        Ok(Self { process, file })
+    }
+
+    /// The packets so far that a filter lets through, with their Ethernet headers.
+    pub fn packets(&self, filter: &str) -> Result<Vec<Seen>> {
+        let mut command = Command::new("tcpdump");
+        command.args(["-nn", "-e", "-tt", "--time-stamp-precision=nano", "-r"]).arg(&self.file).arg(filter);
+        let read = command.stdin(Stdio::null()).output().context("cannot run tcpdump")?;
+        let complaint = String::from_utf8_lossy(&read.stderr);
+        // The capture goes on while it is read: its last packet may be half there.
+        if !read.status.success() && !complaint.contains("truncated") {
+            bail!("tcpdump -r {} \"{filter}\": {complaint}", self.file.display());
+        }
+        let mut packets = Vec::new();
+        for line in String::from_utf8_lossy(&read.stdout).lines() {
+            // A packet's continuation lines are indented, with the inner packet of a tunnel.
+            match line.split_once(' ') {
+                Some((at, text)) if !line.starts_with(char::is_whitespace) => packets
+                    .push(Seen { at: at.parse().with_context(|| format!("tcpdump's {line}"))?, text: text.into() }),
+                _ => {}
+            }
+        }
+        Ok(packets)
+    }
+
+    pub fn count(&self, filter: &str) -> Result<usize> {
+        Ok(self.packets(filter)?.len())
+    }
+
+    /// Waits until at least so many packets of a filter have been caught.
+    pub fn until_it_has(&self, at_least: usize, filter: &str) -> Result<()> {
+        until(&format!("{at_least} packets of \"{filter}\" in {}", self.file.display()), Duration::from_secs(5), || {
+            Ok((self.count(filter)? >= at_least).then_some(()))
+        })
+    }
+
+    /// Ends the capture without loss; its packets can still be read.
+    pub fn stop(&mut self) -> Result<()> {
+        self.process.signal("INT")?;
+        self.process.until_it_ends(Duration::from_secs(5)).map(drop)
+    }
+}

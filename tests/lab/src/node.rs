@@ -1,0 +1,234 @@
+//! The load balancer under test: the real `penstock run` on a DPDK port, in its namespace.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::lab::{FABRIC_MTU, GATEWAY, NODE};
+use crate::metrics::Metrics;
+use crate::namespace::Namespace;
+use crate::process::Process;
+use crate::wait::until;
+
+/// The veth that plays the NIC. The kernel owns no address on it.
+pub const NIC: &str = "nic0";
+/// The tap that penstock makes; the node's address lives there.
+pub const TWIN: &str = "wan0";
+pub const METRICS: &str = "127.0.0.1:9341";
+
+/// What may differ from one start to the next.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub lcores: Vec<usize>,
+    pub idle: &'static str,
+    pub stop_grace: &'static str,
+}
+
+impl Default for Options {
+    /// One lcore, kind to a machine of two CPUs.
+    fn default() -> Self {
+        let last = std::thread::available_parallelism().map_or(1, usize::from).min(2) - 1;
+        Self { lcores: vec![last], idle: "sleep", stop_grace: "1s" }
+    }
+}
+
+pub struct Node {
+    pub namespace: Rc<Namespace>,
+    program: PathBuf,
+    directory: PathBuf,
+    process: Option<Process>,
+}
+
+impl Node {
+    pub fn new(namespace: Rc<Namespace>, directory: &Path) -> Result<Self> {
+        let directory = directory.join("penstock");
+        for part in ["services", "state", "run"] {
+            std::fs::create_dir_all(directory.join(part))?;
+        }
+        Ok(Self { namespace, program: program()?, directory, process: None })
+    }
+
+    pub fn configuration(&self) -> PathBuf {
+        self.directory.join("penstock.toml")
+    }
+
+    /// The file that the feed reads.
+    pub fn services(&self) -> PathBuf {
+        self.directory.join("services/services.json")
+    }
+
+    pub fn log_file(&self) -> PathBuf {
+        self.directory.join("penstock.log")
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    /// Starts it and waits until it is ready and its twin can reach the router.
+    pub fn start(&mut self, options: &Options) -> Result<()> {
+        self.stop()?;
+        std::fs::write(self.configuration(), self.configuration_text(options))?;
+        let mut command = self.namespace.mortal(&self.program);
+        command.arg("run").arg("--config").arg(self.configuration());
+        // DPDK keeps its runtime files there instead of in /var/run, where they would stay.
+        command.env("RUNTIME_DIRECTORY", self.directory.join("run"));
+        let mut process = Process::start(&mut command, &self.log_file())?;
+        let twin = until(&format!("penstock makes its twin, {TWIN}"), Duration::from_secs(15), || {
+            let made = self.namespace.ip(&format!("link show {TWIN}")).is_ok();
+            Ok((made || !process.running()).then_some(made))
+        })?;
+        if !twin {
+            bail!("penstock ended at once:\n{}", process.tail());
+        }
+        self.namespace.ip(&format!("address replace {NODE}/24 dev {TWIN}"))?;
+        self.namespace.ip(&format!("link set {TWIN} up"))?;
+        self.namespace.ip(&format!("route replace default via {GATEWAY} dev {TWIN}"))?;
+        let tail = |process: &Process| format!("its log ends with:\n{}", process.tail());
+        until("/readyz says 200", Duration::from_secs(10), || Ok((self.health("readyz")? == 200).then_some(())))
+            .map_err(|error| error.context(tail(&process)))?;
+        until("the twin reaches the router", Duration::from_secs(10), || {
+            self.namespace.run(&format!("ping -n -c 1 -W 1 {GATEWAY}")).map(Some)
+        })
+        .map_err(|error| error.context(tail(&process)))?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Publishes a set of services as an operator would: a new file beside the old, then a rename. Gives when that was.
+    pub fn write(&self, services: &Value) -> Result<SystemTime> {
+        self.write_text(&format!("{services:#}\n"))
+    }
+
+    pub fn write_text(&self, text: &str) -> Result<SystemTime> {
+        let new = self.services().with_extension("new");
+        std::fs::write(&new, text)?;
+        let at = SystemTime::now();
+        std::fs::rename(&new, self.services())?;
+        Ok(at)
+    }
+
+    /// Publishes, and waits until the node says that this version is in force.
+    pub fn publish(&self, services: &Value) -> Result<SystemTime> {
+        let at = self.write(services)?;
+        self.until_version(services["version"].as_str().context("the lab's services have versions")?)?;
+        Ok(at)
+    }
+
+    pub fn until_version(&self, version: &str) -> Result<()> {
+        until(&format!("definitions \"{version}\" are in force"), Duration::from_secs(5), || {
+            Ok((self.metrics()?.version() == Some(version)).then_some(()))
+        })
+    }
+
+    pub fn metrics(&self) -> Result<Metrics> {
+        Metrics::parse(&self.metrics_text()?)
+    }
+
+    pub fn metrics_text(&self) -> Result<String> {
+        self.namespace.run(&format!("curl --silent --show-error --fail --max-time 2 http://{METRICS}/metrics"))
+    }
+
+    /// The status code of `/readyz` or `/healthz`.
+    pub fn health(&self, page: &str) -> Result<u16> {
+        let curl = "curl --silent --show-error --max-time 2 --output /dev/null --write-out %{http_code}";
+        Ok(self.namespace.run(&format!("{curl} http://{METRICS}/{page}"))?.trim().parse()?)
+    }
+
+    /// `penstock check` on what lies there now: its exit code and what it printed.
+    pub fn check(&self) -> Result<(i32, String)> {
+        let mut command = Command::new(&self.program);
+        command.arg("check").arg("--config").arg(self.configuration()).arg("--services").arg(self.services());
+        let done = command.output()?;
+        let said = String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);
+        Ok((done.status.code().unwrap_or(-1), said))
+    }
+
+    pub fn process(&mut self) -> Result<&mut Process> {
+        self.process.as_mut().context("penstock does not run")
+    }
+
+    /// Stops it by SIGTERM and waits for its end.
+    pub fn stop(&mut self) -> Result<()> {
+        if let Some(mut process) = self.process.take() {
+            process.signal("TERM")?;
+            process.until_it_ends(Duration::from_secs(10))?;
+        }
+        Ok(())
+    }
+
+    /// Kills it: no chance to tidy up.
+    pub fn kill(&mut self) -> Result<()> {
+        if let Some(mut process) = self.process.take() {
+            process.signal("KILL")?;
+            process.until_it_ends(Duration::from_secs(5))?;
+        }
+        Ok(())
+    }
+
+    /// CPU time that it has used so far, all threads, in seconds.
+    pub fn cpu_seconds(&mut self) -> Result<f64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process()?.pid()))?;
+        // proc(5): after the parenthesis utime and stime are the 12th and 13th words, in ticks of 1/100 s.
+        let words: Vec<&str> = stat.rsplit_once(')').context("/proc/…/stat")?.1.split_whitespace().collect();
+        Ok((words[11].parse::<f64>()? + words[12].parse::<f64>()?) / 100.0)
+    }
+
+    pub fn leave_standing(&mut self) {
+        self.process.iter_mut().for_each(Process::leave_standing);
+    }
+
+    fn configuration_text(&self, options: &Options) -> String {
+        let Options { lcores, idle, stop_grace } = options;
+        let (directory, queues) = (self.directory.display(), lcores.len());
+        format!(
+            r#"[node]
+name = "lab"
+state_dir = "{directory}/state"
+stop_grace = "{stop_grace}"
+
+[dpdk]
+lcores = {lcores:?}
+eal_args = ["--no-huge", "--no-shconf", "-m", "128", "--no-pci", "--no-telemetry"]
+mempool_mbufs = 16383
+idle = "{idle}"
+
+[[port]]
+name = "wan0"
+device = "net_af_packet0,iface={NIC},qpairs={queues}"
+mtu = {FABRIC_MTU}
+twin = "{TWIN}"
+
+[encap]
+ipv4_source = "{NODE}"
+
+[hash]
+seed = "cGVuc3RvY2sgbGFiIDAwMQ=="
+table_size = 65537
+
+[feed]
+kind = "file"
+path = "services/services.json"
+
+[metrics]
+listen = "{METRICS}"
+"#
+        )
+    }
+}
+
+/// The binary: `PENSTOCK`, else the one built beside the lab's own.
+fn program() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("PENSTOCK") {
+        return Ok(std::fs::canonicalize(&path).with_context(|| format!("PENSTOCK={}", path.display()))?);
+    }
+    let beside = std::env::current_exe()?.with_file_name("penstock");
+    if !beside.exists() {
+        bail!("{} is not there: build it, or name it in PENSTOCK", beside.display());
+    }
+    Ok(beside)
+}

@@ -1,0 +1,65 @@
+//! The scenes, each in a file: what a person would do, and what that must show.
+
+mod added_under_load;
+mod broken_file;
+mod counters;
+mod cpu;
+mod crash;
+mod dnat;
+mod dsr;
+mod last_good;
+mod new_mac;
+mod ping;
+mod prometheus;
+mod publish;
+mod stop;
+mod swap;
+mod two_lcores;
+mod weights;
+
+use anyhow::Result;
+
+use crate::lab::Lab;
+use crate::say::Story;
+
+pub struct Scene {
+    pub title: &'static str,
+    pub play: fn(&mut Lab, &mut Story) -> Result<()>,
+}
+
+/// The demo, in the order in which it is told.
+pub fn demo() -> Vec<Scene> {
+    vec![
+        dsr::SCENE,
+        dnat::SCENE,
+        weights::SCENE,
+        added_under_load::SCENE,
+        broken_file::SCENE,
+        ping::SCENE,
+        counters::SCENE,
+    ]
+}
+
+/// Everything: the demo, then what would make it long.
+pub fn all() -> Vec<Scene> {
+    let mut scenes = demo();
+    scenes.extend([
+        prometheus::SCENE,
+        publish::SCENE,
+        new_mac::SCENE,
+        swap::SCENE,
+        stop::SCENE,
+        last_good::SCENE,
+        crash::SCENE,
+        two_lcores::SCENE,
+        cpu::SCENE,
+        // Again, over everything that happened since.
+        counters::SCENE,
+    ]);
+    scenes
+}
+
+/// An error where `holds` is false.
+fn require(holds: bool, otherwise: impl FnOnce() -> String) -> Result<()> {
+    if holds { Ok(()) } else { Err(anyhow::anyhow!(otherwise())) }
+}

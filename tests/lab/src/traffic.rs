@@ -1,0 +1,95 @@
+//! Steady traffic, run inside the client's namespace by the lab's own binary; it ends when its stdin closes.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+const PATIENCE: Duration = Duration::from_secs(3);
+
+#[derive(Default)]
+struct Tally {
+    requests: u64,
+    repeated: u64,
+    failures: Vec<String>,
+    served: BTreeMap<String, u64>,
+}
+
+/// HTTP requests by `workers` at once, each on a connection of its own, with a pause after each.
+pub fn load(address: SocketAddr, workers: usize, pause: Duration) -> Result<()> {
+    let stop = stop_with_stdin();
+    let tally = Arc::new(Mutex::new(Tally::default()));
+    let threads: Vec<_> = (0..workers)
+        .map(|_| {
+            let (stop, tally) = (stop.clone(), tally.clone());
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let first = request(address);
+                    let repeated = first.is_err();
+                    let outcome = first.or_else(|broken| request(address).with_context(|| format!("{broken:#}, then")));
+                    let mut tally = tally.lock().expect("no worker panics");
+                    tally.requests += 1;
+                    match outcome {
+                        Ok(backend) => {
+                            tally.repeated += u64::from(repeated);
+                            *tally.served.entry(backend).or_default() += 1;
+                        }
+                        Err(error) => tally.failures.push(format!("{error:#}")),
+                    }
+                    drop(tally);
+                    std::thread::sleep(pause);
+                }
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().expect("no worker panics"));
+
+    let tally = tally.lock().expect("no worker panics");
+    println!("requests {}\nrepeated {}\nfailed {}", tally.requests, tally.repeated, tally.failures.len());
+    tally.served.iter().for_each(|(backend, count)| println!("served {backend} {count}"));
+    tally.failures.iter().take(10).for_each(|failure| println!("failure {failure}"));
+    Ok(())
+}
+
+/// One datagram after the other from one port.
+pub fn beat(address: SocketAddr, pause: Duration) -> Result<()> {
+    let stop = stop_with_stdin();
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.connect(address)?;
+    let mut next = Instant::now();
+    while !stop.load(Ordering::Relaxed) {
+        // Nobody listens there, so an ICMP error may come back; the beat goes on.
+        let _ = socket.send(b"penstock");
+        next += pause;
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+    }
+    Ok(())
+}
+
+/// Asks once and gives the backend's name.
+fn request(address: SocketAddr) -> Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE).context("connect")?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(format!("GET / HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes()).context("send")?;
+    let mut said = String::new();
+    stream.read_to_string(&mut said).context("receive")?;
+    if !said.starts_with("HTTP/1.1 200 ") {
+        bail!("answered {:?}", said.lines().next().unwrap_or_default());
+    }
+    let body = said.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    Ok(body.split_whitespace().next().context("an empty answer")?.to_string())
+}
+
+fn stop_with_stdin() -> Arc<AtomicBool> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = stop.clone();
+    std::thread::spawn(move || {
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        flag.store(true, Ordering::Relaxed);
+    });
+    stop
+}
