@@ -10,7 +10,7 @@ use crate::decapsulator::Decapsulator;
 use crate::lab::VIP;
 use crate::namespace::Namespace;
 use crate::process::Process;
-use crate::wait::until;
+use crate::wait::{until, with};
 
 /// Where `dnat` sends the requests: a port that differs from the service's.
 pub const DNAT_PORT: u16 = 8081;
@@ -46,14 +46,12 @@ impl Backend {
         let mut command = namespace.mortal("nginx");
         command.args(["-e", "stderr", "-p"]).arg(&directory).arg("-c").arg(&configuration);
         let nginx = Process::start(&mut command, &directory.join("nginx.log"))?;
-        let mut backend = Self { name, address, namespace, access_log, nginx };
-        until(&format!("{} serves", backend.name), Duration::from_secs(5), || {
+        until(&format!("{name} serves"), Duration::from_secs(5), || {
             let url = format!("http://127.0.0.1:{DNAT_PORT}/");
-            Ok(backend.namespace.run(&format!("curl --silent --fail --max-time 1 {url}")).ok())
+            Ok(namespace.run(&format!("curl --silent --fail --max-time 1 {url}")).ok())
         })
-        .map_err(|error| error.context(backend.nginx.tail()))?;
-        backend.nginx.running();
-        Ok(backend)
+        .map_err(with(|| nginx.tail()))?;
+        Ok(Self { name, address, namespace, access_log, nginx })
     }
 
     /// Requests that it has answered.

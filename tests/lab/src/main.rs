@@ -83,7 +83,10 @@ fn play(title: &str, scenes: Vec<Scene>) -> Result<bool> {
         if wait::interrupted() {
             break;
         }
-        story.scene(scene.title, |story| (scene.play)(&mut lab, story));
+        story.scene(scene.title, |story| {
+            lab.node.ensure_running()?;
+            (scene.play)(&mut lab, story)
+        });
     }
     let good = story.good() && !wait::interrupted();
     if !good {

@@ -12,7 +12,7 @@ use crate::lab::{FABRIC_MTU, GATEWAY, NODE};
 use crate::metrics::Metrics;
 use crate::namespace::Namespace;
 use crate::process::Process;
-use crate::wait::until;
+use crate::wait::{until, with};
 
 /// The veth that plays the NIC. The kernel owns no address on it.
 pub const NIC: &str = "nic0";
@@ -88,13 +88,12 @@ impl Node {
         self.namespace.ip(&format!("address replace {NODE}/24 dev {TWIN}"))?;
         self.namespace.ip(&format!("link set {TWIN} up"))?;
         self.namespace.ip(&format!("route replace default via {GATEWAY} dev {TWIN}"))?;
-        let tail = |process: &Process| format!("its log ends with:\n{}", process.tail());
         until("/readyz says 200", Duration::from_secs(10), || Ok((self.health("readyz")? == 200).then_some(())))
-            .map_err(|error| error.context(tail(&process)))?;
+            .map_err(with(|| process.tail()))?;
         until("the twin reaches the router", Duration::from_secs(10), || {
             self.namespace.run(&format!("ping -n -c 1 -W 1 {GATEWAY}")).map(Some)
         })
-        .map_err(|error| error.context(tail(&process)))?;
+        .map_err(with(|| process.tail()))?;
         self.process = Some(process);
         Ok(())
     }
@@ -152,9 +151,16 @@ impl Node {
         self.process.as_mut().context("penstock does not run")
     }
 
+    /// Starts it as usual where a scene has left it stopped.
+    pub fn ensure_running(&mut self) -> Result<()> {
+        if self.process.as_mut().is_some_and(Process::running) { Ok(()) } else { self.start(&Options::default()) }
+    }
+
     /// Stops it by SIGTERM and waits for its end.
     pub fn stop(&mut self) -> Result<()> {
-        if let Some(mut process) = self.process.take() {
+        if let Some(mut process) = self.process.take()
+            && process.running()
+        {
             process.signal("TERM")?;
             process.until_it_ends(Duration::from_secs(10))?;
         }
@@ -224,7 +230,7 @@ listen = "{METRICS}"
 /// The binary: `PENSTOCK`, else the one built beside the lab's own.
 fn program() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("PENSTOCK") {
-        return Ok(std::fs::canonicalize(&path).with_context(|| format!("PENSTOCK={}", path.display()))?);
+        return std::fs::canonicalize(&path).with_context(|| format!("PENSTOCK={}", path.display()));
     }
     let beside = std::env::current_exe()?.with_file_name("penstock");
     if !beside.exists() {

@@ -38,14 +38,16 @@ pub fn until<T>(what: &str, deadline: Duration, mut probe: impl FnMut() -> Resul
             bail!("interrupted while waiting until {what}");
         }
         if start.elapsed() > deadline {
-            let error = anyhow::anyhow!("did not happen within {deadline:?}: {what}");
-            return Err(match seen {
-                Err(last) => error.context(format!("last look: {last:#}")),
-                Ok(_) => error,
-            });
+            let last = seen.err().map_or(String::new(), |last| format!("\nlast look: {last:#}"));
+            bail!("did not happen within {deadline:?}: {what}{last}");
         }
         std::thread::sleep(LOOK);
     }
+}
+
+/// For `map_err`: adds to an error what explains it, such as the end of a log.
+pub fn with(note: impl FnOnce() -> String) -> impl FnOnce(anyhow::Error) -> anyhow::Error {
+    move |error| anyhow::anyhow!("{error:#}\n{}", note())
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::Scene;
 use crate::lab::Lab;
 use crate::say::Story;
-use crate::wait::until;
+use crate::wait::{until, with};
 
 pub const SCENE: Scene = Scene { title: "the counters: received = forwarded + answered + punted + dropped", play };
 
@@ -36,7 +36,7 @@ fn play(lab: &mut Lab, story: &mut Story) -> Result<()> {
             last = rows.iter().map(|(name, count)| format!("{name:<28}{count:>10}")).collect::<Vec<_>>().join("\n");
             Ok((received == sum && received > 0).then_some(()))
         })
-        .map_err(|error| error.context(format!("\n{last}")))?;
+        .map_err(with(|| last.clone()))?;
         Ok(last)
     })
 }

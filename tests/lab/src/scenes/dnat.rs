@@ -33,7 +33,7 @@ fn play(lab: &mut Lab, story: &mut Story) -> Result<()> {
     let (answer, address) = answer.context("an answer")?;
     let port = answer.client.rsplit(':').next().unwrap_or_default();
 
-    story.claim("the reply came to the load balancer as the backend's, and left as the VIP's", || {
+    story.claim("the reply came back as the backend's and went on as the VIP's", || {
         let from_backend = format!("src {address} and src port {DNAT_PORT} and dst {CLIENT} and dst port {port}");
         let from_vip = format!("src {VIP} and src port 8080 and dst {CLIENT} and dst port {port}");
         let last = "tcp[tcpflags] & tcp-fin != 0";
@@ -45,7 +45,7 @@ fn play(lab: &mut Lab, story: &mut Story) -> Result<()> {
         require(strangers == 0, || format!("{strangers} packets reached the client from {address}"))?;
         Ok(format!("{came} from {address}:{DNAT_PORT}, {left} from {VIP}:8080; {reached} reached the client, 0 of them untranslated"))
     })?;
-    story.claim("a page of 1 MiB goes up, checksums right all the way", || {
+    story.claim("1 MiB goes up, checksums right all the way", || {
         let sent = lab.client.upload(&url, 1 << 20)?;
         require(sent == 1 << 20, || format!("curl sent {sent} bytes"))?;
         Ok(format!("{sent} bytes sent and answered"))

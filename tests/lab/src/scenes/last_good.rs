@@ -16,7 +16,6 @@ fn play(lab: &mut Lab, story: &mut Story) -> Result<()> {
         lab.node.stop()?;
         std::fs::rename(&file, &away)?;
         let started = lab.node.start(&Options::default());
-        std::fs::rename(&away, &away.with_extension("kept"))?;
         started?;
         let version = lab.node.metrics()?.version().unwrap_or_default().to_string();
         require(version == "last good", || format!("version \"{version}\" is in force"))?;
@@ -24,7 +23,7 @@ fn play(lab: &mut Lab, story: &mut Story) -> Result<()> {
         Ok(format!("version \"{version}\", {} of 20 requests answered", answers.len()))
     })?;
     story.claim("the feed is followed again once the file is back", || {
-        std::fs::remove_file(away.with_extension("kept"))?;
+        std::fs::remove_file(&away)?;
         lab.node.publish(&two_backends("file is back"))?;
         Ok("version \"file is back\" is in force".into())
     })

@@ -11,7 +11,7 @@ use crate::lab::Lab;
 use crate::node::METRICS;
 use crate::process::Process;
 use crate::say::Story;
-use crate::wait::until;
+use crate::wait::{until, with};
 
 pub const SCENE: Scene = Scene { title: "a real Prometheus scrapes the metrics", play };
 
@@ -41,7 +41,7 @@ fn play(lab: &mut Lab, story: &mut Story) -> Result<()> {
         let up = until("Prometheus has scraped the node", Duration::from_secs(20), || {
             Ok(query("up")?.filter(|&up| up == 1.0))
         })
-        .map_err(|error| error.context(prometheus.tail()))?;
+        .map_err(with(|| prometheus.tail()))?;
         let expression = "sum(penstock_received_packets_total)";
         let received = until("received packets in Prometheus", Duration::from_secs(10), || query(expression))?;
         let shown = lab.node.metrics()?.sum("penstock_received_packets_total");

@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::{Scene, require};
 use crate::lab::{Lab, NODE, TO_NODE, VIP, services};
 use crate::say::Story;
-use crate::wait::until;
+use crate::wait::{until, with};
 
 pub const SCENE: Scene = Scene { title: "weights 100 and 300", play };
 
@@ -53,7 +53,7 @@ fn play(lab: &mut Lab, story: &mut Story) -> Result<()> {
             last = told.join("\n");
             Ok(agree.then_some(()))
         })
-        .map_err(|error| error.context(last.clone()))?;
+        .map_err(with(|| last.clone()))?;
         Ok(last)
     })
 }

@@ -1,0 +1,39 @@
+# Each target sets up what it needs (scripts/setup says what and why), may be repeated, and leaves nothing behind.
+# Debian 12, as root; Rust from rustup.
+
+SHELL := /bin/bash
+export PATH := $(HOME)/.cargo/bin:/usr/local/sbin:/usr/sbin:/sbin:$(PATH)
+
+.PHONY: help demo test bench lab lab-down
+
+help:
+	@echo 'make demo      HTTP through a DPDK data path, in network namespaces of this machine: every claim is checked'
+	@echo 'make test      all tests'
+	@echo 'make bench     packets per second against testpmd; the result goes to perf/RESULTS.md'
+	@echo "make lab       the demo's lab, left standing, with hints what to try; make lab-down removes it"
+
+# One `cargo build` for both, so that the lab finds penstock beside itself.
+LAB := cargo build --release --quiet --package penstock --package penstock-lab && \
+       cargo run --release --quiet --package penstock-lab --
+
+demo:
+	@scripts/setup demo
+	@echo 'Building …'
+	@$(LAB) demo
+
+lab:
+	@scripts/setup demo
+	@echo 'Building …'
+	@$(LAB) up
+
+lab-down:
+	@scripts/setup lab-down
+	@cargo run --release --quiet --package penstock-lab -- down
+
+test:
+	@scripts/setup test
+	@scripts/test
+
+bench:
+	@scripts/setup bench
+	@perf/bench
