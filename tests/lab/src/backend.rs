@@ -43,7 +43,7 @@ impl Backend {
         let access_log = directory.join("access.log");
         let configuration = directory.join("nginx.conf");
         std::fs::write(&configuration, self::configuration(&name, &directory))?;
-        let mut command = namespace.mortal("nginx");
+        let mut command = namespace.helper("nginx");
         command.args(["-e", "stderr", "-p"]).arg(&directory).arg("-c").arg(&configuration);
         let nginx = Process::start(&mut command, &directory.join("nginx.log"))?;
         until(&format!("{name} serves"), Duration::from_secs(5), || {
@@ -86,7 +86,7 @@ http {{
         listen 80;
         listen {DNAT_PORT};
         # Who answers, whom it saw, and as whom it was addressed.
-        location / {{ return 200 "{name} $remote_addr:$remote_port $server_addr:$server_port "; }}
+        location / {{ return 200 "{name} $remote_addr:$remote_port $server_addr:$server_port\n"; }}
     }}
 }}
 "#

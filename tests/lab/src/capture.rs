@@ -27,7 +27,7 @@ pub struct Seen {
 impl Capture {
     /// Captures on an interface what the filter lets through; returns once packets are being caught.
     pub fn start(namespace: &Namespace, interface: &str, filter: &str, file: PathBuf) -> Result<Self> {
-        let mut command = namespace.mortal("tcpdump");
+        let mut command = namespace.helper("tcpdump");
         // -Z root: else it gives up root and with it the right to write into the lab's directory.
         command.args(["-Z", "root", "-n", "--immediate-mode", "-U", "-s", "192", "-B", "16384"]);
         command.args(["--time-stamp-precision=nano", "-i", interface, "-w"]).arg(&file).arg(filter);

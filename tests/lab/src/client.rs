@@ -43,10 +43,11 @@ impl Client {
     /// So many requests by one curl, each on a connection of its own; every one must succeed.
     pub fn curl_many(&self, url: &str, requests: usize) -> Result<Vec<Answer>> {
         let mut curl = self.namespace.command("curl");
-        curl.args(["--silent", "--show-error", "--fail", "--max-time", "20"]);
+        curl.args(["--silent", "--show-error", "--fail", "--fail-early", "--max-time", "5"]);
         curl.args(["--header", "Connection: close", "--write-out", WRITE_OUT]);
         let said = output(curl.arg(format!("{url}?[1-{requests}]")))?;
-        let answers: Vec<Answer> = said.lines().map(answer).collect::<Result<_>>()?;
+        let words: Vec<&str> = said.split_whitespace().collect();
+        let answers: Vec<Answer> = words.chunks(5).map(answer).collect::<Result<_>>()?;
         if answers.len() != requests {
             bail!("{} answers to {requests} requests", answers.len());
         }
@@ -66,7 +67,7 @@ impl Client {
 
     /// Asks on and on, until told to stop.
     pub fn load(&self, address: &str, workers: usize, pause: Duration) -> Result<Load> {
-        let mut command = self.namespace.mortal(std::env::current_exe()?);
+        let mut command = self.namespace.helper(std::env::current_exe()?);
         command.args(["load", address, &workers.to_string(), &pause.as_micros().to_string()]).stdin(Stdio::piped());
         let log = fresh(&self.directory.join("load.log"));
         Ok(Load(Process::start(&mut command, &log)?))
@@ -74,7 +75,7 @@ impl Client {
 
     /// Sends one small datagram after the other from one port, until dropped.
     pub fn beat(&self, address: &str, pause: Duration) -> Result<Process> {
-        let mut command = self.namespace.mortal(std::env::current_exe()?);
+        let mut command = self.namespace.helper(std::env::current_exe()?);
         command.args(["beat", address, &pause.as_micros().to_string()]).stdin(Stdio::piped());
         Process::start(&mut command, &fresh(&self.directory.join("beat.log")))
     }
@@ -151,11 +152,13 @@ fn fresh(path: &Path) -> PathBuf {
     path.to_path_buf()
 }
 
-/// One line of [`Client::curl_many`]: the backend's words (see `backend.rs`), then curl's.
-fn answer(line: &str) -> Result<Answer> {
-    let words: Vec<String> = line.split_whitespace().map(String::from).collect();
+/// Three words of the backend (see `backend.rs`), then curl's two.
+fn answer(words: &[&str]) -> Result<Answer> {
+    let &[backend, client_seen, server_seen, client, server] = words else {
+        bail!("an answer of another form: {}", words.join(" "));
+    };
     let [backend, client_seen, server_seen, client, server] =
-        words.try_into().map_err(|_| anyhow::anyhow!("an answer of another form: {line}"))?;
+        [backend, client_seen, server_seen, client, server].map(String::from);
     Ok(Answer { backend, client_seen, server_seen, client, server })
 }
 
@@ -171,8 +174,9 @@ mod tests {
 
     #[test]
     fn an_answer_is_five_words() {
-        let read = answer("backend1 198.51.100.10:4000 192.0.2.1:80 198.51.100.10:4000 192.0.2.1:80").unwrap();
+        let words = ["backend1", "198.51.100.10:4000", "192.0.2.1:80", "198.51.100.10:4000", "192.0.2.1:80"];
+        let read = answer(&words).unwrap();
         assert_eq!((read.backend.as_str(), read.server.as_str()), ("backend1", "192.0.2.1:80"));
-        assert!(answer("<html>").is_err());
+        assert!(answer(&["<html>"]).is_err());
     }
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::namespace::{Namespace, named};
+use crate::namespace::{Life, Namespace, named};
 use crate::process::output;
 
 const SOURCE: &str = include_str!("../bpf/decap.c");
@@ -23,7 +23,7 @@ pub enum Decapsulator {
 impl Decapsulator {
     /// The first way that this kernel can go, tried out in a namespace of its own.
     pub fn choose(run: &str, directory: &Path) -> Result<Self> {
-        let trial = Namespace::create(format!("{run}-trial"))?;
+        let trial = Namespace::create(format!("{run}-trial"), Life::WithLab)?;
         let loaded_before = module_loaded();
         if trial.ip("link add decap type ipip local 192.0.2.2").is_ok() {
             return Ok(Self::Kernel { loaded: !loaded_before && module_loaded() });

@@ -10,7 +10,7 @@ use crate::backend::{Backend, DNAT_PORT};
 use crate::capture::Capture;
 use crate::client::Client;
 use crate::decapsulator::Decapsulator;
-use crate::namespace::{self, Namespace, cable};
+use crate::namespace::{self, Life, Namespace, cable};
 use crate::node::{NIC, Node, Options};
 
 pub const CLIENT: &str = "198.51.100.10";
@@ -64,10 +64,10 @@ pub struct Lab {
 
 impl Lab {
     /// Builds it all and starts the load balancer. `run`: the prefix of every name, so that labs do not meet.
-    pub fn build(run: &str) -> Result<Self> {
+    pub fn build(run: &str, life: Life) -> Result<Self> {
         let directory = Directory::create(run)?;
         let decapsulator = Decapsulator::choose(run, directory.path())?;
-        let host = |name: &str| Namespace::create(format!("{run}-{name}")).map(Rc::new);
+        let host = |name: &str| Namespace::create(format!("{run}-{name}"), life).map(Rc::new);
         let (client, router, balancer) = (host("client")?, host("router")?, host("lb")?);
 
         cable((&router, TO_CLIENT), (&client, "eth0"), CLIENT_MTU)?;

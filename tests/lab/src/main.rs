@@ -27,6 +27,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use lab::Lab;
+use namespace::Life;
 use say::Story;
 use scenes::Scene;
 
@@ -73,7 +74,8 @@ fn play(title: &str, scenes: Vec<Scene>) -> Result<bool> {
     standing::sweep();
     let mut story = Story::new();
     story.line(format!("\n{title}\n{}", lab::DRAWING));
-    let mut lab = Lab::build(&format!("penstock-{}", std::process::id())).context("the lab could not be built")?;
+    let mut lab =
+        Lab::build(&format!("penstock-{}", std::process::id()), Life::WithLab).context("the lab could not be built")?;
     story.note(format!(
         "Namespaces, veth pairs and three nginx stand after {:.1} s.\nThe backends decapsulate by {}.",
         story.elapsed().as_secs_f64(),
@@ -88,16 +90,16 @@ fn play(title: &str, scenes: Vec<Scene>) -> Result<bool> {
             (scene.play)(&mut lab, story)
         });
     }
-    let good = story.good() && !wait::interrupted();
-    if !good {
+    if wait::interrupted() {
+        drop(lab);
+        bail!("interrupted; everything is taken down");
+    }
+    if !story.good() {
         story.line(format!("\nLogs, captures and counters are kept in {}", lab.keep_evidence()?.display()));
     }
     drop(lab);
     story.end();
-    if wait::interrupted() {
-        bail!("interrupted; everything is taken down");
-    }
-    Ok(good)
+    Ok(story.good())
 }
 
 fn micros(text: &str) -> Result<Duration> {

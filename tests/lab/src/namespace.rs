@@ -12,16 +12,26 @@ use crate::wait::until;
 /// Where `ip netns` keeps its names.
 const NAMES: &str = "/run/netns";
 
+/// How long namespaces and what runs in them live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Life {
+    /// As long as the lab's process, whatever ends that.
+    WithLab,
+    /// Until somebody takes them down, once they are left standing.
+    Standing,
+}
+
 /// One host of the lab.
 pub struct Namespace {
     name: String,
-    standing: std::cell::Cell<bool>,
+    life: Life,
+    left_standing: std::cell::Cell<bool>,
 }
 
 impl Namespace {
-    pub fn create(name: String) -> Result<Self> {
+    pub fn create(name: String, life: Life) -> Result<Self> {
         output(Command::new("ip").args(["netns", "add", &name]))?;
-        let namespace = Self { name, standing: false.into() };
+        let namespace = Self { name, life, left_standing: false.into() };
         // The lab speaks IPv4; neighbour discovery would only stir the counters.
         for scope in ["all", "default"] {
             let key = format!("net.ipv6.conf.{scope}.disable_ipv6");
@@ -46,8 +56,11 @@ impl Namespace {
         command
     }
 
-    /// As [`Self::command`], and killed by the kernel should the lab itself be killed.
-    pub fn mortal(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    /// A command that runs beside the lab; killed by the kernel should the lab itself be killed.
+    pub fn helper(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        if self.life == Life::Standing {
+            return self.command(program);
+        }
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "ip", "netns", "exec", &self.name]).arg(program);
         command
@@ -76,13 +89,13 @@ impl Namespace {
 
     /// Lets it go on after the lab's own end.
     pub fn leave_standing(&self) {
-        self.standing.set(true);
+        self.left_standing.set(true);
     }
 }
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        if !self.standing.get() {
+        if !self.left_standing.get() {
             remove(&self.name);
         }
     }

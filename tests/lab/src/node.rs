@@ -73,7 +73,7 @@ impl Node {
     pub fn start(&mut self, options: &Options) -> Result<()> {
         self.stop()?;
         std::fs::write(self.configuration(), self.configuration_text(options))?;
-        let mut command = self.namespace.mortal(&self.program);
+        let mut command = self.namespace.helper(&self.program);
         command.arg("run").arg("--config").arg(self.configuration());
         // DPDK keeps its runtime files there instead of in /var/run, where they would stay.
         command.env("RUNTIME_DIRECTORY", self.directory.join("run"));

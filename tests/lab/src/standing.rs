@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::lab::{FIRST_USER, LOADED_MODULE, Lab, VIP, path_of};
-use crate::namespace;
+use crate::namespace::{self, Life};
 use crate::node::METRICS;
 use crate::say::Story;
 use crate::{decapsulator, lab, wait};
@@ -18,31 +18,24 @@ pub fn up() -> Result<()> {
     sweep();
     take_down(NAME);
     let story = Story::new();
-    let lab = Lab::build(NAME)?;
-    let (services, configuration) = (lab.node.services(), lab.node.configuration());
-    let (services, configuration) = (services.display(), configuration.display());
-    let log = lab.node.log_file();
+    let lab = Lab::build(NAME, Life::Standing)?;
+    let (services, configuration, log) = (lab.node.services(), lab.node.configuration(), lab.node.log_file());
     story.line(format!("\nThe lab stands.\n{}", lab::DRAWING));
-    story.line(format!(
-        "The backends decapsulate by {}. To try:
-
-  ip netns exec {NAME}-client curl http://{VIP}/                   ipip; the answer names the backend
-  ip netns exec {NAME}-client curl http://{VIP}:8080/              dnat, to port 8081 of a backend
-  ip netns exec {NAME}-client ping {VIP}                           the load balancer answers for the VIP
-  ip netns exec {NAME}-lb tcpdump -ni nic0                         what crosses the load balancer's port
-  ip netns exec {NAME}-lb curl -s http://{METRICS}/metrics     its counters
-
-  $EDITOR {services}
-                                                                      saved, it is in force; broken, it is refused
-  tail -f {}
-                                                                      says why
-  {configuration}
-                                                                      the node's configuration
-
-`make lab-down` removes it all.",
-        lab.decapsulator.says(),
-        log.display(),
-    ));
+    story.line(format!("The backends decapsulate by {}. To try:\n", lab.decapsulator.says()));
+    let (client, balancer) = (format!("ip netns exec {NAME}-client"), format!("ip netns exec {NAME}-lb"));
+    for (what, command) in [
+        ("By ipip; the answer names the backend, and whom it saw:", format!("{client} curl http://{VIP}/")),
+        ("By dnat, to another port:", format!("{client} curl http://{VIP}:8080/")),
+        ("The load balancer answers for the VIP:", format!("{client} ping -c 3 {VIP}")),
+        ("What crosses the load balancer's port:", format!("{balancer} tcpdump -ni nic0")),
+        ("Its counters:", format!("{balancer} curl -s http://{METRICS}/metrics")),
+        ("The services; saved, a change is in force; broken, it is refused:", services.display().to_string()),
+        ("Why it was refused:", format!("tail {}", log.display())),
+        ("The node's configuration:", configuration.display().to_string()),
+        ("When you have seen enough:", "make lab-down".into()),
+    ] {
+        story.line(format!("  {what}\n      {command}"));
+    }
     lab.leave_standing();
     Ok(())
 }

@@ -26,7 +26,7 @@ fn play(lab: &mut Lab, story: &mut Story) -> Result<()> {
          scrape_configs: [{{job_name: penstock, static_configs: [{{targets: ['{METRICS}']}}]}}]\n"
     );
     std::fs::write(&configuration, scrape)?;
-    let mut command = lab.node.namespace.mortal("prometheus");
+    let mut command = lab.node.namespace.helper("prometheus");
     command.arg(format!("--config.file={}", configuration.display()));
     command.arg(format!("--storage.tsdb.path={}", directory.join("data").display()));
     command.arg(format!("--web.listen-address={LISTEN}"));
