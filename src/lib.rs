@@ -10,20 +10,4 @@ pub mod mode; // one file a forwarding mode: `prepare` before any packet, `apply
 pub mod snapshot; // definitions + next hops -> the immutable thing an lcore reads
 pub mod quiescent; // publish snapshots, retire them once every lcore has let go
 pub mod pipeline; // a burst in, verdicts out: parse -> match -> select -> mode
-#[cfg(feature = "dpdk")]
-pub mod lcore; // the poll loop: rx, pipeline, tx, punt
-pub mod replay; // a capture through the same pipeline, N lcores in one thread
-#[cfg(all(feature = "dpdk", feature = "control"))]
-pub mod punt; // tap <-> rings: frames for the kernel twin and back
 pub mod config; // the node (TOML, parsed once, checked whole)
-#[cfg(feature = "control")]
-pub mod feed; // where definitions come from: a file
-#[cfg(feature = "control")]
-pub mod kernel; // netlink: twins, neighbours, routes
-#[cfg(feature = "control")]
-pub mod control; // the control thread: feed + neighbours -> snapshot -> publish
-#[cfg(feature = "control")]
-pub mod telemetry; // the Prometheus collector, health endpoints, logs
-#[cfg(all(feature = "dpdk", feature = "control"))]
-pub mod node; // assembly, signals, life and death of a running node
-pub mod cli; // what each subcommand prints

@@ -103,7 +103,9 @@ pub struct Route {
 #[derive(Debug, Clone)]
 pub enum Feed {
     /// Relative paths are relative to the configuration's directory.
-    File { path: PathBuf },
+    File {
+        path: PathBuf,
+    },
     None,
 }
 

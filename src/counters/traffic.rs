@@ -90,9 +90,10 @@ impl Registry {
     }
 
     fn sum(&self, id: TrafficId) -> (u64, u64) {
-        self.lcores.iter().map(|lcore| lcore.cell(id)).fold((0, 0), |(packets, bytes), cell| {
-            (packets + cell.packets.get(), bytes + cell.bytes.get())
-        })
+        self.lcores
+            .iter()
+            .map(|lcore| lcore.cell(id))
+            .fold((0, 0), |(packets, bytes), cell| (packets + cell.packets.get(), bytes + cell.bytes.get()))
     }
 
     fn grow(&mut self) -> TrafficId {

@@ -106,6 +106,10 @@ pub struct IdleTimeout {
 
 impl Default for IdleTimeout {
     fn default() -> Self {
-        Self { tcp: Duration::from_secs(2 * 3600 + 4 * 60), tcp_closing: Duration::from_secs(120), udp: Duration::from_secs(60) }
+        Self {
+            tcp: Duration::from_secs(2 * 3600 + 4 * 60),
+            tcp_closing: Duration::from_secs(120),
+            udp: Duration::from_secs(60),
+        }
     }
 }

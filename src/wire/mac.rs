@@ -34,7 +34,7 @@ impl FromStr for Mac {
         let mut bytes = [0; 6];
         let mut parts = text.split(':');
         for byte in &mut bytes {
-            let part = parts.next().filter(|part| part.len() == 2).ok_or_else(error)?;
+            let part = parts.next().filter(|part| part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit())).ok_or_else(error)?;
             *byte = u8::from_str_radix(part, 16).map_err(|_| error())?;
         }
         if parts.next().is_some() { Err(error()) } else { Ok(Self(bytes)) }
@@ -49,7 +49,15 @@ mod tests {
     fn an_address_is_read_as_it_is_written() {
         let mac: Mac = "02:00:0a:00:00:fe".parse().unwrap();
         assert_eq!((mac, mac.to_string()), (Mac([2, 0, 10, 0, 0, 254]), "02:00:0a:00:00:fe".to_owned()));
-        for bad in ["", "02:00:00:00:00", "02:00:00:00:00:00:00", "2:0:0:0:0:1", "02-00-00-00-00-01", "0g:00:00:00:00:00", "+2:00:00:00:00:00"] {
+        for bad in [
+            "",
+            "02:00:00:00:00",
+            "02:00:00:00:00:00:00",
+            "2:0:0:0:0:1",
+            "02-00-00-00-00-01",
+            "0g:00:00:00:00:00",
+            "+2:00:00:00:00:00",
+        ] {
             assert!(bad.parse::<Mac>().is_err(), "{bad:?} was taken");
         }
     }

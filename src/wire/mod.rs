@@ -1,7 +1,30 @@
 //! Header views over bytes: lengths are checked once, nothing fails after.
 
+pub mod checksum;
+pub mod ethernet;
 mod frame;
+pub mod icmp;
+pub mod ipv4;
 mod mac;
+pub mod tcp;
+pub mod udp;
 
 pub use frame::Frame;
 pub use mac::{Mac, ParseMacError};
+
+/// Lengths in a packet that cannot be true, or bytes that its headers promise and the capture lacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("malformed")]
+pub struct Malformed;
+
+/// The two bytes at `at`, in network order. Inlined into constant offsets of arrays, where no check remains.
+#[inline(always)]
+pub(crate) fn be16(bytes: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+}
+
+/// The four bytes at `at`, in network order.
+#[inline(always)]
+pub(crate) fn be32(bytes: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}

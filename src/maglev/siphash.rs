@@ -1,0 +1,133 @@
+//! SipHash-1-3 (Aumasson and Bernstein, "SipHash: a fast short-input PRF", 2012) under the fleet's seed.
+//!
+//! Messages of several kinds are hashed; their lengths differ, and SipHash takes the length in, so none can stand for
+//! another: an IPv4 client (6 bytes), a redraw of a slot (8), a member of a table (19).
+
+use std::net::{IpAddr, Ipv4Addr};
+
+/// The keyed hash that every choice is made by. Equal on every node, in every version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SelectionHash {
+    k0: u64,
+    k1: u64,
+}
+
+/// What a member's hash is for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Purpose {
+    Offset = 1,
+    Skip = 2,
+}
+
+impl SelectionHash {
+    pub const fn new(seed: [u8; 16]) -> Self {
+        let seed = u128::from_le_bytes(seed);
+        Self { k0: seed as u64, k1: (seed >> 64) as u64 }
+    }
+
+    /// Of an IPv4 client: its address (4 bytes) and port (2), both in network order.
+    #[inline]
+    pub fn client_v4(&self, address: Ipv4Addr, port: u16) -> u64 {
+        State::new(self).finish(u64::from(address.to_bits().swap_bytes()) | u64::from(port.swap_bytes()) << 32, 6)
+    }
+
+    /// Of a table's member: its address (16 bytes, IPv4 mapped into IPv6), its port (2, network order; 0 = none), the
+    /// purpose (1).
+    pub(super) fn member(&self, address: IpAddr, port: Option<u16>, purpose: Purpose) -> u64 {
+        let mapped = match address {
+            IpAddr::V4(address) => address.to_ipv6_mapped(),
+            IpAddr::V6(address) => address,
+        };
+        let address = u128::from_le_bytes(mapped.octets());
+        let mut state = State::new(self);
+        state.word(address as u64);
+        state.word((address >> 64) as u64);
+        state.finish(u64::from(port.unwrap_or(0).swap_bytes()) | (purpose as u64) << 16, 19)
+    }
+
+    /// Of the `attempt`-th redraw of a slot: slot (4 bytes), attempt (4), both in network order.
+    pub(super) fn redraw(&self, slot: u32, attempt: u32) -> u64 {
+        let mut state = State::new(self);
+        state.word(u64::from(slot.swap_bytes()) | u64::from(attempt.swap_bytes()) << 32);
+        state.finish(0, 8)
+    }
+}
+
+/// The four words of the function's state.
+struct State([u64; 4]);
+
+impl State {
+    #[inline(always)]
+    fn new(key: &SelectionHash) -> Self {
+        Self([
+            key.k0 ^ 0x736f_6d65_7073_6575,
+            key.k1 ^ 0x646f_7261_6e64_6f6d,
+            key.k0 ^ 0x6c79_6765_6e65_7261,
+            key.k1 ^ 0x7465_6462_7974_6573,
+        ])
+    }
+
+    #[inline(always)]
+    fn round(&mut self) {
+        let [v0, v1, v2, v3] = &mut self.0;
+        *v0 = v0.wrapping_add(*v1);
+        *v2 = v2.wrapping_add(*v3);
+        *v1 = v1.rotate_left(13) ^ *v0;
+        *v3 = v3.rotate_left(16) ^ *v2;
+        *v0 = v0.rotate_left(32);
+        *v2 = v2.wrapping_add(*v1);
+        *v0 = v0.wrapping_add(*v3);
+        *v1 = v1.rotate_left(17) ^ *v2;
+        *v3 = v3.rotate_left(21) ^ *v0;
+        *v2 = v2.rotate_left(32);
+    }
+
+    #[inline(always)]
+    fn word(&mut self, word: u64) {
+        self.0[3] ^= word;
+        self.round();
+        self.0[0] ^= word;
+    }
+
+    /// Takes in the last, short word with the message's length above it, and ends.
+    #[inline(always)]
+    fn finish(mut self, last: u64, length: u64) -> u64 {
+        self.word(last | length << 56);
+        self.0[2] ^= 0xff;
+        self.round();
+        self.round();
+        self.round();
+        let [v0, v1, v2, v3] = self.0;
+        v0 ^ v1 ^ v2 ^ v3
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::hash::Hasher;
+
+    fn reference(seed: [u8; 16], message: &[u8]) -> u64 {
+        let mut hasher = siphasher::sip::SipHasher13::new_with_key(&seed);
+        hasher.write(message);
+        hasher.finish()
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_siphash_1_3(seed: [u8; 16], address: [u8; 4], long: [u8; 16], port: u16, slot: u32, attempt: u32) {
+            let hash = SelectionHash::new(seed);
+            let client = [&address[..], &port.to_be_bytes()].concat();
+            prop_assert_eq!(hash.client_v4(address.into(), port), reference(seed, &client));
+
+            let member = [&long[..], &port.to_be_bytes(), &[2]].concat();
+            prop_assert_eq!(hash.member(IpAddr::from(long), Some(port), Purpose::Skip), reference(seed, &member));
+            let mapped = [&[0; 10][..], &[0xff, 0xff], &address, &[0, 0, 1]].concat();
+            prop_assert_eq!(hash.member(IpAddr::from(address), None, Purpose::Offset), reference(seed, &mapped));
+
+            let redraw = [slot.to_be_bytes(), attempt.to_be_bytes()].concat();
+            prop_assert_eq!(hash.redraw(slot, attempt), reference(seed, &redraw));
+        }
+    }
+}
