@@ -36,6 +36,10 @@ pub struct PortBlock {
     pub answered: Counter,
     pub punted: Counter,
     pub dropped: [Counter; Reason::COUNT],
+    /// Frames of the port's kernel twin, sent by the port. Not received, so in no sum above.
+    pub injected: Counter,
+    /// Frames of the port's kernel twin that the device had no room for.
+    pub inject_refused: Counter,
 }
 
 /// Where an lcore's time goes, in iterations of its poll loop and TSC cycles.
@@ -74,6 +78,10 @@ pub struct Totals {
     pub punted: u64,
     /// By [`Reason`], in the order of [`Reason::ALL`].
     pub dropped: [u64; Reason::COUNT],
+    /// Frames of kernel twins, sent.
+    pub injected: u64,
+    /// Frames of kernel twins that a device had no room for.
+    pub inject_refused: u64,
 }
 
 impl Totals {
@@ -82,6 +90,8 @@ impl Totals {
         self.forwarded += block.forwarded.get();
         self.answered += block.answered.get();
         self.punted += block.punted.get();
+        self.injected += block.injected.get();
+        self.inject_refused += block.inject_refused.get();
         for (total, counter) in self.dropped.iter_mut().zip(&block.dropped) {
             *total += counter.get();
         }
