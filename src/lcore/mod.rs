@@ -1,0 +1,218 @@
+//! The poll loop: rx, pipeline, tx, punt. The only room on the hot side that knows DPDK.
+//!
+//! ```text
+//!            queue i of each port                          lcore i
+//!  ┌──────┐  receive ≤ 32   ┌──────────┐  forward, answer  ┌───────────────┐ send
+//!  │ port ├────────────────►│ pipeline ├──────────────────►│ batch by port ├──────► its queue i of that port
+//!  └──▲───┘                 └────┬─────┘                   └───────────────┘
+//!     │ send     inject ring     │ punt   punt ring
+//!     └────────◄═══════════      └───────►═══════════  to and from the kernel twin (room `punt`)
+//! ```
+//!
+//! **Run to completion.** An lcore takes a burst from a port, has the pipeline decide, sends, punts and frees, and only then
+//! looks at the next port; nothing waits in a batch, so there is nothing to drain later. Queue i of each port belongs to
+//! lcore i: no lock, and no written cache line is shared between lcores.
+//!
+//! **Every frame is counted once**, under the port that it came by, when its burst is done: received = forwarded +
+//! answered + punted + dropped. What a device has no room for is freed and counted `tx_full`, what a punt ring has no room
+//! for `punt_full`; a frame for a port without a twin is counted punted, and freed.
+//!
+//! **Frames from the kernel twin** wait in an inject ring, which the port's first lcore empties: only it has the ring's
+//! other end. They were not received, so they have counters of their own.
+//!
+//! **To run it:** make a [`Plan`] for each lcore, and `eal.lcores()[i].launch(move || lcore::run(plan))`. It ends soon after
+//! `stop` is set; whatever the plan owns is then dropped on the lcore.
+
+mod clock;
+mod idle;
+mod mbuf;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use dpdk::{Batch, Mbuf, Queue, cycles, ring};
+
+pub use clock::Clock;
+pub use idle::Idle;
+
+use crate::counters::{LcoreBlock, PortBlock, Reason};
+use crate::pipeline::{BURST, Verdict};
+use crate::snapshot::{Millis, PortIndex};
+
+// A burst fills a batch.
+const _: () = assert!(BURST == dpdk::BURST);
+
+/// All that one lcore works with.
+#[derive(Debug)]
+pub struct Plan<W> {
+    /// By [`PortIndex`], the same ports on every lcore.
+    pub ports: Vec<Lane>,
+    /// Decides about frames: [`Forwarding`].
+    pub work: W,
+    /// Where it counts; nobody else writes there.
+    pub counters: Arc<LcoreBlock>,
+    pub clock: Clock,
+    pub idle: Idle,
+    /// Set by the control side to end all lcores.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// An lcore's part of a port.
+#[derive(Debug)]
+pub struct Lane {
+    pub queue: Queue,
+    /// To the port's kernel twin; `None`: it has none.
+    pub punt: Option<ring::Producer>,
+    /// From the port's kernel twin; the port's first lcore has it.
+    pub inject: Option<ring::Consumer>,
+}
+
+/// Decides about frames.
+pub trait Work {
+    /// Once a round, idle or not: nothing of the last round is referred to any more.
+    fn begin_round(&mut self);
+
+    /// Rewrites `frames` (at most [`BURST`], received by `port`) in place, and says what becomes of each.
+    fn process(&mut self, now: Millis, port: PortIndex, frames: &mut [Mbuf], verdicts: &mut [Verdict; BURST]);
+}
+
+/// Polls until `stop` is set. Never allocates, locks or calls the kernel, but for the naps of [`Idle::Sleep`].
+pub fn run<W: Work>(plan: Plan<W>) {
+    let Plan { mut ports, mut work, counters, clock, idle, stop } = plan;
+    let mut received = Batch::new();
+    let mut verdicts = [Verdict::Punt; BURST];
+    let mut sorted: Box<[Batch]> = (0..SORTED_PORTS + ports.len()).map(|_| Batch::new()).collect();
+    let mut empty = 0_u32;
+    let mut round_start = cycles::tsc();
+
+    while !stop.load(Ordering::Relaxed) {
+        work.begin_round();
+        let mut frames = 0;
+        for index in 0..ports.len() {
+            if let Some(inject) = &mut ports[index].inject {
+                frames += inject.pop(&mut received);
+                send_injected(&mut ports[index].queue, &mut received, &counters.ports[index]);
+            }
+            let count = ports[index].queue.receive(&mut received);
+            if count > 0 {
+                frames += count;
+                work.process(clock.at(round_start), PortIndex(index as u8), &mut received, &mut verdicts);
+                settle(&mut ports, index, &mut received, &verdicts, &mut sorted, &counters.ports[index]);
+            }
+        }
+        let polling = &counters.polling;
+        let mut round_end = cycles::tsc();
+        if frames > 0 {
+            empty = 0;
+            polling.busy_polls.add(1);
+            polling.busy_cycles.add(round_end.wrapping_sub(round_start));
+        } else {
+            empty = empty.saturating_add(1);
+            polling.idle_polls.add(1);
+            if idle.rest(empty) {
+                round_end = cycles::tsc();
+            }
+        }
+        polling.total_cycles.add(round_end.wrapping_sub(round_start));
+        round_start = round_end;
+    }
+}
+
+/// Where frames of a burst go: to the twin, back to the pool, or out by port p, which is `SORTED_PORTS + p`.
+const SORTED_PUNT: usize = 0;
+const SORTED_DROP: usize = 1;
+const SORTED_PORTS: usize = 2;
+
+/// Does with each frame that came by port `from` what its verdict says, and counts it.
+#[inline(always)]
+fn settle(
+    ports: &mut [Lane],
+    from: usize,
+    received: &mut Batch,
+    verdicts: &[Verdict; BURST],
+    sorted: &mut [Batch],
+    counters: &PortBlock,
+) {
+    let count = received.len();
+    let (mut forwarded, mut answered, mut punted) = (0, 0, 0);
+    received.deal(sorted, |index| match verdicts[index] {
+        Verdict::Forward(port) => {
+            forwarded += 1;
+            SORTED_PORTS + usize::from(port.0)
+        }
+        Verdict::Answer(port) => {
+            answered += 1;
+            SORTED_PORTS + usize::from(port.0)
+        }
+        Verdict::Punt => {
+            punted += 1;
+            SORTED_PUNT
+        }
+        Verdict::Drop(reason) => {
+            counters.dropped[reason as usize].add(1);
+            SORTED_DROP
+        }
+    });
+
+    for (index, lane) in ports.iter_mut().enumerate() {
+        let refused = lane.queue.send(&mut sorted[SORTED_PORTS + index]);
+        if refused > 0 {
+            let (less_forwarded, less_answered) = refused_of(&verdicts[..count], PortIndex(index as u8), refused);
+            forwarded -= less_forwarded;
+            answered -= less_answered;
+            counters.dropped[Reason::TxFull as usize].add(refused as u64);
+        }
+    }
+    if punted > 0 {
+        let refused = match &mut ports[from].punt {
+            Some(ring) => ring.push(&mut sorted[SORTED_PUNT]) as u64,
+            None => 0,
+        };
+        sorted[SORTED_PUNT].clear();
+        punted -= refused;
+        counters.dropped[Reason::PuntFull as usize].add(refused);
+    }
+    sorted[SORTED_DROP].clear();
+
+    counters.received.add(count as u64);
+    counters.forwarded.add(forwarded);
+    counters.answered.add(answered);
+    counters.punted.add(punted);
+}
+
+/// How many of the `refused` frames for `port` were forwarded, how many answered. A device takes from the front, so these
+/// are the last.
+#[cold]
+fn refused_of(verdicts: &[Verdict], port: PortIndex, refused: usize) -> (u64, u64) {
+    let to_port = |verdict: &&Verdict| **verdict == Verdict::Forward(port) || **verdict == Verdict::Answer(port);
+    let last = verdicts.iter().rev().filter(to_port).take(refused);
+    let forwarded = last.filter(|verdict| matches!(verdict, Verdict::Forward(_))).count();
+    (forwarded as u64, (refused - forwarded) as u64)
+}
+
+/// Sends what the kernel twin gave.
+#[inline(always)]
+fn send_injected(queue: &mut Queue, frames: &mut Batch, counters: &PortBlock) {
+    let count = frames.len();
+    if count > 0 {
+        let refused = queue.send(frames);
+        counters.injected.add((count - refused) as u64);
+        counters.inject_refused.add(refused as u64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_refused_are_the_last_of_their_port() {
+        use Verdict::{Answer, Forward, Punt};
+        let (here, there) = (PortIndex(0), PortIndex(1));
+        let verdicts = [Forward(here), Answer(here), Forward(there), Punt, Answer(there), Forward(here)];
+        assert_eq!(refused_of(&verdicts, here, 1), (1, 0));
+        assert_eq!(refused_of(&verdicts, here, 2), (1, 1));
+        assert_eq!(refused_of(&verdicts, here, 3), (2, 1));
+        assert_eq!(refused_of(&verdicts, there, 2), (1, 1));
+    }
+}

@@ -1,0 +1,296 @@
+//! The poll loop on a real EAL, without hugepages or a device of the machine; what becomes of a frame is said by its first
+//! byte. One EAL for all tests, as a process has only one.
+#![cfg(feature = "dpdk")]
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use dpdk::port::Config;
+use dpdk::{Batch, Eal, Mbuf, Mempool, Port, eal, ring};
+use pcap_file::pcap::{PcapPacket, PcapReader, PcapWriter};
+
+use penstock::counters::{LcoreBlock, Reason, Totals};
+use penstock::lcore::{self, Clock, Idle, Lane, Plan, Work};
+use penstock::pipeline::{BURST, Verdict};
+use penstock::snapshot::{Millis, PortIndex};
+use penstock::wire::Frame;
+
+fn eal() -> Eal {
+    static EAL: OnceLock<Eal> = OnceLock::new();
+    *EAL.get_or_init(|| {
+        // On a thread of its own: EAL pins the one that starts it, and the tests' threads would inherit that.
+        let start = || Eal::init(&eal::allowed_cpus()?[..1], ["--no-pci", "--no-huge", "--no-shconf", "-m", "128"]);
+        thread::spawn(start).join().unwrap().unwrap_or_else(|error| panic!("{error}"))
+    })
+}
+
+/// Does what a frame's first byte says.
+struct AsTold;
+
+const FORWARD: u8 = b'f';
+const ANSWER: u8 = b'a';
+const PUNT: u8 = b'p';
+const DROP: u8 = b'd';
+/// Forward by port 1.
+const ACROSS: u8 = b'x';
+
+impl Work for AsTold {
+    fn begin_round(&mut self) {}
+
+    fn process(&mut self, _: Millis, port: PortIndex, frames: &mut [Mbuf], verdicts: &mut [Verdict; BURST]) {
+        for (frame, verdict) in frames.iter_mut().zip(verdicts) {
+            *verdict = match frame.bytes()[0] {
+                FORWARD => {
+                    Frame::prepend(frame, 4).unwrap()[..4].copy_from_slice(b"out:");
+                    Verdict::Forward(port)
+                }
+                ACROSS => Verdict::Forward(PortIndex(1)),
+                ANSWER => Verdict::Answer(port),
+                PUNT => Verdict::Punt,
+                _ => Verdict::Drop(Reason::Malformed),
+            };
+        }
+    }
+}
+
+/// Frames to receive and frames sent, as files in a fresh directory.
+struct Wire {
+    directory: tempfile::TempDir,
+}
+
+impl Wire {
+    fn new(kinds: impl IntoIterator<Item = u8>) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut writer = PcapWriter::new(std::fs::File::create(directory.path().join("in")).unwrap()).unwrap();
+        for (number, kind) in kinds.into_iter().enumerate() {
+            let mut frame = [kind; 60];
+            frame[1..5].copy_from_slice(&(number as u32).to_be_bytes());
+            writer.write_packet(&PcapPacket::new(Duration::ZERO, 60, &frame)).unwrap();
+        }
+        Self { directory }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn device(&self, name: &str) -> String {
+        format!("{name},rx_pcap={},tx_pcap={}", self.path("in").display(), self.path("out").display())
+    }
+}
+
+fn frames(path: &Path) -> Vec<Vec<u8>> {
+    let mut reader = PcapReader::new(std::fs::File::open(path).unwrap()).unwrap();
+    std::iter::from_fn(|| reader.next_packet().map(|packet| packet.unwrap().data.into_owned())).collect()
+}
+
+/// A loop under way on some thread.
+struct Loop {
+    pool: Mempool,
+    ports: Vec<Port>,
+    counters: Arc<LcoreBlock>,
+    stop: Arc<AtomicBool>,
+    thread: thread::JoinHandle<()>,
+}
+
+type Ends = (Option<ring::Producer>, Option<ring::Consumer>);
+
+impl Loop {
+    fn start(name: &str, devices: &[&str], idle: Idle, mut ends: Vec<Ends>) -> Self {
+        let pool = Mempool::new(eal(), name, 4095, 2176).unwrap();
+        ends.resize_with(devices.len(), || (None, None));
+        let mut ports: Vec<Port> = devices.iter().map(|device| Port::open(eal(), device, 1).unwrap()).collect();
+        let lanes = ports.iter_mut().zip(ends).map(|(port, (punt, inject))| {
+            let mut queues = port.start(&Config { descriptors: 64, ..Config::default() }, pool).unwrap();
+            Lane { queue: queues.remove(0), punt, inject }
+        });
+        let (lanes, counters) = (lanes.collect::<Vec<_>>(), Arc::new(LcoreBlock::new(devices.len())));
+        let stop = Arc::new(AtomicBool::new(false));
+        let (block, flag, clock) = (counters.clone(), stop.clone(), Clock::start(eal()));
+        let thread = thread::spawn(move || {
+            let _registered = dpdk::Registered::new(eal()).unwrap();
+            lcore::run(Plan { ports: lanes, work: AsTold, counters: block, clock, idle, stop: flag });
+        });
+        Self { pool, ports, counters, stop, thread }
+    }
+
+    fn totals(&self, port: usize) -> Totals {
+        let mut totals = Totals::default();
+        totals.add(&self.counters.ports[port]);
+        totals
+    }
+
+    fn wait_until(&self, what: &str, done: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !done(self) {
+            assert!(Instant::now() < deadline, "not within 10 s: {what}; {:?}", self.totals(0));
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Ends it, and gives what each port counted. All mbufs must be back in the pool, when `rings` are dropped.
+    fn end(self, rings: impl Sized) -> Vec<Totals> {
+        self.stop.store(true, Ordering::Relaxed);
+        let totals: Vec<usize> = (0..self.counters.ports.len()).collect();
+        self.thread.join().unwrap();
+        let totals = totals.iter().map(|&port| {
+            let mut totals = Totals::default();
+            totals.add(&self.counters.ports[port]);
+            totals
+        });
+        let totals: Vec<Totals> = totals.collect();
+        drop((self.ports, rings));
+        assert_eq!(self.pool.in_use(), 0, "mbufs lost");
+        for totals in &totals {
+            assert_eq!(totals.received, totals.verdicts());
+        }
+        totals
+    }
+}
+
+#[test]
+fn every_frame_goes_where_its_verdict_says_and_is_counted_once() {
+    let kinds = [FORWARD, ANSWER, DROP, PUNT, FORWARD, FORWARD, PUNT];
+    let wire = Wire::new(kinds.into_iter().cycle().take(700));
+    let (producer, mut twin) = ring::single(eal(), 1024).unwrap();
+    let poll = Loop::start("verdicts", &[&wire.device("net_pcap_verdicts")], Idle::Pause, vec![(Some(producer), None)]);
+    poll.wait_until("700 received", |poll| poll.totals(0).received == 700);
+
+    let (mut punted, mut batch) = (Vec::new(), Batch::new());
+    while twin.pop(&mut batch) > 0 {
+        punted.extend(batch.iter().map(|mbuf| Mbuf::bytes(mbuf).to_vec()));
+        batch.clear();
+    }
+    let totals = &poll.end(twin)[0];
+    assert_eq!((totals.forwarded, totals.answered, totals.punted), (300, 100, 200));
+    assert_eq!(totals.dropped[Reason::Malformed as usize], 100);
+
+    let numbers = |frames: &[Vec<u8>], at: usize| -> Vec<u32> {
+        frames.iter().map(|frame| u32::from_be_bytes(frame[at + 1..at + 5].try_into().unwrap())).collect()
+    };
+    let (mut forwarded, mut answered) = (Vec::new(), Vec::new());
+    for frame in frames(&wire.path("out")) {
+        if frame.starts_with(b"out:") { forwarded.push(frame) } else { answered.push(frame) }
+    }
+    let of = |kind: u8| (0..700u32).filter(|&number| kinds[number as usize % 7] == kind).collect::<Vec<_>>();
+    assert_eq!(numbers(&forwarded, 4), of(FORWARD));
+    assert_eq!(numbers(&answered, 0), of(ANSWER));
+    assert_eq!(numbers(&punted, 0), of(PUNT));
+    assert!(punted.iter().all(|frame| frame.len() == 60) && forwarded.iter().all(|frame| frame.len() == 64));
+}
+
+#[test]
+fn a_port_without_a_twin_counts_punts_and_frees_them() {
+    let wire = Wire::new([PUNT; 100]);
+    let poll = Loop::start("twinless", &[&wire.device("net_pcap_twinless")], Idle::Pause, vec![]);
+    poll.wait_until("100 received", |poll| poll.totals(0).received == 100);
+    assert_eq!(poll.end(())[0].punted, 100);
+}
+
+#[test]
+fn what_the_punt_ring_has_no_room_for_is_dropped_punt_full() {
+    let wire = Wire::new([PUNT; 100]);
+    let (producer, twin) = ring::single(eal(), 70).unwrap();
+    let poll = Loop::start("puntfull", &[&wire.device("net_pcap_puntfull")], Idle::Pause, vec![(Some(producer), None)]);
+    poll.wait_until("100 received", |poll| poll.totals(0).received == 100);
+    let totals = &poll.end(twin)[0];
+    assert_eq!((totals.punted, totals.dropped[Reason::PuntFull as usize]), (70, 30));
+}
+
+#[test]
+fn what_a_device_has_no_room_for_is_dropped_tx_full() {
+    // A memif that nobody is connected to takes nothing.
+    let wire = Wire::new([ACROSS, DROP, FORWARD].into_iter().cycle().take(300));
+    let memif = format!("net_memif_full,role=server,socket-abstract=no,socket={}", wire.path("memif").display());
+    let poll = Loop::start("txfull", &[&wire.device("net_pcap_txfull"), &memif], Idle::Pause, vec![]);
+    poll.wait_until("300 received", |poll| poll.totals(0).received == 300);
+    let totals = &poll.end(())[0];
+    assert_eq!((totals.forwarded, totals.dropped[Reason::TxFull as usize]), (100, 100));
+}
+
+#[test]
+fn frames_of_the_twin_leave_by_their_port() {
+    let wire = Wire::new([DROP; 5]);
+    let (mut producer, inject) = ring::single(eal(), 256).unwrap();
+    let (mut to_full, inject_full) = ring::single(eal(), 256).unwrap();
+    let memif = format!("net_memif_twin,role=server,socket-abstract=no,socket={}", wire.path("memif").display());
+    let ends = vec![(None, Some(inject)), (None, Some(inject_full))];
+    let poll = Loop::start("inject", &[&wire.device("net_pcap_inject"), &memif], Idle::Sleep, ends);
+    for number in 0..100 {
+        let mut mbuf = poll.pool.alloc().unwrap();
+        mbuf.append(60).unwrap().fill(number);
+        assert_eq!(producer.push(&mut mbuf.into()), 0);
+    }
+    assert_eq!(to_full.push(&mut poll.pool.alloc().unwrap().into()), 0);
+    poll.wait_until("100 injected", |poll| poll.totals(0).injected == 100 && poll.totals(1).inject_refused == 1);
+    let totals = poll.end((producer, to_full));
+    assert_eq!((totals[0].received, totals[0].forwarded, totals[1].injected), (5, 0, 0));
+    let sent: Vec<u8> = frames(&wire.path("out")).iter().map(|frame| frame[59]).collect();
+    assert_eq!(sent, (0..100).collect::<Vec<u8>>());
+}
+
+#[test]
+fn a_ring_port_forwards_to_itself_for_ever_without_losing_an_mbuf() {
+    let (mut producer, inject) = ring::single(eal(), 64).unwrap();
+    let poll = Loop::start("forever", &["net_ring_forever"], Idle::Poll, vec![(None, Some(inject))]);
+    for _ in 0..50 {
+        let mut mbuf = poll.pool.alloc().unwrap();
+        mbuf.append(60).unwrap().fill(ANSWER);
+        producer.push(&mut mbuf.into());
+    }
+    poll.wait_until("100,000 round trips", |poll| poll.totals(0).answered > 100_000);
+    let polling = &poll.counters.polling;
+    assert!(polling.busy_polls.get() > 0 && polling.busy_cycles.get() <= polling.total_cycles.get());
+    // Its ring still holds some; they come back with the device's end.
+    assert_eq!(poll.pool.in_use(), 50);
+    poll.stop.store(true, Ordering::Relaxed);
+    poll.thread.join().unwrap();
+}
+
+/// CPU time of the calling thread, in seconds.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    stat.split(' ').next().unwrap().parse::<f64>().unwrap() / 1e9
+}
+
+#[test]
+fn sleep_saves_cpu_and_pause_and_poll_do_not() {
+    /// The share of its core that an idle lcore takes over half a second.
+    fn share(name: &'static str, idle: Idle) -> f64 {
+        let pool = Mempool::new(eal(), name, 255, 2176).unwrap();
+        let mut port = Port::open(eal(), &format!("net_ring_{name}"), 1).unwrap();
+        let queue = port.start(&Config { descriptors: 64, ..Config::default() }, pool).unwrap().remove(0);
+        let stop = Arc::new(AtomicBool::new(false));
+        let plan = Plan {
+            ports: vec![Lane { queue, punt: None, inject: None }],
+            work: AsTold,
+            counters: Arc::new(LcoreBlock::new(1)),
+            clock: Clock::start(eal()),
+            idle,
+            stop: stop.clone(),
+        };
+        let counters = plan.counters.clone();
+        let running = eal().lcores()[0].launch(move || {
+            let (cpu, time) = (cpu_seconds(), Instant::now());
+            lcore::run(plan);
+            (cpu_seconds() - cpu) / time.elapsed().as_secs_f64()
+        });
+        thread::sleep(Duration::from_millis(500));
+        stop.store(true, Ordering::Relaxed);
+        let share = running.unwrap().join().unwrap();
+        let rounds = counters.polling.idle_polls.get();
+        println!("idle = {name}: {:.1} % of the core, {rounds} rounds", 100.0 * share);
+        assert_eq!(counters.polling.busy_cycles.get(), 0);
+        assert!(counters.polling.total_cycles.get() > dpdk::cycles::tsc_hz(eal()) / 3);
+        share
+    }
+    // One at a time: there is one lcore.
+    static LCORE: Mutex<()> = Mutex::new(());
+    let _one = LCORE.lock();
+    let (poll, pause, sleep) = (share("poll", Idle::Poll), share("pause", Idle::Pause), share("sleep", Idle::Sleep));
+    // Other work on the machine may take its part of the core.
+    assert!(sleep < 0.2 && sleep < poll / 3.0 && sleep < pause / 3.0, "{sleep} of a core asleep");
+}
