@@ -1,0 +1,225 @@
+//! The run: who is measured, in which order, on which rig.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::ValueEnum;
+
+use crate::hugepages::Hugepages;
+use crate::machine::{self, Machine};
+use crate::report::{Report, Sample};
+use crate::stats::Summary;
+use crate::{interrupt, node, testpmd, traffic};
+
+pub const VIP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 80);
+pub const BACKENDS: usize = 100;
+/// Frames of the capture that `replay` is timed with.
+const REPLAYED: usize = 1_000_000;
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// Rounds; in each, every contestant runs once with every number of flows.
+    #[arg(long, default_value_t = 7)]
+    rounds: usize,
+    /// Seconds of one measurement, after one second of warming up.
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    /// Numbers of flows.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 1_000, 100_000])]
+    flows: Vec<usize>,
+    /// Who is measured.
+    #[arg(long, value_delimiter = ',', default_values_t = [Contestant::Io, Contestant::Swap, Contestant::Penstock])]
+    contestants: Vec<Contestant>,
+    /// Two rounds of a second; printed, not stored.
+    #[arg(long)]
+    quick: bool,
+    /// The CPU that polls.
+    #[arg(long, default_value_t = 1)]
+    lcore: u16,
+    /// The CPU of everything else.
+    #[arg(long, default_value_t = 0)]
+    main: u16,
+    /// Measure even while other work runs on these CPUs; the result says so.
+    #[arg(long)]
+    force: bool,
+    /// Seconds to wait for these CPUs to become idle.
+    #[arg(long, default_value_t = 30.0)]
+    patience: f64,
+    #[arg(long, default_value = "target/release/penstock")]
+    penstock: PathBuf,
+    /// The directory of RESULTS.md.
+    #[arg(long, default_value = "perf")]
+    results: PathBuf,
+}
+
+/// Who is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Contestant {
+    /// testpmd takes and sends: the limit of the rig.
+    Io,
+    /// testpmd swaps MACs, addresses and ports: touches the headers, decides nothing.
+    #[value(name = "5tswap")]
+    Swap,
+    /// penstock balances to 100 backends over ipip.
+    Penstock,
+}
+
+impl Contestant {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Io => "io",
+            Self::Swap => "5tswap",
+            Self::Penstock => "penstock",
+        }
+    }
+}
+
+impl std::fmt::Display for Contestant {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// One measurement.
+#[derive(Debug, Clone, Copy)]
+pub struct Rate {
+    /// Packets a second.
+    pub pps: f64,
+    /// The share of the time in which the polling thread did not have its core.
+    pub off_core: f64,
+}
+
+/// What is the same for all contestants of a comparison.
+pub struct Rig {
+    pub lcore: u16,
+    pub main: u16,
+    pub warm_up: Duration,
+    pub duration: Duration,
+    /// The capture that the device plays round and round.
+    pub capture: PathBuf,
+    /// Size of the mempool: the device keeps one mbuf for each frame of the capture.
+    pub mbufs: usize,
+    /// Where a contestant may put its files.
+    pub directory: PathBuf,
+}
+
+impl Rig {
+    /// Of each queue; what penstock asks for. (net_pcap has none, but mbufs could be held by others.)
+    pub const DESCRIPTORS: usize = 1024;
+    /// Mbufs in an lcore's mempool cache; what penstock asks for.
+    pub const MEMPOOL_CACHE: usize = 256;
+    /// An mbuf with 2176 bytes of room, its header and its place in the ring.
+    const MBUF_BYTES: usize = 2400;
+
+    pub fn device(&self) -> String {
+        format!("net_pcap0,rx_pcap={},infinite_rx=1", self.capture.display())
+    }
+
+    /// A mempool for a capture of `frames`: 2^k - 1, as DPDK likes it, and room for what is under way.
+    fn mbufs_for(frames: usize) -> usize {
+        ((frames + 16_384).next_power_of_two() - 1).max(65_535)
+    }
+
+    /// Megabytes of hugepages that a process with this mempool takes.
+    fn megabytes_for(mbufs: usize) -> u64 {
+        (mbufs * Self::MBUF_BYTES / 1_000_000 + 128) as u64
+    }
+}
+
+pub fn run(options: &Options) -> anyhow::Result<()> {
+    interrupt::note_signals()?;
+    let (rounds, seconds) = if options.quick { (2, 1.0) } else { (options.rounds, options.seconds) };
+    let mut report = Report::new(Machine::look()?, options.lcore, options.main, rounds, seconds);
+    let patience = Duration::from_secs_f64(options.patience);
+    if let Err(busy) = machine::wait_until_idle(options.lcore, options.main, patience) {
+        interrupt::check()?;
+        if !options.force {
+            return Err(busy);
+        }
+        report.disturbed = true;
+    }
+    report.load = machine::load();
+
+    let directory = tempfile::Builder::new().prefix("penstock-bench-").tempdir()?;
+    let most_frames = options.flows.iter().copied().max().context("--flows is empty")?;
+    let _hugepages = Hugepages::reserve(Rig::megabytes_for(Rig::mbufs_for(most_frames)))?;
+    let rigs: Vec<(usize, Rig)> = options
+        .flows
+        .iter()
+        .map(|&flows| Ok((flows, rig(options, flows, seconds, directory.path())?)))
+        .collect::<anyhow::Result<_>>()?;
+
+    for round in 0..rounds {
+        for (flows, rig) in &rigs {
+            // Each goes first in turn, so that a drift of the machine favours nobody.
+            let mut order = options.contestants.clone();
+            let first = round % order.len().max(1);
+            order.rotate_left(first);
+            for contestant in order {
+                let rate = match contestant {
+                    Contestant::Io | Contestant::Swap => {
+                        let (rate, hz) = testpmd::measure(rig, contestant.name())?;
+                        report.tsc_hz = hz;
+                        rate
+                    }
+                    Contestant::Penstock => node::measure(rig, &options.penstock)?,
+                };
+                eprintln!(
+                    "round {} of {rounds}, {flows} flows, {:8} {:6.2} Mpps, off its core {:.1} %",
+                    round + 1,
+                    contestant.name(),
+                    rate.pps / 1e6,
+                    rate.off_core * 100.0
+                );
+                report.samples.push(Sample { round, flows: *flows, contestant, rate });
+            }
+        }
+    }
+
+    if options.contestants.contains(&Contestant::Penstock) {
+        let capture = directory.path().join("replayed-in.pcap");
+        traffic::write(&capture, most_frames, REPLAYED, 1, VIP, traffic::NET_PCAP_MAC)?;
+        let rates: Vec<f64> = (0..3)
+            .map(|_| node::replay_rate(&rigs[0].1, &options.penstock, &capture, REPLAYED))
+            .collect::<anyhow::Result<_>>()?;
+        report.replay = Summary::of(rates);
+    }
+
+    println!("{}", report.markdown(None));
+    if !options.quick {
+        report.store(&options.results)?;
+    }
+    Ok(())
+}
+
+fn rig(options: &Options, flows: usize, seconds: f64, directory: &Path) -> anyhow::Result<Rig> {
+    let directory = directory.join(flows.to_string());
+    std::fs::create_dir(&directory)?;
+    let capture = directory.join("rx.pcap");
+    // The device plays it round and round; a whole burst of frames at least.
+    let frames = flows.max(32);
+    traffic::write(&capture, flows, frames, 1, VIP, traffic::NET_PCAP_MAC)?;
+    Ok(Rig {
+        lcore: options.lcore,
+        main: options.main,
+        warm_up: Duration::from_secs(1),
+        duration: Duration::from_secs_f64(seconds),
+        capture,
+        mbufs: Rig::mbufs_for(frames),
+        directory,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mempool_holds_the_capture_and_more() {
+        assert_eq!(Rig::mbufs_for(1), 65_535);
+        assert_eq!(Rig::mbufs_for(100_000), 131_071);
+        assert_eq!(Rig::mbufs_for(131_000), 262_143);
+    }
+}

@@ -1,0 +1,49 @@
+//! 2 MiB hugepages for the time of a run.
+
+use std::fs;
+
+use anyhow::{Context, ensure};
+
+const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
+
+/// More hugepages than there were; the old number is set again when this goes.
+pub struct Hugepages {
+    before: u64,
+}
+
+impl Hugepages {
+    /// Makes at least `megabytes` of hugepages free.
+    pub fn reserve(megabytes: u64) -> anyhow::Result<Self> {
+        let (before, free) = (read("nr_hugepages")?, read("free_hugepages")?);
+        let needed = megabytes.div_ceil(2);
+        let guard = Self { before };
+        if free < needed {
+            set(before + needed - free)?;
+            let free = read("free_hugepages")?;
+            ensure!(
+                free >= needed,
+                "the kernel gave {free} of {needed} hugepages of 2 MiB: free some memory, or run with fewer --flows"
+            );
+        }
+        Ok(guard)
+    }
+}
+
+impl Drop for Hugepages {
+    fn drop(&mut self) {
+        if let Err(error) = set(self.before) {
+            eprintln!("hugepages are not restored to {}: {error:#}", self.before);
+        }
+    }
+}
+
+fn read(name: &str) -> anyhow::Result<u64> {
+    let path = format!("{POOL}/{name}");
+    let text = fs::read_to_string(&path).with_context(|| format!("{path}: this kernel has no 2 MiB hugepages"))?;
+    text.trim().parse().with_context(|| format!("{path}: {text:?}"))
+}
+
+fn set(count: u64) -> anyhow::Result<()> {
+    let path = format!("{POOL}/nr_hugepages");
+    fs::write(&path, count.to_string()).with_context(|| format!("{path} cannot be set: run as root"))
+}

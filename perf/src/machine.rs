@@ -1,0 +1,107 @@
+//! What the figures were measured on, and whether it was free for it.
+
+use std::fs;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+
+use crate::interrupt;
+
+/// The machine and the versions, each as its own tool names it.
+pub struct Machine {
+    pub cpu: String,
+    pub cpus: usize,
+    pub kernel: String,
+    pub dpdk: String,
+    pub rustc: String,
+    pub commit: String,
+    /// When the run began, UTC.
+    pub date: String,
+}
+
+impl Machine {
+    pub fn look() -> anyhow::Result<Self> {
+        let cpuinfo = fs::read_to_string("/proc/cpuinfo").context("/proc/cpuinfo")?;
+        let field = |line: &str| Some(line.strip_prefix("model name")?.split_once(':')?.1.trim().to_owned());
+        Ok(Self {
+            cpu: cpuinfo.lines().find_map(field).unwrap_or_else(|| "unknown CPU".into()),
+            cpus: std::thread::available_parallelism()?.get(),
+            kernel: fs::read_to_string("/proc/sys/kernel/osrelease").context("osrelease")?.trim().to_owned(),
+            dpdk: output("pkg-config", &["--modversion", "libdpdk"])?,
+            rustc: output("rustc", &["--version"])?,
+            commit: output("git", &["describe", "--always", "--dirty"]).unwrap_or_else(|_| "no git".into()),
+            date: output("date", &["-u", "+%Y-%m-%d %H:%M"])?,
+        })
+    }
+}
+
+fn output(program: &str, arguments: &[&str]) -> anyhow::Result<String> {
+    let output = Command::new(program).args(arguments).output().with_context(|| format!("{program} does not start"))?;
+    ensure!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// The load averages, as the kernel prints them.
+pub fn load() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split_whitespace().take(3).collect::<Vec<_>>().join(" ")
+}
+
+/// The busiest that a CPU may be before a run: the polling one must be idle, the other leaves room for the control side.
+const MOST_BUSY: [f64; 2] = [0.03, 0.20];
+
+/// Waits until CPU `lcore` is idle and `main` nearly so. Fails when they are not within `patience`.
+pub fn wait_until_idle(lcore: u16, main: u16, patience: Duration) -> anyhow::Result<()> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let before = fs::read_to_string("/proc/stat").context("/proc/stat")?;
+        interrupt::sleep(Duration::from_secs(1))?;
+        let after = fs::read_to_string("/proc/stat").context("/proc/stat")?;
+        let busy = [busy_share(&before, &after, lcore)?, busy_share(&before, &after, main)?];
+        if busy.iter().zip(MOST_BUSY).all(|(&busy, most)| busy <= most) {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            bail!(
+                "CPU {lcore} is {:.0} % busy and CPU {main} {:.0} % (load {}): stop what runs there, or measure anyway \
+                 with --force (the result will say so)",
+                busy[0] * 100.0,
+                busy[1] * 100.0,
+                load()
+            );
+        }
+    }
+}
+
+/// The share of the time between two readings of /proc/stat in which a CPU was not idle.
+fn busy_share(before: &str, after: &str, cpu: u16) -> anyhow::Result<f64> {
+    let (busy0, all0) = jiffies(before, cpu)?;
+    let (busy1, all1) = jiffies(after, cpu)?;
+    Ok((busy1 - busy0) as f64 / (all1 - all0).max(1) as f64)
+}
+
+/// Busy and all jiffies of a CPU; busy is all but idle and iowait (the fourth and fifth).
+fn jiffies(stat: &str, cpu: u16) -> anyhow::Result<(u64, u64)> {
+    let prefix = format!("cpu{cpu} ");
+    let line = stat.lines().find_map(|line| line.strip_prefix(&prefix));
+    let line = line.with_context(|| format!("this machine has no CPU {cpu}; see --lcore and --main"))?;
+    // Guest time (the ninth and tenth) is in user and nice already.
+    let numbers: Vec<u64> = line.split_whitespace().take(8).map_while(|number| number.parse().ok()).collect();
+    let all = numbers.iter().sum();
+    Ok((all - numbers.iter().skip(3).take(2).sum::<u64>(), all))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cpu_is_busy_when_it_is_not_idle() {
+        let before = "cpu  1 1 1 1\ncpu0 100 0 100 1000 50 0 0 0 0 0\ncpu1 0 0 0 10 0 0 0 0 0 0";
+        let after = "cpu  1 1 1 1\ncpu0 120 0 105 1060 60 0 0 5 20 0\ncpu1 0 0 0 110 0 0 0 0 0 0";
+        assert_eq!(busy_share(before, after, 0).unwrap(), 0.3);
+        assert_eq!(busy_share(before, after, 1).unwrap(), 0.0);
+        assert!(busy_share(before, after, 2).is_err());
+    }
+}

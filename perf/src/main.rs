@@ -1,0 +1,40 @@
+//! `penstock-perf`: what `make bench` runs. See perf/README.md for how to read what it writes.
+
+mod bench;
+mod hugepages;
+mod interrupt;
+mod machine;
+mod node;
+mod plot;
+mod process;
+mod report;
+mod stats;
+mod testpmd;
+mod traffic;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+#[derive(Parser)]
+#[command(about, version)]
+enum Command {
+    /// Compares penstock with testpmd in alternating rounds; appends the result to RESULTS.md.
+    Bench(bench::Options),
+    /// Writes a capture of TCP ACKs, 60 bytes each, of many flows to one VIP.
+    Traffic(traffic::Options),
+}
+
+fn main() -> ExitCode {
+    let result = match Command::parse() {
+        Command::Bench(options) => bench::run(&options),
+        Command::Traffic(options) => traffic::run(&options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("penstock-perf: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

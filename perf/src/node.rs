@@ -1,0 +1,212 @@
+//! penstock on the rig: the real binary, its rate read from the counters that it serves to Prometheus.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+
+use crate::bench::{BACKENDS, Rate, Rig, VIP};
+use crate::interrupt;
+use crate::process::Process;
+use crate::traffic::{NET_PCAP_MAC, ROUTER_MAC};
+
+const START: Duration = Duration::from_secs(30);
+
+/// The rate at which a node on the rig forwards.
+pub fn measure(rig: &Rig, penstock: &Path) -> anyhow::Result<Rate> {
+    let listen = free_address()?;
+    let (config, _) = write_files(rig, listen)?;
+    let arguments = ["run".to_owned(), "--config".to_owned(), config.display().to_string()];
+    let mut node = Process::start(&penstock.display().to_string(), &arguments)?;
+    wait_for_traffic(&mut node, listen)?;
+    interrupt::sleep(rig.warm_up)?;
+
+    let (start, before) = (Counts::read(listen)?, node.core_time()?);
+    interrupt::sleep(rig.duration)?;
+    let (end, after) = (Counts::read(listen)?, node.core_time()?);
+    node.check_alive()?;
+    node.stop(Duration::from_secs(10));
+
+    let elapsed = end.at.duration_since(start.at).as_secs_f64();
+    let (received, forwarded) = (end.received - start.received, end.forwarded - start.forwarded);
+    // The counters of a burst are not read all at one moment.
+    ensure!(
+        received > 0.0 && (received - forwarded).abs() <= received * 1e-3,
+        "penstock received {received} frames and forwarded {forwarded}; dropped in all: {:?}",
+        end.dropped
+    );
+    Ok(Rate { pps: forwarded / elapsed, off_core: after.off_core_since(before) })
+}
+
+/// Frames a second that `penstock replay` puts through the pipeline: the whole command, files included.
+pub fn replay_rate(rig: &Rig, penstock: &Path, capture: &Path, frames: usize) -> anyhow::Result<f64> {
+    let (config, services) = write_files(rig, free_address()?)?;
+    let out = rig.directory.join("replayed.pcap");
+    let start = Instant::now();
+    let output = Command::new(penstock)
+        .arg("replay")
+        .args([Path::new("--config"), &config, Path::new("--services"), &services])
+        .args([Path::new("--in"), capture, Path::new("--out"), &out, Path::new("--json")])
+        .output()?;
+    let elapsed = start.elapsed().as_secs_f64();
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "penstock replay: {said}{}", String::from_utf8_lossy(&output.stderr));
+    let all_forwarded = said.replace([' ', '\n'], "").contains(&format!("\"forwarded\":{frames},"));
+    ensure!(all_forwarded, "penstock replay did not forward all of {frames} frames: {said}");
+    Ok(frames as f64 / elapsed)
+}
+
+/// Writes penstock.toml and services.json: one service over `ipip`, [`BACKENDS`] backends behind one router.
+fn write_files(rig: &Rig, metrics: SocketAddr) -> anyhow::Result<(PathBuf, PathBuf)> {
+    let mac = |bytes: [u8; 6]| bytes.map(|byte| format!("{byte:02x}")).join(":");
+    let config = format!(
+        r#"[node]
+name = "bench"
+state_dir = "{state}"
+stop_grace = "0s"
+
+[dpdk]
+lcores = [{lcore}]
+eal_args = ["--no-pci", "--in-memory"]
+mempool_mbufs = {mbufs}
+idle = "poll"
+
+[[port]]
+name = "wan0"
+device = "{device}"
+mac = "{port_mac}"
+addresses = ["10.0.0.1"]
+
+[encap]
+ipv4_source = "10.0.0.1"
+
+[hash]
+seed = "AAECAwQFBgcICQoLDA0ODw=="
+
+[[neighbor]]
+address = "10.0.0.254"
+mac = "{router_mac}"
+port = "wan0"
+
+[[route]]
+prefix = "0.0.0.0/0"
+via = "10.0.0.254"
+
+[feed]
+kind = "file"
+path = "services.json"
+
+[metrics]
+listen = "{metrics}"
+"#,
+        state = rig.directory.join("state").display(),
+        lcore = rig.lcore,
+        mbufs = rig.mbufs,
+        device = rig.device(),
+        port_mac = mac(NET_PCAP_MAC),
+        router_mac = mac(ROUTER_MAC),
+    );
+    let mut backends = String::new();
+    for backend in 0..BACKENDS {
+        let comma = if backend == 0 { "" } else { "," };
+        write!(backends, "{comma}\n    {{\"address\": \"10.1.0.{}\"}}", backend + 1)?;
+    }
+    let services = format!(
+        "{{\"version\": \"1\", \"services\": [{{\"name\": \"web\", \"vip\": \"{}\", \"port\": {}, \"protocol\": \"tcp\",\n  \
+         \"forwarding\": \"ipip\", \"tracking\": \"none\", \"backends\": [{backends}]}}]}}\n",
+        VIP.ip(),
+        VIP.port()
+    );
+    let paths = (rig.directory.join("penstock.toml"), rig.directory.join("services.json"));
+    fs::write(&paths.0, config)?;
+    fs::write(&paths.1, services)?;
+    Ok(paths)
+}
+
+fn free_address() -> anyhow::Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
+
+fn wait_for_traffic(node: &mut Process, listen: SocketAddr) -> anyhow::Result<()> {
+    let deadline = Instant::now() + START;
+    loop {
+        node.check_alive()?;
+        match Counts::read(listen) {
+            Ok(counts) if counts.forwarded > 0.0 => return Ok(()),
+            Ok(counts) if Instant::now() > deadline => {
+                bail!("penstock received {} frames within {START:?} and forwarded none", counts.received)
+            }
+            Err(error) if Instant::now() > deadline => return Err(error.context("penstock serves no metrics")),
+            _ => interrupt::sleep(Duration::from_millis(50))?,
+        }
+    }
+}
+
+/// The node's counters at one moment, all ports and lcores together.
+struct Counts {
+    at: Instant,
+    received: f64,
+    forwarded: f64,
+    dropped: BTreeMap<String, f64>,
+}
+
+impl Counts {
+    fn read(listen: SocketAddr) -> anyhow::Result<Self> {
+        let asked = Instant::now();
+        let text = get(listen, "/metrics")?;
+        let at = asked + asked.elapsed() / 2;
+        let labels = |(series, value): (&str, f64)| {
+            Some((series.split_once("reason=\"")?.1.split('"').next()?.to_owned(), value))
+        };
+        Ok(Self {
+            at,
+            received: series(&text, "penstock_received_packets_total").map(|(_, value)| value).sum(),
+            forwarded: series(&text, "penstock_forwarded_packets_total").map(|(_, value)| value).sum(),
+            dropped: series(&text, "penstock_dropped_packets_total")
+                .filter_map(labels)
+                .filter(|&(_, n)| n > 0.0)
+                .collect(),
+        })
+    }
+}
+
+/// The series of one metric in Prometheus's text format: labels and value.
+fn series<'a>(text: &'a str, metric: &'a str) -> impl Iterator<Item = (&'a str, f64)> {
+    text.lines().filter_map(move |line| {
+        let rest = line.strip_prefix(metric)?;
+        let (labels, value) = rest.rsplit_once(' ')?;
+        let whole_name = labels.is_empty() || labels.starts_with('{');
+        whole_name.then_some((labels, value.parse().ok()?))
+    })
+}
+
+/// The body of an HTTP answer. Version 1.0, so that it comes in one piece and the connection ends with it.
+fn get(address: SocketAddr, path: &str) -> anyhow::Result<String> {
+    let timeout = Duration::from_secs(2);
+    let mut stream = TcpStream::connect_timeout(&address, timeout)?;
+    stream.set_read_timeout(Some(timeout))?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
+    ensure!(head.contains(" 200 "), "{address}{path}: {}", head.lines().next().unwrap_or_default());
+    Ok(body.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn series_are_those_of_the_whole_name() {
+        let text = "# TYPE a counter\na{port=\"x y\",lcore=\"1\"} 5\na_more{b=\"1\"} 7\na 2\nb 3\n";
+        let values: Vec<f64> = series(text, "a").map(|(_, value)| value).collect();
+        assert_eq!(values, [5.0, 2.0]);
+    }
+}

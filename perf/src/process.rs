@@ -1,0 +1,181 @@
+//! A child process that cannot outlive us, its output as it comes, and how long its polling thread had its core.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+
+use anyhow::{Context, bail};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::interrupt;
+
+/// A running program; ended and waited for when this goes.
+pub struct Process {
+    name: String,
+    child: Child,
+    stdin: Option<ChildStdin>,
+    lines: Receiver<String>,
+    /// All lines so far.
+    seen: Vec<String>,
+}
+
+impl Process {
+    /// Starts `program` so that the kernel ends it should we be killed (`setpriv --pdeathsig`), with line-buffered output
+    /// (`stdbuf`), stdout and stderr together.
+    pub fn start(program: &str, arguments: &[String]) -> anyhow::Result<Self> {
+        let mut child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "stdbuf", "-oL", program])
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("setpriv … {program} cannot be started"))?;
+        let (sender, lines) = mpsc::channel();
+        let outputs: [Option<Box<dyn Read + Send>>; 2] =
+            [child.stdout.take().map(|out| Box::new(out) as _), child.stderr.take().map(|out| Box::new(out) as _)];
+        for output in outputs.into_iter().flatten() {
+            let sender = sender.clone();
+            thread::spawn(move || {
+                for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+                    let _ = sender.send(String::from_utf8_lossy(&line).into_owned());
+                }
+            });
+        }
+        Ok(Self { name: program.to_owned(), stdin: child.stdin.take(), child, lines, seen: Vec::new() })
+    }
+
+    /// Types a line.
+    pub fn say(&mut self, line: &str) -> anyhow::Result<()> {
+        let stdin = self.stdin.as_mut().context("stdin is closed")?;
+        writeln!(stdin, "{line}").with_context(|| format!("{} does not listen", self.name))
+    }
+
+    /// The next line for which `wanted` gives something.
+    pub fn expect<T>(
+        &mut self,
+        what: &str,
+        timeout: Duration,
+        mut wanted: impl FnMut(&str) -> Option<T>,
+    ) -> anyhow::Result<T> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            interrupt::check()?;
+            match self.lines.recv_timeout(Duration::from_millis(50)) {
+                Ok(line) => {
+                    let found = wanted(&line);
+                    self.seen.push(line);
+                    if let Some(found) = found {
+                        return Ok(found);
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {}
+                Err(RecvTimeoutError::Timeout) => {
+                    bail!("no {what} within {timeout:?}; {}", self.last_words())
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    bail!("ended without {what}; {}", self.last_words())
+                }
+            }
+        }
+    }
+
+    /// Fails if the program has ended.
+    pub fn check_alive(&mut self) -> anyhow::Result<()> {
+        interrupt::check()?;
+        if let Some(status) = self.child.try_wait()? {
+            thread::sleep(Duration::from_millis(100)); // its last words are on their way
+            bail!("ended, {status}; {}", self.last_words());
+        }
+        Ok(())
+    }
+
+    /// The program's name and the end of its output, for a failure's message.
+    fn last_words(&mut self) -> String {
+        self.seen.extend(self.lines.try_iter());
+        format!("{} said:\n{}", self.name, self.seen[self.seen.len().saturating_sub(40)..].join("\n"))
+    }
+
+    /// The time on and off its core so far, of the thread that has used the most: the polling one.
+    pub fn core_time(&self) -> anyhow::Result<CoreTime> {
+        let tasks = format!("/proc/{}/task", self.child.id());
+        let mut threads: HashMap<String, CoreTime> = HashMap::new();
+        for task in fs::read_dir(&tasks).with_context(|| tasks.clone())? {
+            let path = task?.path().join("schedstat");
+            if let Some(time) = fs::read_to_string(&path).ok().and_then(|text| CoreTime::parse(&text)) {
+                threads.insert(path.display().to_string(), time);
+            }
+        }
+        threads.into_values().max_by_key(|time| time.on).with_context(|| format!("{tasks}: no thread"))
+    }
+
+    /// Asks it to end (SIGTERM, and the end of its stdin), then does not ask.
+    pub fn stop(&mut self, timeout: Duration) {
+        self.stdin = None;
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        if let (Ok(None), Some(pid)) = (self.child.try_wait(), pid) {
+            let _ = kill_process(pid, Signal::TERM);
+        }
+        let deadline = Instant::now() + timeout;
+        while let Ok(None) = self.child.try_wait() {
+            if Instant::now() > deadline {
+                let _ = self.child.kill();
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.stop(Duration::from_secs(3));
+    }
+}
+
+/// How long a thread ran, and how long it was ready to run but had no core (`/proc/…/schedstat`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CoreTime {
+    on: Duration,
+    off: Duration,
+}
+
+impl CoreTime {
+    fn parse(schedstat: &str) -> Option<Self> {
+        let mut numbers = schedstat.split_whitespace().map(|number| number.parse().map(Duration::from_nanos));
+        Some(Self { on: numbers.next()?.ok()?, off: numbers.next()?.ok()? })
+    }
+
+    /// The share of the time since `earlier` in which others had the core: 0 of an undisturbed measurement.
+    pub fn off_core_since(self, earlier: Self) -> f64 {
+        let (on, off) = (self.on.saturating_sub(earlier.on), self.off.saturating_sub(earlier.off));
+        off.as_secs_f64() / (on + off).as_secs_f64().max(f64::MIN_POSITIVE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_share_off_the_core() {
+        let (before, after) = (CoreTime::parse("100 50 7").unwrap(), CoreTime::parse("400 150 9\n").unwrap());
+        assert_eq!(after.off_core_since(before), 0.25);
+        assert_eq!(after.off_core_since(after), 0.0);
+        assert_eq!(CoreTime::parse("1"), None);
+    }
+
+    #[test]
+    fn a_process_is_heard_and_ended() {
+        let arguments = ["-c", "read line; echo got $line; exec sleep 60"].map(str::to_owned);
+        let mut process = Process::start("sh", &arguments).unwrap();
+        process.say("this").unwrap();
+        process.expect("echo", Duration::from_secs(5), |line| (line == "got this").then_some(())).unwrap();
+        process.check_alive().unwrap();
+        process.stop(Duration::from_secs(5));
+        let error = process.check_alive().unwrap_err().to_string();
+        assert!(error.contains("got this"), "{error}");
+    }
+}

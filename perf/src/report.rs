@@ -1,0 +1,221 @@
+//! The result: a section of RESULTS.md, the samples as CSV, a plot.
+
+use std::fmt::Write as _;
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::path::Path;
+
+use anyhow::Context;
+
+use crate::bench::{BACKENDS, Contestant, Rate};
+use crate::machine::Machine;
+use crate::plot;
+use crate::stats::Summary;
+
+/// One measurement of one contestant.
+#[derive(Debug, Clone, Copy)]
+pub struct Sample {
+    pub round: usize,
+    pub flows: usize,
+    pub contestant: Contestant,
+    pub rate: Rate,
+}
+
+/// Everything that one run found.
+pub struct Report {
+    pub machine: Machine,
+    pub lcore: u16,
+    pub main: u16,
+    pub rounds: usize,
+    pub seconds: f64,
+    /// Load averages before the run.
+    pub load: String,
+    /// Other work ran on the CPUs, and --force was given.
+    pub disturbed: bool,
+    pub tsc_hz: f64,
+    pub samples: Vec<Sample>,
+    /// Frames a second through `penstock replay`.
+    pub replay: Option<Summary>,
+}
+
+impl Report {
+    pub fn new(machine: Machine, lcore: u16, main: u16, rounds: usize, seconds: f64) -> Self {
+        let (load, samples) = (String::new(), Vec::new());
+        Self { machine, lcore, main, rounds, seconds, load, disturbed: false, tsc_hz: 0.0, samples, replay: None }
+    }
+
+    /// The numbers of flows, ascending.
+    pub fn flows(&self) -> Vec<usize> {
+        let mut flows: Vec<usize> = self.samples.iter().map(|sample| sample.flows).collect();
+        flows.sort_unstable();
+        flows.dedup();
+        flows
+    }
+
+    fn of(&self, flows: usize, contestant: Contestant) -> impl Iterator<Item = &Sample> {
+        self.samples.iter().filter(move |sample| sample.flows == flows && sample.contestant == contestant)
+    }
+
+    /// Packets a second.
+    pub fn pps(&self, flows: usize, contestant: Contestant) -> Option<Summary> {
+        Summary::of(self.of(flows, contestant).map(|sample| sample.rate.pps))
+    }
+
+    /// The rate over that of 5tswap in the same round.
+    fn ratio(&self, flows: usize, contestant: Contestant) -> Option<Summary> {
+        let swap = |round| self.of(flows, Contestant::Swap).find(|sample| sample.round == round);
+        Summary::of(self.of(flows, contestant).filter_map(|s| Some(s.rate.pps / swap(s.round)?.rate.pps)))
+    }
+
+    /// The section for RESULTS.md; `plot` is the path of the picture from there.
+    pub fn markdown(&self, plot: Option<&str>) -> String {
+        let machine = &self.machine;
+        let mut text = format!("## {} UTC, {}\n\n", machine.date, machine.commit);
+        let _ = writeln!(
+            text,
+            "{}, {} CPUs, TSC {:.0} MHz · Linux {} · DPDK {} · {}\n{} rounds of {} s; lcore on CPU {}, the rest on CPU {}; \
+             load before {}; {BACKENDS} backends, `ipip`, no flow memory.{}\n",
+            machine.cpu,
+            machine.cpus,
+            self.tsc_hz / 1e6,
+            machine.kernel,
+            machine.dpdk,
+            machine.rustc,
+            self.rounds,
+            self.seconds,
+            self.lcore,
+            self.main,
+            self.load,
+            if self.disturbed { " **Other work ran on these CPUs (`--force`): not for comparison.**" } else { "" },
+        );
+        text += "| flows | who | Mpps: median (min – max) | cycles/packet | above `io` | × 5tswap: median (min – max) | off core, worst |\n";
+        text += "|--:|---|--:|--:|--:|--:|--:|\n";
+        for flows in self.flows() {
+            for contestant in [Contestant::Io, Contestant::Swap, Contestant::Penstock] {
+                if let Some(row) = self.row(flows, contestant) {
+                    text += &row;
+                }
+            }
+        }
+        if let Some(replay) = self.replay {
+            let _ =
+                writeln!(text, "\n`penstock replay`, files included: {:.2} M frames/s (goal 1).", replay.median / 1e6);
+        }
+        if let Some(plot) = plot {
+            let _ = writeln!(text, "\n![packets per second by flows]({plot})");
+        }
+        text
+    }
+
+    fn row(&self, flows: usize, contestant: Contestant) -> Option<String> {
+        let pps = self.pps(flows, contestant)?;
+        let cycles = self.tsc_hz / pps.median;
+        let above = self.pps(flows, Contestant::Io).map(|io| cycles - self.tsc_hz / io.median);
+        let worst = self.of(flows, contestant).map(|sample| sample.rate.off_core).fold(0.0, f64::max);
+        let name = contestant.name();
+        Some(format!(
+            "| {} | {} | {:.2} ({:.2} – {:.2}) | {cycles:.1} | {} | {} | {:.1} % |\n",
+            thousands(flows),
+            if contestant == Contestant::Penstock { format!("**{name}**") } else { format!("`{name}`") },
+            pps.median / 1e6,
+            pps.min / 1e6,
+            pps.max / 1e6,
+            above.map_or("–".into(), |above| format!("{above:.1}")),
+            self.ratio(flows, contestant)
+                .map_or("–".into(), |r| format!("{:.3} ({:.3} – {:.3})", r.median, r.min, r.max)),
+            worst * 100.0
+        ))
+    }
+
+    /// Every sample, in the order in which they were measured.
+    fn csv(&self) -> String {
+        let mut text = "round,flows,contestant,packets_per_second,off_core_share\n".to_owned();
+        for Sample { round, flows, contestant, rate } in &self.samples {
+            let _ = writeln!(text, "{},{flows},{contestant},{:.0},{:.4}", round + 1, rate.pps, rate.off_core);
+        }
+        text
+    }
+
+    /// Appends to RESULTS.md in `directory`, and puts the samples and the plot beside it.
+    pub fn store(&self, directory: &Path) -> anyhow::Result<()> {
+        let stamp: String = self.machine.date.chars().filter(char::is_ascii_digit).collect();
+        let run = format!("runs/{stamp}-{}", self.machine.commit);
+        fs::create_dir_all(directory.join(&run)).with_context(|| format!("{run} in {}", directory.display()))?;
+        fs::write(directory.join(&run).join("samples.csv"), self.csv())?;
+        fs::write(directory.join(&run).join("plot.svg"), plot::svg(self))?;
+        let results = directory.join("RESULTS.md");
+        let mut file = OpenOptions::new().create(true).append(true).open(&results)?;
+        write!(file, "\n{}", self.markdown(Some(&format!("{run}/plot.svg"))))?;
+        eprintln!("appended to {}; samples and plot in {}", results.display(), directory.join(run).display());
+        Ok(())
+    }
+}
+
+/// 1, 1 k, 100 k, 1 M; other figures as they are.
+pub fn thousands(count: usize) -> String {
+    match count {
+        n if n >= 1_000_000 && n % 1_000_000 == 0 => format!("{} M", n / 1_000_000),
+        n if n >= 1_000 && n % 1_000 == 0 => format!("{} k", n / 1_000),
+        n => n.to_string(),
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    /// Two rounds: the machine is half as fast in the second, penstock is at 80 % and 70 % of 5tswap.
+    pub fn example() -> Report {
+        let words = || "x".to_owned();
+        let machine = Machine {
+            cpu: words(),
+            cpus: 2,
+            kernel: words(),
+            dpdk: words(),
+            rustc: words(),
+            commit: "abc".into(),
+            date: "2026-01-02 03:04".into(),
+        };
+        let mut report = Report::new(machine, 1, 0, 2, 3.0);
+        report.tsc_hz = 2e9;
+        for (round, contestant, pps) in [
+            (0, Contestant::Io, 40e6),
+            (0, Contestant::Swap, 20e6),
+            (0, Contestant::Penstock, 16e6),
+            (1, Contestant::Io, 20e6),
+            (1, Contestant::Swap, 10e6),
+            (1, Contestant::Penstock, 7e6),
+        ] {
+            report.samples.push(Sample { round, flows: 1000, contestant, rate: Rate { pps, off_core: 0.01 } });
+        }
+        report
+    }
+
+    #[test]
+    fn a_ratio_is_taken_within_its_round() {
+        let ratio = example().ratio(1000, Contestant::Penstock).unwrap();
+        assert_eq!((ratio.min, ratio.median, ratio.max), (0.7, 0.75, 0.8));
+    }
+
+    #[test]
+    fn a_row_as_it_stands_in_the_table() {
+        let row = example().row(1000, Contestant::Penstock).unwrap();
+        // 2 GHz over 11.5 Mpps is 173.9 cycles, over io's 30 Mpps 66.7.
+        assert_eq!(
+            row,
+            "| 1 k | **penstock** | 11.50 (7.00 – 16.00) | 173.9 | 107.2 | 0.750 (0.700 – 0.800) | 1.0 % |\n"
+        );
+    }
+
+    #[test]
+    fn results_are_appended_with_their_samples_and_plot() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("RESULTS.md"), "# Results\n").unwrap();
+        example().store(directory.path()).unwrap();
+        let text = fs::read_to_string(directory.path().join("RESULTS.md")).unwrap();
+        assert!(text.starts_with("# Results\n\n## 2026-01-02 03:04 UTC, abc\n"), "{text}");
+        let run = directory.path().join("runs/202601020304-abc");
+        assert_eq!(fs::read_to_string(run.join("samples.csv")).unwrap().lines().count(), 7);
+        assert!(text.contains("(runs/202601020304-abc/plot.svg)") && run.join("plot.svg").exists());
+    }
+}
