@@ -10,4 +10,6 @@ pub mod mode; // one file a forwarding mode: `prepare` before any packet, `apply
 pub mod snapshot; // definitions + next hops -> the immutable thing an lcore reads
 pub mod quiescent; // publish snapshots, retire them once every lcore has let go
 pub mod pipeline; // a burst in, verdicts out: parse -> match -> select -> mode
+#[cfg(feature = "dpdk")]
+pub mod lcore; // the poll loop: rx, pipeline, tx, punt
 pub mod config; // the node (TOML, parsed once, checked whole)

@@ -19,7 +19,8 @@ impl Clock {
     }
 
     fn new(origin: u64, hz: u64) -> Self {
-        let scale = (1000_u128 << 64) / u128::from(hz);
+        // Rounded up, so that a whole millisecond is never shown as one less.
+        let scale = (1000_u128 << 64).div_ceil(u128::from(hz));
         Self { origin, scale: u64::try_from(scale).expect("a counter is faster than 1 kHz") }
     }
 

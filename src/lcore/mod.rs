@@ -36,8 +36,9 @@ pub use clock::Clock;
 pub use idle::Idle;
 
 use crate::counters::{LcoreBlock, PortBlock, Reason};
-use crate::pipeline::{BURST, Verdict};
-use crate::snapshot::{Millis, PortIndex};
+use crate::pipeline::{BURST, Pipeline, Verdict};
+use crate::quiescent::Reader;
+use crate::snapshot::{Millis, PortIndex, Snapshot};
 
 // A burst fills a batch.
 const _: () = assert!(BURST == dpdk::BURST);
@@ -74,6 +75,32 @@ pub trait Work {
 
     /// Rewrites `frames` (at most [`BURST`], received by `port`) in place, and says what becomes of each.
     fn process(&mut self, now: Millis, port: PortIndex, frames: &mut [Mbuf], verdicts: &mut [Verdict; BURST]);
+}
+
+/// The work of a running node: the pipeline, on the snapshot published last.
+#[derive(Debug)]
+pub struct Forwarding {
+    snapshots: Reader<Snapshot>,
+    pipeline: Pipeline,
+}
+
+impl Forwarding {
+    /// `lcore`: its index among the lcores that the snapshots are compiled for.
+    pub fn new(lcore: usize, snapshots: Reader<Snapshot>) -> Self {
+        Self { snapshots, pipeline: Pipeline::new(lcore) }
+    }
+}
+
+impl Work for Forwarding {
+    #[inline]
+    fn begin_round(&mut self) {
+        self.snapshots.quiescent();
+    }
+
+    #[inline]
+    fn process(&mut self, now: Millis, port: PortIndex, frames: &mut [Mbuf], verdicts: &mut [Verdict; BURST]) {
+        self.pipeline.process(self.snapshots.quiescent(), now, port, frames, verdicts);
+    }
 }
 
 /// Polls until `stop` is set. Never allocates, locks or calls the kernel, but for the naps of [`Idle::Sleep`].
