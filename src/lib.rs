@@ -12,4 +12,5 @@ pub mod quiescent; // publish snapshots, retire them once every lcore has let go
 pub mod pipeline; // a burst in, verdicts out: parse -> match -> select -> mode
 #[cfg(feature = "dpdk")]
 pub mod lcore; // the poll loop: rx, pipeline, tx, punt
+pub mod replay; // a capture through the same pipeline, N lcores in one thread
 pub mod config; // the node (TOML, parsed once, checked whole)

@@ -1,0 +1,62 @@
+//! A frame in plain memory.
+
+use crate::wire::Frame;
+
+/// A frame with headroom, reused from burst to burst.
+#[derive(Debug, Clone, Default)]
+pub struct Buffer {
+    memory: Vec<u8>,
+    start: usize,
+}
+
+impl Buffer {
+    /// Of a frame's bytes.
+    pub fn new(frame: &[u8]) -> Self {
+        let mut buffer = Self::default();
+        buffer.fill(frame);
+        buffer
+    }
+
+    /// Takes a frame's bytes in place of what was there.
+    pub fn fill(&mut self, frame: &[u8]) {
+        self.start = Self::HEADROOM;
+        self.memory.resize(Self::HEADROOM, 0);
+        self.memory.extend_from_slice(frame);
+    }
+}
+
+impl Frame for Buffer {
+    fn bytes(&self) -> &[u8] {
+        &self.memory[self.start..]
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.memory[self.start..]
+    }
+
+    fn prepend(&mut self, count: usize) -> Option<&mut [u8]> {
+        self.start = self.start.checked_sub(count)?;
+        Some(self.bytes_mut())
+    }
+
+    fn truncate(&mut self, length: usize) {
+        self.memory.truncate(self.start.saturating_add(length));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_grows_at_the_front_and_shrinks_at_the_end() {
+        let mut buffer = Buffer::new(b"frame");
+        buffer.truncate(3);
+        buffer.truncate(9);
+        buffer.prepend(2).unwrap()[..2].copy_from_slice(b"a ");
+        assert_eq!(buffer.bytes(), b"a fra");
+        assert!(buffer.prepend(Buffer::HEADROOM).is_none());
+        buffer.fill(b"");
+        assert_eq!(buffer.bytes(), b"");
+    }
+}

@@ -1,0 +1,188 @@
+//! A capture through the same pipeline that the lcores run: N lcores' worth of state in one thread. No device, no clock:
+//! time is the capture's.
+
+mod buffer;
+mod capture;
+mod deal;
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::counters::{Reason, Totals};
+use crate::pipeline::{BURST, Pipeline, Verdict};
+use crate::service::Definitions;
+use crate::snapshot::{Compiler, Fabric, Millis, PortIndex, Snapshot};
+use crate::wire::Frame;
+
+pub use buffer::Buffer;
+pub use capture::{CaptureError, Nanos, Reader, Resolution, Writer};
+
+/// What to replay under.
+pub struct Plan {
+    pub compiler: Compiler,
+    pub fabric: Fabric,
+    /// Where the frames are received.
+    pub port: PortIndex,
+    /// As many as the compiler was made for.
+    pub lcores: usize,
+    pub definitions: Definitions,
+    /// Further definitions, and when they come: nanoseconds from the first frame, ascending.
+    pub changes: Vec<(Nanos, Definitions)>,
+}
+
+/// What came of a replay.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Report {
+    pub totals: Totals,
+    /// Frames sent to each backend of each service, by address.
+    pub backends: BTreeMap<Arc<str>, BTreeMap<IpAddr, u64>>,
+}
+
+/// Why a replay ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    #[error("{0}")]
+    Capture(#[from] CaptureError),
+    #[error("cannot write: {0}")]
+    Write(#[from] io::Error),
+}
+
+/// Where frames go. `None` throws them away.
+pub struct Outputs<W> {
+    pub sent: Option<Writer<W>>,
+    pub punted: Option<Writer<W>>,
+}
+
+/// Puts all of `input` through the pipeline.
+pub fn run<R: Read, W: Write>(
+    mut plan: Plan,
+    mut input: Reader<R>,
+    outputs: impl FnOnce(Resolution) -> io::Result<Outputs<W>>,
+) -> Result<Report, ReplayError> {
+    let mut frame = Vec::new();
+    let mut stamp = input.next(&mut frame)?;
+    let mut outputs = outputs(input.resolution())?;
+    let start = stamp.unwrap_or(0);
+
+    let mut snapshot = plan.compiler.compile(&plan.definitions, &plan.fabric, Millis(0));
+    let mut changes = std::mem::take(&mut plan.changes).into_iter().peekable();
+    let mut lcores: Vec<Lcore> = (0..plan.lcores).map(Lcore::new).collect();
+    let mut batch = Batch::default();
+    let mut totals = Totals::default();
+    // A capture's stamps may step back; its clock does not.
+    let mut clock = 0;
+    while let Some(at) = stamp {
+        clock = clock.max(at.saturating_sub(start));
+        if batch.is_full() || batch.now != millis(clock) || changes.peek().is_some_and(|change| change.0 <= clock) {
+            batch.flush(&snapshot, plan.port, &mut lcores, &mut totals, &mut outputs)?;
+            while let Some((_, definitions)) = changes.next_if(|change| change.0 <= clock) {
+                snapshot = plan.compiler.compile(&definitions, &plan.fabric, millis(clock));
+            }
+            batch.now = millis(clock);
+        }
+        let lcore = deal::lcore(&frame, plan.lcores);
+        batch.order.push((lcore, lcores[lcore].take(&frame), at));
+        stamp = input.next(&mut frame)?;
+    }
+    batch.flush(&snapshot, plan.port, &mut lcores, &mut totals, &mut outputs)?;
+    for writer in [outputs.sent, outputs.punted].into_iter().flatten() {
+        writer.finish()?;
+    }
+
+    let mut backends: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
+    for ((service, backend), packets, _) in plan.compiler.registry().totals() {
+        *backends.entry(service.clone()).or_default().entry(backend.ip()).or_default() += packets;
+    }
+    Ok(Report { totals, backends })
+}
+
+fn millis(nanos: Nanos) -> Millis {
+    Millis(nanos / 1_000_000)
+}
+
+/// One lcore's state, and its part of the batch.
+struct Lcore {
+    pipeline: Pipeline,
+    frames: Vec<Buffer>,
+    count: usize,
+    verdicts: [Verdict; BURST],
+}
+
+impl Lcore {
+    fn new(index: usize) -> Self {
+        Self {
+            pipeline: Pipeline::new(index),
+            frames: vec![Buffer::default(); BURST],
+            count: 0,
+            verdicts: [Verdict::Punt; BURST],
+        }
+    }
+
+    fn take(&mut self, frame: &[u8]) -> usize {
+        let at = self.count;
+        self.frames[at].fill(frame);
+        self.count += 1;
+        at
+    }
+}
+
+/// Frames of one moment, at most a burst in all, dealt to the lcores.
+#[derive(Default)]
+struct Batch {
+    now: Millis,
+    /// Whose each frame is, its place there, and its time stamp.
+    order: Vec<(usize, usize, Nanos)>,
+}
+
+impl Batch {
+    fn is_full(&self) -> bool {
+        self.order.len() == BURST
+    }
+
+    fn flush<W: Write>(
+        &mut self,
+        snapshot: &Snapshot,
+        port: PortIndex,
+        lcores: &mut [Lcore],
+        totals: &mut Totals,
+        outputs: &mut Outputs<W>,
+    ) -> io::Result<()> {
+        for lcore in lcores.iter_mut().filter(|lcore| lcore.count > 0) {
+            let frames = &mut lcore.frames[..lcore.count];
+            lcore.pipeline.process(snapshot, self.now, port, frames, &mut lcore.verdicts);
+            lcore.count = 0;
+        }
+        for (lcore, at, stamp) in self.order.drain(..) {
+            let lcore = &lcores[lcore];
+            let writer = match lcore.verdicts[at] {
+                Verdict::Forward(_) | Verdict::Answer(_) => &mut outputs.sent,
+                Verdict::Punt => &mut outputs.punted,
+                Verdict::Drop(_) => &mut None,
+            };
+            if let Some(writer) = writer {
+                writer.write(stamp, lcore.frames[at].bytes())?;
+            }
+            count(lcore.verdicts[at], totals);
+        }
+        Ok(())
+    }
+}
+
+fn count(verdict: Verdict, totals: &mut Totals) {
+    totals.received += 1;
+    match verdict {
+        Verdict::Forward(_) => totals.forwarded += 1,
+        Verdict::Answer(_) => totals.answered += 1,
+        Verdict::Punt => totals.punted += 1,
+        Verdict::Drop(reason) => totals.dropped[reason as usize] += 1,
+    }
+}
+
+impl Report {
+    /// Reasons that dropped something, with how many frames.
+    pub fn dropped(&self) -> impl Iterator<Item = (Reason, u64)> + '_ {
+        Reason::ALL.iter().map(|&reason| (reason, self.totals.dropped[reason as usize])).filter(|&(_, count)| count > 0)
+    }
+}
