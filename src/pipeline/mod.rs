@@ -3,6 +3,7 @@
 //! The burst goes through each stage as a whole, so that the cache misses of its packets overlap.
 
 mod echo;
+mod explain;
 mod matching;
 mod parse;
 
@@ -11,6 +12,7 @@ use crate::mode::Identification;
 use crate::snapshot::{Millis, PortIndex, Snapshot, TargetIndex};
 use crate::wire::Frame;
 
+pub use explain::{Choice, Chosen, Explanation, Matched, explain};
 use matching::Match;
 use parse::Parsed;
 
@@ -74,7 +76,7 @@ impl Pipeline {
         }
 
         // Match. What belongs to a service goes on to the next stages; the rest is decided here.
-        let mut chosen = Chosen { count: 0, at: [0; BURST], service: [None; BURST] };
+        let mut chosen = Selected { count: 0, at: [0; BURST], service: [None; BURST] };
         for (at, (frame, verdict)) in frames.iter_mut().zip(verdicts.iter_mut()).enumerate() {
             let parsed = &self.parsed[at];
             match matching::find(parsed, snapshot, now) {
@@ -121,13 +123,13 @@ impl Pipeline {
 }
 
 /// The frames of a burst that belong to services.
-struct Chosen {
+struct Selected {
     count: usize,
     at: [u8; BURST],
     service: [Option<crate::snapshot::ServiceIndex>; BURST],
 }
 
-impl Chosen {
+impl Selected {
     #[inline]
     fn push(&mut self, at: usize, service: crate::snapshot::ServiceIndex) {
         if self.count < BURST {

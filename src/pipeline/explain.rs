@@ -1,0 +1,91 @@
+//! Why a packet goes where it goes: the pipeline's own steps, one at a time, with what each found.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use super::matching::{self, Match};
+use super::parse::Parsed;
+use super::{BURST, Pipeline, Verdict};
+use crate::maglev;
+use crate::service::{Backend, Service, State};
+use crate::snapshot::{Millis, PortIndex, Snapshot, Way};
+use crate::wire::Frame;
+
+/// What the pipeline does with one frame, and why.
+#[derive(Debug)]
+pub struct Explanation {
+    pub matched: Matched,
+    /// Of a service's packet.
+    pub choice: Option<Choice>,
+    /// Where the packet goes next: towards the backend, or the client of a reply or answer.
+    pub way: Option<(Ipv4Addr, Way)>,
+    pub verdict: Verdict,
+}
+
+/// Whose the packet is.
+#[derive(Debug)]
+pub enum Matched {
+    Service(Arc<Service>),
+    /// From an endpoint of a `dnat` service, which serves this VIP and port.
+    Reply((Ipv4Addr, u16)),
+    /// An echo request to a VIP.
+    Echo,
+    /// The verdict says it.
+    Nobody,
+}
+
+/// How the backend was chosen.
+#[derive(Debug)]
+pub struct Choice {
+    pub hash: u64,
+    pub slot: usize,
+    pub table_size: u32,
+    /// Who has the slot by definitions alone; `None`: nobody has any weight.
+    pub owner: Option<Chosen>,
+    /// Who takes it now; `None`: nobody may take anything.
+    pub now: Option<Chosen>,
+}
+
+/// A backend, as far as the choice is concerned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chosen {
+    pub endpoint: SocketAddr,
+    pub weight: u16,
+    pub state: State,
+}
+
+/// Explains what becomes of `frame`, received on `port`, and does it to the frame.
+pub fn explain<F: Frame>(snapshot: &Snapshot, now: Millis, port: PortIndex, frame: &mut F) -> Explanation {
+    let parsed = Parsed::of(frame.bytes(), snapshot.port(port));
+    let way = |to: Ipv4Addr| Some((to, *snapshot.way(to)));
+    let (matched, choice, way) = match matching::find(&parsed, snapshot, now) {
+        Match::Service(service) => {
+            let compiled = snapshot.compiled_service(service);
+            let hash = snapshot.hash(parsed.source, parsed.source_port);
+            let slot = maglev::slot(hash, compiled.table_size());
+            let chosen = |backend: &Backend| Chosen {
+                endpoint: compiled.definition().endpoint(backend),
+                weight: backend.weight,
+                state: backend.state,
+            };
+            let taker = compiled.now(slot).map(chosen);
+            let way = match taker.as_ref().map(|taker| taker.endpoint.ip()) {
+                Some(std::net::IpAddr::V4(to)) => way(to),
+                _ => None,
+            };
+            let owner = compiled.owner(slot).map(chosen);
+            let choice = Choice { hash, slot, table_size: compiled.table_size(), owner, now: taker };
+            (Matched::Service(compiled.definition().clone()), Some(choice), way)
+        }
+        Match::Reply(_) => {
+            let endpoint = snapshot.endpoint(parsed.source, parsed.source_port, parsed.packet.protocol);
+            let matched = endpoint.map_or(Matched::Nobody, |(vip, _)| Matched::Reply(vip));
+            (matched, None, way(parsed.destination))
+        }
+        Match::Echo => (Matched::Echo, None, way(parsed.source)),
+        Match::Other(_) => (Matched::Nobody, None, None),
+    };
+    let mut verdicts = [Verdict::Punt; BURST];
+    Pipeline::new(0).process(snapshot, now, port, std::slice::from_mut(frame), &mut verdicts);
+    Explanation { matched, choice, way, verdict: verdicts[0] }
+}

@@ -1,0 +1,236 @@
+//! A small world for packets: a node's snapshot, and frames made by hand.
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use penstock::pipeline::{BURST, Pipeline, Verdict};
+use penstock::replay::Buffer;
+use penstock::service::{Backend, Definitions, Forwarding, IdleTimeout, Protocol, Service, State, Tracking};
+use penstock::snapshot::{Compiler, Environment, Fabric, Millis, Neighbor, Port, PortIndex, Route, Snapshot};
+use penstock::wire::{Frame, Mac, checksum};
+
+pub const OUR_MAC: Mac = Mac([2, 0, 0, 0, 0, 0x01]);
+pub const CLIENT_MAC: Mac = Mac([2, 0, 0, 0, 0, 0xfe]);
+pub const BACKEND_MAC: Mac = Mac([2, 0, 0, 0, 0, 0xfd]);
+pub const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+pub const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+/// Its services: `web` (ipip, tcp 80), `dns` (ipip, udp 53).
+pub const TUNNEL_VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// Its services: `nat` (dnat, tcp 80 to 8080), `nat-udp` (dnat, udp 53), `guarded` (dnat, tcp 443, some clients only).
+pub const NAT_VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+/// Its services: `empty` (tcp 80, no backend), `lost` (tcp 81, no next hop).
+pub const LONELY_VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 3);
+/// The node's own, with one service on port 80.
+pub const OWN_VIP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+pub const TCP: u8 = 6;
+pub const UDP: u8 = 17;
+
+pub fn backend(address: &str, port: Option<u16>) -> Backend {
+    Backend { address: address.parse().unwrap(), port, weight: 100, state: State::Active }
+}
+
+pub fn service(
+    name: &str,
+    vip: Ipv4Addr,
+    port: u16,
+    protocol: Protocol,
+    forwarding: Forwarding,
+    backends: Vec<Backend>,
+) -> Service {
+    Service {
+        name: name.into(),
+        vip: vip.into(),
+        port,
+        protocol,
+        forwarding,
+        tracking: Tracking::None,
+        backends,
+        source_ranges: vec![],
+        deny_ranges: vec![],
+        idle_timeout: IdleTimeout::default(),
+        table_size: Some(1009),
+    }
+}
+
+pub fn definitions() -> Definitions {
+    use Forwarding::{Dnat, Ipip};
+    use Protocol::{Tcp, Udp};
+    let mut guarded = service("guarded", NAT_VIP, 443, Tcp, Dnat, vec![backend("10.1.0.5", None)]);
+    guarded.deny_ranges = vec!["198.51.100.0/24".parse().unwrap()];
+    let services = [
+        service("web", TUNNEL_VIP, 80, Tcp, Ipip, vec![backend("10.1.0.1", None)]),
+        service("dns", TUNNEL_VIP, 53, Udp, Ipip, vec![backend("10.1.0.2", None)]),
+        service("nat", NAT_VIP, 80, Tcp, Dnat, vec![backend("10.1.0.3", Some(8080))]),
+        service("nat-udp", NAT_VIP, 53, Udp, Dnat, vec![backend("10.1.0.4", None)]),
+        guarded,
+        service("empty", LONELY_VIP, 80, Tcp, Ipip, vec![]),
+        service("lost", LONELY_VIP, 81, Tcp, Ipip, vec![backend("172.31.0.1", None)]),
+        service("local", OWN_VIP, 80, Tcp, Ipip, vec![backend("10.1.0.6", None)]),
+    ];
+    Definitions { version: Some("1".into()), services: services.into_iter().map(Arc::new).collect() }
+}
+
+pub fn environment() -> Environment {
+    Environment {
+        seed: *b"0123456789abcdef",
+        table_size: 65537,
+        ipv4_source: Some(SOURCE),
+        drain_timeout: Duration::from_secs(3600),
+        lcores: 1,
+    }
+}
+
+pub fn fabric() -> Fabric {
+    let neighbor = |address: &str, mac| Neighbor { address: address.parse().unwrap(), mac, port: PortIndex(0) };
+    let route = |prefix: &str, via: &str| Route { prefix: prefix.parse().unwrap(), via: Some(via.parse().unwrap()) };
+    Fabric {
+        ports: vec![Port { mac: OUR_MAC, mtu: 1500, promiscuous: false }],
+        own: vec![IpAddr::from(OWN_VIP)],
+        neighbors: vec![neighbor("10.0.0.254", CLIENT_MAC), neighbor("10.0.0.253", BACKEND_MAC)],
+        // 172.16/12 leads to a gateway that nobody answers for.
+        routes: vec![
+            route("0.0.0.0/0", "10.0.0.254"),
+            route("10.1.0.0/16", "10.0.0.253"),
+            route("172.16.0.0/12", "10.0.0.9"),
+        ],
+    }
+}
+
+/// One lcore with a snapshot.
+pub struct Node {
+    pub snapshot: Arc<Snapshot>,
+    pub pipeline: Pipeline,
+    pub now: Millis,
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        Self::new(&definitions(), &fabric())
+    }
+}
+
+impl Node {
+    pub fn new(definitions: &Definitions, fabric: &Fabric) -> Self {
+        let snapshot = Compiler::new(environment()).compile(definitions, fabric, Millis(0));
+        Self { snapshot, pipeline: Pipeline::new(0), now: Millis(0) }
+    }
+
+    /// What becomes of a frame, and its bytes afterwards.
+    pub fn receive(&mut self, frame: &[u8]) -> (Verdict, Vec<u8>) {
+        let mut buffer = [Buffer::new(frame)];
+        let mut verdicts = [Verdict::Punt; BURST];
+        self.pipeline.process(&self.snapshot, self.now, PortIndex(0), &mut buffer, &mut verdicts);
+        (verdicts[0], buffer[0].bytes().to_vec())
+    }
+
+    pub fn verdict(&mut self, frame: &[u8]) -> Verdict {
+        self.receive(frame).0
+    }
+}
+
+/// A frame under construction: a client's packet to a VIP unless told otherwise.
+#[derive(Clone)]
+pub struct Made {
+    pub to: Mac,
+    pub source: Ipv4Addr,
+    pub destination: Ipv4Addr,
+    pub protocol: u8,
+    pub tos: u8,
+    pub id: u16,
+    /// Flags and fragment offset.
+    pub flags: u16,
+    pub ttl: u8,
+    pub options: Vec<u8>,
+    pub segment: Vec<u8>,
+    pub padding: usize,
+}
+
+pub const DF: u16 = 0x4000;
+pub const MF: u16 = 0x2000;
+
+impl Made {
+    pub fn tcp(destination: Ipv4Addr, port: u16) -> Self {
+        Self::with(destination, TCP, tcp_segment(CLIENT, 40000, destination, port, b"hello"))
+    }
+
+    pub fn udp(destination: Ipv4Addr, port: u16) -> Self {
+        Self::with(destination, UDP, udp_segment(CLIENT, 40000, destination, port, b"hello"))
+    }
+
+    pub fn echo(destination: Ipv4Addr) -> Self {
+        let mut message = vec![8, 0, 0, 0, 0x12, 0x34, 0, 1, b'p', b'i', b'n', b'g', b'!'];
+        let sum = !checksum::sum(&message);
+        message[2..4].copy_from_slice(&sum.to_be_bytes());
+        Self::with(destination, 1, message)
+    }
+
+    pub fn with(destination: Ipv4Addr, protocol: u8, segment: Vec<u8>) -> Self {
+        Self {
+            to: OUR_MAC,
+            source: CLIENT,
+            destination,
+            protocol,
+            tos: 0,
+            id: 0x1234,
+            flags: DF,
+            ttl: 33,
+            options: vec![],
+            segment,
+            padding: 0,
+        }
+    }
+
+    pub fn packet(&self) -> Vec<u8> {
+        let header = 20 + self.options.len();
+        let mut packet = vec![0x40 | (header / 4) as u8, self.tos, 0, 0, 0, 0, 0, 0, self.ttl, self.protocol, 0, 0];
+        packet[2..4].copy_from_slice(&((header + self.segment.len()) as u16).to_be_bytes());
+        packet[4..6].copy_from_slice(&self.id.to_be_bytes());
+        packet[6..8].copy_from_slice(&self.flags.to_be_bytes());
+        packet.extend(self.source.octets());
+        packet.extend(self.destination.octets());
+        packet.extend(&self.options);
+        let sum = !checksum::sum(&packet);
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        packet.extend(&self.segment);
+        packet
+    }
+
+    pub fn frame(&self) -> Vec<u8> {
+        let mut frame = [&self.to.0[..], &CLIENT_MAC.0, &[8, 0]].concat();
+        frame.extend(self.packet());
+        frame.resize(frame.len() + self.padding, 0xaa);
+        frame
+    }
+}
+
+pub fn transport_sum(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, segment: &[u8]) -> u16 {
+    let length = segment.len() as u16;
+    let pseudo = [&source.octets()[..], &destination.octets(), &[0, protocol], &length.to_be_bytes(), segment].concat();
+    !checksum::sum(&pseudo)
+}
+
+pub fn tcp_segment(source: Ipv4Addr, from: u16, destination: Ipv4Addr, to: u16, payload: &[u8]) -> Vec<u8> {
+    let mut segment = [
+        &from.to_be_bytes()[..],
+        &to.to_be_bytes(),
+        &[1, 2, 3, 4, 5, 6, 7, 8, 0x50, 0x10, 0x72, 0x10, 0, 0, 0, 0],
+        payload,
+    ]
+    .concat();
+    let sum = transport_sum(source, destination, TCP, &segment);
+    segment[16..18].copy_from_slice(&sum.to_be_bytes());
+    segment
+}
+
+pub fn udp_segment(source: Ipv4Addr, from: u16, destination: Ipv4Addr, to: u16, payload: &[u8]) -> Vec<u8> {
+    let length = 8 + payload.len() as u16;
+    let mut segment = [&from.to_be_bytes()[..], &to.to_be_bytes(), &length.to_be_bytes(), &[0, 0], payload].concat();
+    let sum = match transport_sum(source, destination, UDP, &segment) {
+        0 => 0xffff,
+        sum => sum,
+    };
+    segment[6..8].copy_from_slice(&sum.to_be_bytes());
+    segment
+}
