@@ -14,3 +14,4 @@ pub mod pipeline; // a burst in, verdicts out: parse -> match -> select -> mode
 pub mod lcore; // the poll loop: rx, pipeline, tx, punt
 pub mod replay; // a capture through the same pipeline, N lcores in one thread
 pub mod config; // the node (TOML, parsed once, checked whole)
+pub mod cli; // what each subcommand prints

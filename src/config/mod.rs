@@ -1,4 +1,12 @@
 //! The node's configuration, `penstock.toml`: parsed once, checked whole.
+//!
+//! Read by the same machinery as service definitions (`service::shape`), from the table in `keys`.
+
+mod fabric;
+mod fit;
+pub mod keys;
+mod limits;
+mod reader;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -6,9 +14,13 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::service::shape::choice;
 use crate::wire::Mac;
 
-/// A whole, valid configuration. Every key, its default and its range stand in `reader.rs`.
+pub use fabric::REPLAY_MAC;
+pub use fit::fit;
+
+/// A whole, valid configuration. Every key, its default and its range stand in `keys.rs`.
 #[derive(Debug, Clone)]
 pub struct Config {
     pub node: Node,
@@ -41,12 +53,14 @@ pub struct Dpdk {
     pub idle: Idle,
 }
 
-/// What an lcore does when nothing arrives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Idle {
-    Poll,
-    Pause,
-    Sleep,
+choice! {
+    /// What an lcore does when nothing arrives.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    Idle {
+        Poll "poll"
+        Pause "pause"
+        Sleep "sleep"
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -109,7 +123,20 @@ pub enum Feed {
     None,
 }
 
+choice! {
+    /// Every kind of feed of the contract, those of later releases included.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    FeedKind {
+        File "file"
+        Http "http"
+        Grpc "grpc"
+        Etcd "etcd"
+        None "none"
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct Metrics {
+    /// `None`: no metrics.
     pub listen: Option<SocketAddr>,
 }

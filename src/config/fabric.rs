@@ -1,0 +1,51 @@
+//! The configuration as the snapshot's compiler takes it.
+
+use super::Config;
+use crate::snapshot::{self, Environment, Fabric, PortIndex};
+use crate::wire::Mac;
+
+/// MAC address of a port that names none, where there is no device to ask.
+pub const REPLAY_MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
+
+impl Config {
+    /// What does not change while a node runs.
+    pub fn environment(&self) -> Environment {
+        Environment {
+            seed: self.hash.seed,
+            table_size: self.hash.table_size,
+            ipv4_source: self.encap.ipv4_source,
+            drain_timeout: self.flows.drain_timeout,
+            lcores: self.dpdk.lcores.len(),
+        }
+    }
+
+    /// Ports, own addresses and static next hops, for a node without devices.
+    pub fn fabric(&self) -> Fabric {
+        self.fabric_on(|_| REPLAY_MAC)
+    }
+
+    /// The same, with the MAC addresses of the devices for ports that name none.
+    pub fn fabric_on(&self, device_mac: impl Fn(usize) -> Mac) -> Fabric {
+        let port = |(index, port): (usize, &super::Port)| snapshot::Port {
+            mac: port.mac.unwrap_or_else(|| device_mac(index)),
+            mtu: port.mtu,
+            promiscuous: port.promiscuous,
+        };
+        let neighbor = |neighbor: &super::Neighbor| snapshot::Neighbor {
+            address: neighbor.address,
+            mac: neighbor.mac,
+            // The reader takes at most `MOST_PORTS` ports.
+            port: PortIndex(u8::try_from(neighbor.port).expect("at most 250 ports")),
+        };
+        Fabric {
+            ports: self.ports.iter().enumerate().map(port).collect(),
+            own: self.ports.iter().flat_map(|port| port.addresses.iter().copied()).collect(),
+            neighbors: self.neighbors.iter().map(neighbor).collect(),
+            routes: self
+                .routes
+                .iter()
+                .map(|route| snapshot::Route { prefix: route.prefix, via: Some(route.via) })
+                .collect(),
+        }
+    }
+}

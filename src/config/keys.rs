@@ -1,0 +1,273 @@
+//! Every key of the node's configuration: its values, its default, what it means. The one place for all three.
+
+use std::net::SocketAddr;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::{FeedKind, Idle};
+use crate::service::keys::TABLE_SIZE;
+use crate::service::shape::Otherwise::{Bool, Integer, Text};
+use crate::service::shape::{Format, Key, Shape, format};
+
+/// Ports that a node can have: a port is one byte to an lcore, and a few values of it mean other things.
+pub const MOST_PORTS: usize = 250;
+
+pub static CONFIG: &[Key] = &[
+    Key::optional("node", Shape::Object(NODE), "The node itself."),
+    Key::required("dpdk", Shape::Object(DPDK), "Cores and memory; `lcores` has no default."),
+    Key::required(
+        "port",
+        Shape::List { of: &Shape::Object(PORT), least: 1, most: MOST_PORTS },
+        "One [[port]] for each NIC or virtual device.",
+    ),
+    Key::optional("icmp", Shape::Object(ICMP), "ICMP errors that the node makes, all lcores together; a token bucket."),
+    Key::optional("encap", Shape::Object(ENCAP), "Outer headers of tunnels."),
+    Key::optional("snat", Shape::Object(SNAT), "Source addresses and ports of \"snat\", shared out among the lcores."),
+    Key::required("hash", Shape::Object(HASH), "How flows are spread; `seed` has no default."),
+    Key::optional("flows", Shape::Object(FLOWS), "Flow memory."),
+    Key::optional("fragments", Shape::Object(FRAGMENTS), "IP fragments."),
+    Key::optional(
+        "neighbor",
+        Shape::list(&Shape::Object(NEIGHBOR)),
+        "Static next hops; the kernel's are added to these.",
+    ),
+    Key::optional("route", Shape::list(&Shape::Object(ROUTE)), "Static routes; the kernel's are added to these."),
+    Key::optional("feed", Shape::Object(FEED), "Where service definitions come from."),
+    Key::optional("api", Shape::Object(API), "The gRPC API."),
+    Key::optional("metrics", Shape::Object(METRICS), "The HTTP endpoints /metrics, /healthz, /readyz."),
+];
+
+static NODE: &[Key] = &[
+    Key::default("name", Shape::Text(&format::NAME), Text("penstock"), "The node's name in logs."),
+    Key::default("state_dir", Shape::Text(&FILE), Text("/var/lib/penstock"), "Directory of what outlives a restart."),
+    Key::default(
+        "stop_grace",
+        Shape::Duration { least: "0ms", most: "1h" },
+        Text("5s"),
+        "After SIGTERM the node is not ready, but forwards so long.",
+    ),
+];
+
+static DPDK: &[Key] = &[
+    Key::required(
+        "lcores",
+        Shape::List { of: &Shape::Integer { least: 0, most: 1023 }, least: 1, most: 128 },
+        "CPU numbers of the polling cores, for example [1]; the control side runs on the others.",
+    ),
+    Key::optional(
+        "eal_args",
+        Shape::list(&Shape::Text(&format::ANY)),
+        "Arguments of DPDK's EAL, passed through as they are.",
+    ),
+    Key::default(
+        "mempool_mbufs",
+        Shape::Integer { least: 1023, most: 1 << 26 },
+        Integer(65535),
+        "Packet buffers of the node, about 2.3 KB each with the default data room; best a power of two less one.",
+    ),
+    Key::default(
+        "mbuf_data_room",
+        Shape::Integer { least: 1152, most: 65535 },
+        Integer(2176),
+        "Bytes of a packet buffer, 128 of them headroom.",
+    ),
+    Key::default("idle", Shape::Choice(Idle::NAMES), Text("poll"), "What an lcore does when nothing arrives."),
+];
+
+static PORT: &[Key] = &[
+    Key::required("name", Shape::Text(&format::NAME), "A name of its own, for metrics and [[neighbor]]."),
+    Key::required(
+        "device",
+        Shape::Text(&DEVICE),
+        "A PCI address like \"0000:03:00.0\", or a virtual device like \"net_af_packet0,iface=veth0\".",
+    ),
+    // An IPv4 host accepts 576 bytes (RFC 791); 9710 is the most that common NICs take.
+    Key::default("mtu", Shape::Integer { least: 576, most: 9710 }, Integer(1500), "Largest IP packet, bytes."),
+    Key::optional("mac", Shape::Text(&format::MAC), "By default the device's own."),
+    Key::optional(
+        "addresses",
+        Shape::list(&Shape::Text(&format::ADDRESS)),
+        "The node's own addresses, added to the twin's.",
+    ),
+    Key::optional("twin", Shape::Text(&INTERFACE), "Name of the kernel twin, a persistent tap; absent: none."),
+    Key::default("promiscuous", Shape::Bool, Bool(false), "Whether frames for other stations are taken too."),
+];
+
+static ICMP: &[Key] = &[
+    Key::default("errors_per_second", Shape::Integer { least: 0, most: 1_000_000 }, Integer(1000), "The rate."),
+    Key::default(
+        "burst",
+        Shape::Integer { least: 0, most: 1_000_000 },
+        Integer(100),
+        "How many at once; full at start.",
+    ),
+];
+
+static ENCAP: &[Key] = &[
+    Key::optional("ipv4_source", Shape::Text(&format::IPV4), "Outer source of IPv4 tunnels."),
+    Key::optional("ipv6_source", Shape::Text(&format::IPV6), "Outer source of IPv6 tunnels."),
+    Key::optional(
+        "rss_source_v4",
+        Shape::Text(&format::PREFIX),
+        "Spreads the outer IPv4 source by flow over this prefix.",
+    ),
+    Key::optional(
+        "rss_source_v6",
+        Shape::Text(&format::PREFIX),
+        "Spreads the outer IPv6 source by flow over this prefix.",
+    ),
+];
+
+static SNAT: &[Key] = &[
+    Key::optional("ipv4", Shape::list(&Shape::Text(&format::IPV4)), "IPv4 addresses."),
+    Key::optional("ipv6", Shape::list(&Shape::Text(&format::IPV6)), "IPv6 addresses."),
+    Key::default(
+        "ports",
+        Shape::Text(&format::PORTS),
+        Text("1024-32767"),
+        "Ports, apart from the kernel's own ephemeral ones.",
+    ),
+];
+
+static HASH: &[Key] = &[
+    Key::required(
+        "seed",
+        Shape::Text(&SEED),
+        "The same on every node of a fleet; make one with: head -c 16 /dev/urandom | base64",
+    ),
+    Key::default("table_size", TABLE_SIZE, Integer(65537), "Slots of a Maglev table; a service may override it."),
+];
+
+static FLOWS: &[Key] = &[
+    Key::default(
+        "capacity",
+        Shape::Integer { least: 1, most: 1 << 30 },
+        Integer(1_048_576),
+        "Remembered flows of an lcore.",
+    ),
+    Key::default(
+        "drain_timeout",
+        Shape::Duration { least: "0s", most: "365d" },
+        Text("1h"),
+        "How long replies of an endpoint that left are still translated.",
+    ),
+];
+
+static FRAGMENTS: &[Key] = &[Key::default(
+    "hold",
+    Shape::Duration { least: "0ms", most: "10s" },
+    Text("0ms"),
+    "How long a later fragment waits for its first.",
+)];
+
+static NEIGHBOR: &[Key] = &[
+    Key::required("address", Shape::Text(&format::ADDRESS), "Its address."),
+    Key::required("mac", Shape::Text(&format::MAC), "Its MAC address."),
+    Key::required("port", Shape::Text(&format::NAME), "Name of the [[port]] that it is reached by."),
+    Key::optional("vlan", Shape::Integer { least: 1, most: 4094 }, "VLAN tag that frames to it carry."),
+];
+
+static ROUTE: &[Key] = &[
+    Key::required("prefix", Shape::Text(&format::PREFIX), "Where to, for example \"0.0.0.0/0\"."),
+    Key::required("via", Shape::Text(&format::ADDRESS), "Address of the router."),
+];
+
+static FEED: &[Key] = &[
+    Key::default("kind", Shape::Choice(FeedKind::NAMES), Text("file"), "What kind of feed; \"none\": the API alone."),
+    Key::default(
+        "path",
+        Shape::Text(&FILE),
+        Text("services.json"),
+        "The file; relative to the configuration's directory.",
+    ),
+    Key::default("forwarding", Shape::Text(&format::ANY), Text("ipip"), "Mode of Kubernetes services that name none."),
+    Key::optional(
+        "load_balancer_class",
+        Shape::Text(&format::NAME),
+        "Only Kubernetes services of this class are taken.",
+    ),
+    Key::default(
+        "health_check_node_ports",
+        Shape::Bool,
+        Bool(false),
+        "Whether Kubernetes' healthCheckNodePort is probed.",
+    ),
+    Key::default(
+        "node_ports",
+        Shape::Bool,
+        Bool(false),
+        "Whether a Kubernetes nodePort is a service on the node's own addresses.",
+    ),
+    Key::optional(
+        "node_addresses",
+        Shape::Map(&Shape::Text(&format::ADDRESS)),
+        "Addresses of Kubernetes nodes, by name.",
+    ),
+    Key::optional("url", Shape::Text(&format::ANY), "Where an http, grpc or etcd feed is."),
+    Key::optional("poll_interval", Shape::Duration { least: "100ms", most: "1d" }, "How often an http feed is asked."),
+    Key::optional("token_file", Shape::Text(&FILE), "File of a bearer token."),
+    Key::optional("ca", Shape::Text(&FILE), "File of the certificates that the feed's own is checked by."),
+    Key::optional("cert", Shape::Text(&FILE), "File of the client certificate."),
+    Key::optional("key", Shape::Text(&FILE), "File of its key."),
+    Key::optional("prefix", Shape::Text(&format::ANY), "Prefix of the keys in etcd."),
+];
+
+/// Keys of `[feed]` that mean something only with a feed on the network.
+pub const NETWORK_FEED: &[&str] = &["url", "poll_interval", "token_file", "ca", "cert", "key", "prefix"];
+
+static API: &[Key] = &[Key::optional(
+    "listen",
+    Shape::list(&Shape::Text(&API_LISTEN)),
+    "Unix sockets (\"unix:/run/penstock/api.sock\") and TCP addresses.",
+)];
+
+static METRICS: &[Key] =
+    &[Key::default("listen", Shape::Text(&METRICS_LISTEN), Text("127.0.0.1:9341"), "Address and port, or \"none\".")];
+
+static FILE: Format = Format {
+    what: "the name of a file or directory",
+    pattern: r"^[^\x00]+$",
+    holds: |text| !text.is_empty() && !text.contains('\0'),
+};
+
+static DEVICE: Format = Format {
+    what: "a PCI address like \"0000:03:00.0\", or a virtual device like \"net_af_packet0,iface=veth0\"",
+    pattern: r"^[^\s\x00]+$",
+    holds: |text| !text.is_empty() && !text.contains(|letter: char| letter.is_whitespace() || letter == '\0'),
+};
+
+static INTERFACE: Format = Format {
+    what: "the name of a network interface: 1 to 15 bytes, no spaces, slashes or colons",
+    pattern: r"^[^\s/:\x00]{1,15}$",
+    holds: |text| {
+        (1..=15).contains(&text.len())
+            && !matches!(text, "." | "..")
+            && !text.contains(|letter: char| letter.is_whitespace() || matches!(letter, '/' | ':' | '\0'))
+    },
+};
+
+static SEED: Format = Format {
+    what: "16 bytes in base64; make them with: head -c 16 /dev/urandom | base64",
+    pattern: "^[A-Za-z0-9+/]{22}==$",
+    holds: |text| seed(text).is_some(),
+};
+
+/// The bytes of a seed.
+pub fn seed(text: &str) -> Option<[u8; 16]> {
+    STANDARD.decode(text).ok()?.try_into().ok()
+}
+
+static API_LISTEN: Format = Format {
+    what: "\"unix:\" and the path of a socket, or an address and port",
+    pattern: "^(unix:/.*|.+:[0-9]+)$",
+    holds: |text| {
+        text.strip_prefix("unix:").map_or_else(|| text.parse::<SocketAddr>().is_ok(), |path| path.starts_with('/'))
+    },
+};
+
+static METRICS_LISTEN: Format = Format {
+    what: "an address and port like \"127.0.0.1:9341\", or \"none\"",
+    pattern: "^(none|.+:[0-9]+)$",
+    holds: |text| text == "none" || text.parse::<SocketAddr>().is_ok(),
+};

@@ -1,0 +1,199 @@
+//! The document, read whole: every error at once, or a valid configuration.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path as FilePath, PathBuf};
+
+use ipnet::IpNet;
+
+use super::keys::{self, CONFIG};
+use super::limits;
+use super::{Config, Dpdk, Encap, Feed, FeedKind, Flows, Hash, Icmp, Metrics, Neighbor, Node, Port, Route};
+use crate::service::problem::{Errors, Path, Report, Warning};
+use crate::service::shape::{self, Object, Shape};
+use crate::service::tree;
+use crate::wire::Mac;
+
+impl Config {
+    /// Reads the configuration in the file at `path`.
+    pub fn load(path: &FilePath) -> Result<(Self, Vec<Warning>), Errors> {
+        let name = path.display().to_string();
+        let document = std::fs::read(path).map_err(|error| Errors::whole(&name, format!("cannot be read: {error}")))?;
+        Self::read(&document, &name)
+    }
+
+    /// Reads a configuration. `file` names it in errors; its directory is where relative paths begin.
+    pub fn read(document: impl AsRef<[u8]>, file: &str) -> Result<(Self, Vec<Warning>), Errors> {
+        let tree = tree::toml(document.as_ref(), file)?;
+        let mut report = Report::new(file);
+        shape::check(&tree, &Shape::Object(CONFIG), &Path::default(), &mut report);
+        let root = Object::root(&tree, CONFIG);
+        let config = read(&root, FilePath::new(file), &mut report);
+        limits::check(&root, &mut report);
+        if config.is_none() && report.errors.is_empty() {
+            report.error(Path::default(), "valid, but not understood: a mistake in penstock");
+        }
+        let config = config.filter(|_| report.errors.is_empty());
+        match config {
+            Some(config) => report.finish(|| config),
+            None => Err(Errors(report.errors)),
+        }
+    }
+}
+
+/// `None` where something is absent that the checks require.
+fn read(root: &Object<'_>, file: &FilePath, report: &mut Report) -> Option<Config> {
+    // Each part is read even where another one failed, for all the errors.
+    let (node, dpdk, ports) = (read_node(root), read_dpdk(root, report), read_ports(root, report));
+    let (neighbors, routes) = (read_neighbors(root, report), read_routes(root, report));
+    let (encap, feed) = (read_encap(root, report), read_feed(root, file, report));
+    let (icmp, hash, flows) = (root.object("icmp"), root.object("hash"), root.object("flows"));
+    Some(Config {
+        node: node?,
+        dpdk: dpdk?,
+        ports: ports?,
+        icmp: Icmp { errors_per_second: icmp.get("errors_per_second")?, burst: icmp.get("burst")? },
+        encap,
+        hash: Hash { seed: keys::seed(&hash.get::<String>("seed")?)?, table_size: hash.get("table_size")? },
+        flows: Flows { capacity: flows.get("capacity")?, drain_timeout: flows.get("drain_timeout")? },
+        neighbors: neighbors?,
+        routes: routes?,
+        feed: feed?,
+        metrics: Metrics { listen: root.object("metrics").get::<String>("listen")?.parse().ok() },
+    })
+}
+
+fn read_node(root: &Object<'_>) -> Option<Node> {
+    let node = root.object("node");
+    Some(Node {
+        name: node.get("name")?,
+        state_dir: PathBuf::from(node.get::<String>("state_dir")?),
+        stop_grace: node.get("stop_grace")?,
+    })
+}
+
+fn read_dpdk(root: &Object<'_>, report: &mut Report) -> Option<Dpdk> {
+    let dpdk = root.object("dpdk");
+    let lcores: Vec<u16> = dpdk.list("lcores");
+    for (index, lcore) in lcores.iter().enumerate() {
+        if lcores[..index].contains(lcore) {
+            report.error(dpdk.path.item("lcores", index), format!("CPU {lcore} is named twice"));
+        }
+    }
+    Some(Dpdk {
+        lcores,
+        eal_args: dpdk.list("eal_args"),
+        mempool_mbufs: dpdk.get("mempool_mbufs")?,
+        mbuf_data_room: dpdk.get("mbuf_data_room")?,
+        idle: dpdk.get("idle")?,
+    })
+}
+
+fn read_ports(root: &Object<'_>, report: &mut Report) -> Option<Vec<Port>> {
+    let mut seen: HashMap<(&str, String), usize> = HashMap::new();
+    for (index, port) in root.objects("port").enumerate() {
+        for key in ["name", "device", "twin"] {
+            let Some(text) = port.get::<String>(key) else { continue };
+            let first = *seen.entry((key, text.clone())).or_insert(index);
+            if first != index {
+                report.error(port.path.key(key), format!("{text:?} is the {key} of port[{first}] already"));
+            }
+        }
+    }
+    let read = |port: Object<'_>| {
+        Some(Port {
+            name: port.get("name")?,
+            device: port.get("device")?,
+            mtu: port.get("mtu")?,
+            mac: port.get("mac"),
+            addresses: port.list("addresses"),
+            twin: port.get("twin"),
+            promiscuous: port.get("promiscuous")?,
+        })
+    };
+    root.objects("port").map(read).collect()
+}
+
+fn read_encap(root: &Object<'_>, report: &mut Report) -> Encap {
+    let encap = root.object("encap");
+    let ipv4_source: Option<Ipv4Addr> = encap.get("ipv4_source");
+    if let Some(source) =
+        ipv4_source.filter(|source| source.is_unspecified() || source.is_multicast() || source.is_broadcast())
+    {
+        report.error(encap.path.key("ipv4_source"), format!("{source} is not the address of one host"));
+    }
+    Encap { ipv4_source, ipv6_source: encap.get("ipv6_source") }
+}
+
+fn read_neighbors(root: &Object<'_>, report: &mut Report) -> Option<Vec<Neighbor>> {
+    let ports: Vec<Option<String>> = root.objects("port").map(|port| port.get("name")).collect();
+    let mut seen: HashMap<IpAddr, usize> = HashMap::new();
+    let mut neighbors = Vec::new();
+    let mut whole = true;
+    for (index, neighbor) in root.objects("neighbor").enumerate() {
+        let (address, mac): (Option<IpAddr>, Option<Mac>) = (neighbor.get("address"), neighbor.get("mac"));
+        if let Some(address) = address
+            && let Some(first) = seen.insert(address, index)
+        {
+            report
+                .warn(neighbor.path.key("address"), format!("{address} is neighbor[{first}] already; this one counts"));
+        }
+        let port = neighbor.get::<String>("port").and_then(|name| {
+            let found = ports.iter().position(|port| port.as_ref() == Some(&name));
+            if found.is_none() {
+                let names = ports.iter().flatten();
+                let near = shape::nearest(&name, names.map(String::as_str));
+                let hint = near.map(|near| format!("; did you mean {near:?}?")).unwrap_or_default();
+                report.error(neighbor.path.key("port"), format!("no [[port]] has the name {name:?}{hint}"));
+            }
+            found
+        });
+        match (address, mac, port) {
+            (Some(address), Some(mac), Some(port)) => neighbors.push(Neighbor { address, mac, port }),
+            _ => whole = false,
+        }
+    }
+    whole.then_some(neighbors)
+}
+
+fn read_routes(root: &Object<'_>, report: &mut Report) -> Option<Vec<Route>> {
+    let mut seen: HashMap<IpNet, usize> = HashMap::new();
+    let mut routes = Vec::new();
+    let mut whole = true;
+    for (index, route) in root.objects("route").enumerate() {
+        let (Some(prefix), Some(via)) = (route.get::<IpNet>("prefix"), route.get::<IpAddr>("via")) else {
+            whole = false;
+            continue;
+        };
+        if prefix.addr().is_ipv4() != via.is_ipv4() {
+            report.error(route.path.key("via"), format!("{via} and the prefix {prefix} are of different families"));
+        }
+        if let Some(first) = seen.insert(prefix, index) {
+            report.warn(route.path.key("prefix"), format!("{prefix} is route[{first}] already; this one counts"));
+        }
+        routes.push(Route { prefix, via });
+    }
+    whole.then_some(routes)
+}
+
+fn read_feed(root: &Object<'_>, file: &FilePath, report: &mut Report) -> Option<Feed> {
+    let feed = root.object("feed");
+    let kind: FeedKind = feed.get("kind")?;
+    if matches!(kind, FeedKind::File | FeedKind::None) {
+        let misplaced = keys::NETWORK_FEED.iter().filter(|key| feed.has(key));
+        for key in misplaced {
+            report.error(
+                feed.path.key(key),
+                format!("belongs to a feed on the network, and this one's kind is {:?}; leave it out", kind.name()),
+            );
+        }
+    }
+    match kind {
+        FeedKind::File => {
+            let path: String = feed.get("path")?;
+            Some(Feed::File { path: file.parent().unwrap_or(FilePath::new("")).join(path) })
+        }
+        // The others are refused by `limits`.
+        _ => Some(Feed::None),
+    }
+}

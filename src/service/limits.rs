@@ -1,0 +1,116 @@
+//! What the contract knows and this release does not do yet. Each refusal goes away with the release that learns it.
+//!
+//! Refused is what ignoring would forward wrongly; what would merely not act is warned of.
+
+use super::problem::{Errors, Report};
+use super::reader::{Draft, Hash, Mode, Ports};
+use super::shape::Object;
+use super::tree::Value;
+use super::{AllDown, CheckKind, State, Tracking};
+
+/// A document of another family, told by its top.
+pub fn refuse_kubernetes(document: &Value<'_>, file: &str) -> Result<(), Errors> {
+    let Value::Object(members) = document else { return Ok(()) };
+    let shaped = |key: &str| matches!(key, "endpoints" | "apiVersion" | "kind" | "items");
+    if members.iter().any(|(key, _)| shaped(key)) {
+        return Err(Errors::whole(
+            file,
+            "this looks like a Kubernetes-shaped document: known, but this release does not read those yet: write native definitions",
+        ));
+    }
+    Ok(())
+}
+
+/// Reports what of one service this release cannot honour.
+pub fn check(object: &Object<'_>, draft: &Draft, report: &mut Report) {
+    if let Some(mode) = draft.mode.filter(|mode| !matches!(mode, Mode::Ipip | Mode::Dnat)) {
+        let reason = format!(
+            "{:?} is known, but this release does not forward by it yet: use \"ipip\" or \"dnat\"",
+            mode.name()
+        );
+        report.error(object.path.key("forwarding"), reason);
+    }
+    if let Some(vip) = draft.vip {
+        if vip.addr().is_ipv6() {
+            report.error(
+                object.path.key("vip"),
+                "IPv6 is known, but this release does not balance it yet: use an IPv4 address",
+            );
+        }
+        if vip.prefix_len() < vip.max_prefix_len() {
+            report.error(
+                object.path.key("vip"),
+                "a prefix is known, but this release does not match prefixes yet: use one address",
+            );
+        }
+    }
+    for (backend, drafted) in object.objects("backends").zip(&draft.backends) {
+        if drafted.address.is_some_and(|address| address.is_ipv6()) {
+            report.error(
+                backend.path.key("address"),
+                "IPv6 is known, but this release does not send to it yet: use an IPv4 address",
+            );
+        }
+    }
+    match draft.ports {
+        Some(Ports::ALL) => report.error(
+            object.path.key("port"),
+            "0, all ports, is known, but this release does not match it yet: write a service for each port",
+        ),
+        Some(ports) if ports.single().is_none() => report.error(
+            object.path.key("port"),
+            "a range is known, but this release does not match ranges yet: write a service for each port",
+        ),
+        _ => {}
+    }
+    if let Some(hash) = draft.hash.filter(|&hash| hash != Hash::FiveTuple) {
+        let reason = format!("{:?} is known, but this release does not hash so yet: use \"five-tuple\"", hash.name());
+        report.error(object.path.key("hash"), reason);
+    }
+    if object.get::<String>("no_backend").as_deref() == Some("reject") {
+        report.error(
+            object.path.key("no_backend"),
+            "\"reject\" is known, but this release does not answer so yet: use \"drop\"",
+        );
+    }
+}
+
+/// Warns, once each, of what is accepted and does not act yet.
+pub fn warn(drafts: &[Draft], report: &mut Report) {
+    let checked = |draft: &Draft| {
+        draft
+            .health
+            .as_ref()
+            .and_then(|health| health.check.as_ref())
+            .is_some_and(|check| check.kind != CheckKind::None)
+    };
+    let text = "health checks are not run by this release: the backends count as up";
+    once(drafts, "health_check", text, checked, report);
+    let fails_open = |draft: &Draft| draft.health.as_ref().is_some_and(|health| health.all_down == AllDown::FailOpen);
+    once(
+        drafts,
+        "all_down",
+        "\"fail-open\" has no effect in this release, which runs no health checks",
+        fails_open,
+        report,
+    );
+    let drains = |draft: &Draft| {
+        draft.tracking != Some(Tracking::None)
+            && draft.backends.iter().any(|backend| backend.state == Some(State::Draining))
+    };
+    let text = "a draining backend's flows move in this release, which remembers no flows: as under \"down\"";
+    once(drafts, "backends", text, drains, report);
+}
+
+/// One warning at the first service that it is about, with the number of the others.
+fn once(drafts: &[Draft], key: &str, text: &str, about: impl Fn(&Draft) -> bool, report: &mut Report) {
+    let mut services = drafts.iter().enumerate().filter(|(_, draft)| about(draft)).map(|(index, _)| index);
+    if let Some(index) = services.next() {
+        let more = match services.count() {
+            0 => String::new(),
+            1 => " (and of one more service)".to_owned(),
+            count => format!(" (and of {count} more services)"),
+        };
+        report.warn(format_args!("services[{index}].{key}"), format!("{text}{more}"));
+    }
+}

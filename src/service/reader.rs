@@ -1,0 +1,267 @@
+//! A document of service definitions, read whole: every error at once, or a valid set.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::problem::{Errors, Path, Report, Warning};
+use super::shape::{self, Object, Read, Shape, choice};
+use super::tree::{self, Value};
+use super::{Backend, Definitions, Forwarding, Health, HealthCheck, IdleTimeout, Protocol, Service, State, Tracking};
+use super::{keys, limits, rules};
+
+/// Reads a document of service definitions (JSON). `file` names it in errors; services that are the same in `previous`
+/// are shared with it.
+pub fn read(
+    document: impl AsRef<[u8]>,
+    file: &str,
+    previous: Option<&Definitions>,
+) -> Result<(Definitions, Vec<Warning>), Errors> {
+    let tree = tree::json(document.as_ref(), file)?;
+    limits::refuse_kubernetes(&tree, file)?;
+    let mut report = Report::new(file);
+    shape::check(&tree, &Shape::Object(keys::DEFINITIONS), &Path::default(), &mut report);
+
+    let root = Object::root(&tree, keys::DEFINITIONS);
+    let mut drafts = Vec::new();
+    for object in root.objects("services") {
+        let draft = Draft::read(&object);
+        rules::within(&object, &draft, &mut report);
+        limits::check(&object, &draft, &mut report);
+        drafts.push(draft);
+    }
+    rules::across(&drafts, &mut report);
+    limits::warn(&drafts, &mut report);
+
+    let mut known: HashMap<&str, &Arc<Service>> = HashMap::new();
+    known.extend(
+        previous.iter().flat_map(|previous| &previous.services).map(|service| (service.name.as_ref(), service)),
+    );
+    let mut services = Vec::with_capacity(drafts.len());
+    if report.errors.is_empty() {
+        for (index, draft) in drafts.into_iter().enumerate() {
+            match draft.finish() {
+                Some(service) => match known.get(service.name.as_ref()) {
+                    Some(&same) if **same == service => services.push(same.clone()),
+                    _ => services.push(Arc::new(service)),
+                },
+                None => {
+                    report.error(format_args!("services[{index}]"), "valid, but not understood: a mistake in penstock")
+                }
+            }
+        }
+    }
+    report.finish(|| Definitions { version: root.get("version"), services })
+}
+
+choice! {
+    /// Every forwarding mode of the contract, those of later releases included.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    Mode {
+        Ipip "ipip"
+        Gre "gre"
+        Gue "gue"
+        Geneve "geneve"
+        Dscp "dscp"
+        L2dsr "l2dsr"
+        Dnat "dnat"
+        DnatDsr "dnat-dsr"
+        Snat "snat"
+    }
+}
+
+impl Mode {
+    pub fn changes_port(self) -> bool {
+        matches!(self, Self::Dnat | Self::DnatDsr | Self::Snat | Self::Geneve)
+    }
+
+    /// Whether VIP and backend may be of different families.
+    pub fn crosses_families(self) -> bool {
+        !matches!(self, Self::Dscp | Self::L2dsr | Self::Dnat | Self::DnatDsr)
+    }
+}
+
+choice! {
+    /// What of a packet chooses its backend.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    Hash {
+        FiveTuple "five-tuple"
+        SourceIp "source-ip"
+        QuicCid "quic-cid"
+    }
+}
+
+/// The ports of a service, first to last; all of them: 0 to 65535.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Ports {
+    pub first: u16,
+    pub last: u16,
+}
+
+impl Ports {
+    pub const ALL: Self = Self { first: 0, last: u16::MAX };
+
+    /// The port, where it is a single one.
+    pub fn single(self) -> Option<u16> {
+        (self.first == self.last).then_some(self.first)
+    }
+
+    pub fn overlaps(self, other: Self) -> bool {
+        self.first <= other.last && other.first <= self.last
+    }
+}
+
+impl Read for Ports {
+    fn read(value: &Value<'_>) -> Option<Self> {
+        match value {
+            Value::Integer(0) => Some(Self::ALL),
+            Value::Integer(port) => u16::try_from(*port).ok().map(|port| Self { first: port, last: port }),
+            Value::Text(text) => shape::ports(text).map(|(first, last)| Self { first, last }),
+            _ => None,
+        }
+    }
+}
+
+/// A VIP as a prefix; a plain address is one of full length.
+struct Vip(IpNet);
+
+impl Read for Vip {
+    fn read(value: &Value<'_>) -> Option<Self> {
+        let Value::Text(text) = value else { return None };
+        let address = text.parse::<IpAddr>().ok().map(IpNet::from);
+        address.or_else(|| text.parse().ok().map(|prefix: IpNet| prefix.trunc())).map(Self)
+    }
+}
+
+/// A service as it was written: what is malformed or absent is `None`, so that the rest can still be checked.
+pub struct Draft {
+    pub name: Option<String>,
+    pub vip: Option<IpNet>,
+    pub ports: Option<Ports>,
+    pub protocol: Option<Protocol>,
+    pub mode: Option<Mode>,
+    pub hash: Option<Hash>,
+    /// As written, else by the protocol.
+    pub tracking: Option<Tracking>,
+    pub dscp: Option<u8>,
+    pub table_size: Option<u32>,
+    pub source_ranges: Vec<IpNet>,
+    pub deny_ranges: Vec<IpNet>,
+    pub idle_timeout: Option<IdleTimeout>,
+    pub affinity_timeout: Option<Duration>,
+    pub health: Option<Health>,
+    pub backends: Vec<BackendDraft>,
+}
+
+/// A backend as it was written.
+pub struct BackendDraft {
+    pub address: Option<IpAddr>,
+    pub port: Option<u16>,
+    pub weight: Option<u16>,
+    pub state: Option<State>,
+}
+
+impl Draft {
+    fn read(object: &Object<'_>) -> Self {
+        let protocol = object.get("protocol");
+        let usual = |protocol| if protocol == Protocol::Udp { Tracking::Full } else { Tracking::Transition };
+        let tracking = if object.has("tracking") { object.get("tracking") } else { protocol.map(usual) };
+        let idle = object.object("idle_timeout");
+        Self {
+            name: object.get("name"),
+            vip: object.get("vip").map(|Vip(prefix)| prefix),
+            ports: object.get("port"),
+            protocol,
+            mode: object.get("forwarding"),
+            hash: object.get("hash"),
+            tracking,
+            dscp: object.get("dscp"),
+            table_size: object.get("table_size"),
+            source_ranges: object.list("source_ranges"),
+            deny_ranges: object.list("deny_ranges"),
+            idle_timeout: read_idle_timeout(&idle),
+            affinity_timeout: object.get("affinity_timeout"),
+            health: read_health(object),
+            backends: object.objects("backends").map(|backend| BackendDraft::read(&backend)).collect(),
+        }
+    }
+
+    /// `None` where something is absent that the checks require.
+    fn finish(self) -> Option<Service> {
+        let vip = self.vip.filter(|vip| vip.prefix_len() == vip.max_prefix_len())?.addr();
+        let port = self.ports?.single()?;
+        let forwarding = match self.mode? {
+            Mode::Ipip => Forwarding::Ipip,
+            Mode::Dnat => Forwarding::Dnat,
+            _ => return None,
+        };
+        let backend = |backend: BackendDraft| {
+            Some(Backend {
+                address: backend.address?,
+                // The service's own port is as good as none: equal sets are equal.
+                port: backend.port.filter(|&own| own != port),
+                weight: backend.weight?,
+                state: backend.state?,
+            })
+        };
+        Some(Service {
+            name: self.name?.into(),
+            vip,
+            port,
+            protocol: self.protocol?,
+            forwarding,
+            tracking: self.tracking?,
+            backends: self.backends.into_iter().map(backend).collect::<Option<_>>()?,
+            source_ranges: self.source_ranges,
+            deny_ranges: self.deny_ranges,
+            idle_timeout: self.idle_timeout?,
+            table_size: self.table_size,
+            health: self.health?,
+            affinity_timeout: self.affinity_timeout,
+        })
+    }
+}
+
+impl BackendDraft {
+    fn read(object: &Object<'_>) -> Self {
+        Self {
+            address: object.get("address"),
+            port: object.get("port"),
+            weight: object.get("weight"),
+            state: object.get("state"),
+        }
+    }
+
+    /// Where the backend of a service with these ports is sent to; 0 where the packet keeps its port.
+    pub fn endpoint(&self, ports: Ports) -> Option<(IpAddr, u16)> {
+        Some((self.address?, self.port.or(ports.single()).unwrap_or(0)))
+    }
+}
+
+fn read_idle_timeout(object: &Object<'_>) -> Option<IdleTimeout> {
+    Some(IdleTimeout { tcp: object.get("tcp")?, tcp_closing: object.get("tcp_closing")?, udp: object.get("udp")? })
+}
+
+fn read_health(service: &Object<'_>) -> Option<Health> {
+    let all_down = service.get("all_down")?;
+    if !service.has("health_check") {
+        return Some(Health { check: None, all_down });
+    }
+    let object = service.object("health_check");
+    let check = HealthCheck {
+        kind: object.get("kind")?,
+        target: object.get("target")?,
+        port: object.get("port"),
+        path: object.get("path")?,
+        host: object.get("host"),
+        expect_status: object.get("expect_status")?,
+        interval: object.get("interval")?,
+        timeout: object.get("timeout")?,
+        rise: object.get("rise")?,
+        fall: object.get("fall")?,
+    };
+    Some(Health { check: Some(check), all_down })
+}

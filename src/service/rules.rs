@@ -1,0 +1,373 @@
+//! What must hold between the keys of a service, and between services.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fmt::Display;
+use std::hash::Hash as Hashable;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::problem::Report;
+use super::reader::{BackendDraft, Draft, Hash, Mode, Ports};
+use super::shape::Object;
+use super::{CheckKind, MOST_BACKENDS, Protocol, State, Tracking};
+
+/// The rules of one service by itself.
+pub fn within(object: &Object<'_>, draft: &Draft, report: &mut Report) {
+    keys_of_their_mode(object, draft, report);
+    vip(object, draft, report);
+    tracking(object, draft, report);
+    clients(object, draft, report);
+    health_check(object, draft, report);
+    for (backend, drafted) in object.objects("backends").zip(&draft.backends) {
+        backend_port(&backend, drafted, draft, report);
+        backend_address(&backend, drafted, draft, report);
+        server_id(object, &backend, report);
+    }
+    backends(object, draft, report);
+}
+
+/// Keys that mean something in some modes only.
+fn keys_of_their_mode(object: &Object<'_>, draft: &Draft, report: &mut Report) {
+    let belongs: [(&str, &[Mode]); 5] = [
+        ("dscp", &[Mode::Dscp]),
+        ("gue", &[Mode::Gue]),
+        ("geneve", &[Mode::Geneve]),
+        ("udp_checksum", &[Mode::Gue, Mode::Geneve]),
+        ("byte_order", &[Mode::DnatDsr]),
+    ];
+    if let Some(mode) = draft.mode {
+        for (key, modes) in belongs {
+            if object.has(key) && !modes.contains(&mode) {
+                report.error(
+                    object.path.key(key),
+                    format!("belongs to {}, and this service is {:?}; leave it out", modes_text(modes), mode.name()),
+                );
+            }
+        }
+        for backend in
+            object.objects("backends").filter(|backend| backend.has("tunnel_endpoint") && mode != Mode::Geneve)
+        {
+            let reason = format!("belongs to \"geneve\", and this service is {:?}; leave it out", mode.name());
+            report.error(backend.path.key("tunnel_endpoint"), reason);
+        }
+        if mode == Mode::Dscp && !object.has("dscp") {
+            report.error(
+                object.path.key("dscp"),
+                "required by \"dscp\", but absent. Give the code point, 1 to 63, that names the VIP to the backends",
+            );
+        }
+    }
+    if let Some(hash) = draft.hash {
+        if hash == Hash::QuicCid && !object.has("quic") {
+            report.error(
+                object.path.key("quic"),
+                "required by \"quic-cid\", but absent. Give \"config_id\" and \"server_id_length\"",
+            );
+        }
+        if hash != Hash::QuicCid && object.has("quic") {
+            report.error(
+                object.path.key("quic"),
+                format!("belongs to \"hash\": \"quic-cid\", and this service's is {:?}; leave it out", hash.name()),
+            );
+        }
+        if hash == Hash::QuicCid && draft.protocol == Some(Protocol::Tcp) {
+            report.error(
+                object.path.key("hash"),
+                "\"quic-cid\" reads QUIC, which runs over udp, and this service is tcp",
+            );
+        }
+    }
+}
+
+fn modes_text(modes: &[Mode]) -> String {
+    modes.iter().map(|mode| format!("{:?}", mode.name())).collect::<Vec<_>>().join(" and ")
+}
+
+fn vip(object: &Object<'_>, draft: &Draft, report: &mut Report) {
+    let Some(vip) = draft.vip else { return };
+    if vip.prefix_len() == vip.max_prefix_len() {
+        if let Some(why) = not_one_station(vip.addr()) {
+            report.error(object.path.key("vip"), format!("{} {why}; clients cannot connect to it", vip.addr()));
+        }
+    } else if draft.mode == Some(Mode::Dnat) {
+        report.error(
+            object.path.key("vip"),
+            format!("{vip} is a prefix, and \"dnat\" needs one address, which its replies then carry"),
+        );
+    }
+}
+
+/// Why nothing can be sent to an address, if so.
+fn not_one_station(address: IpAddr) -> Option<&'static str> {
+    let zero_net = matches!(address, IpAddr::V4(v4) if v4.octets()[0] == 0);
+    let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
+    match () {
+        () if address.is_unspecified() || zero_net => Some("names no host"),
+        () if address.is_loopback() => Some("is a loopback address"),
+        () if address.is_multicast() => Some("is a multicast address"),
+        () if broadcast => Some("is the broadcast address"),
+        () => None,
+    }
+}
+
+fn tracking(object: &Object<'_>, draft: &Draft, report: &mut Report) {
+    if object.has("tracking") && draft.tracking == Some(Tracking::Transition) && draft.protocol == Some(Protocol::Udp) {
+        let reason = "\"transition\" needs a SYN to tell a new flow by, and udp has none; use \"full\" or \"none\"";
+        report.error(object.path.key("tracking"), reason);
+    }
+    if draft.tracking == Some(Tracking::None) {
+        for (backend, drafted) in object.objects("backends").zip(&draft.backends) {
+            if drafted.state == Some(State::Draining) {
+                let reason = "\"draining\" with \"tracking\": \"none\", which remembers no flow: its flows move, as under \"down\"";
+                report.warn(backend.path.key("state"), reason);
+            }
+        }
+    }
+    if draft.affinity_timeout.is_some() {
+        if draft.hash.is_some_and(|hash| hash != Hash::SourceIp) {
+            report.warn(object.path.key("affinity_timeout"), "ignored: it needs \"hash\": \"source-ip\"");
+        } else if draft.tracking.is_some_and(|tracking| tracking != Tracking::Full) {
+            report.warn(object.path.key("affinity_timeout"), "ignored: it needs \"tracking\": \"full\"");
+        }
+    }
+}
+
+/// Ranges of the other family match nobody: a mistake, where nothing else is listed.
+fn clients(object: &Object<'_>, draft: &Draft, report: &mut Report) {
+    let Some(vip) = draft.vip else { return };
+    let other = |range: &IpNet| range.addr().is_ipv4() != vip.addr().is_ipv4();
+    if !draft.source_ranges.is_empty() && draft.source_ranges.iter().all(other) {
+        report.warn(
+            object.path.key("source_ranges"),
+            format!("no client of {} is in any of these ranges: all are refused", vip.addr()),
+        );
+    }
+}
+
+fn health_check(object: &Object<'_>, draft: &Draft, report: &mut Report) {
+    let Some(check) = draft.health.as_ref().and_then(|health| health.check.as_ref()) else { return };
+    let written = object.object("health_check");
+    for key in ["path", "host", "expect_status"] {
+        if written.has(key) && !check.kind.speaks_http() {
+            let reason = format!(
+                "belongs to \"http\" and \"https\", and this check's kind is {:?}; leave it out",
+                check.kind.name()
+            );
+            report.error(written.path.key(key), reason);
+        }
+    }
+    if written.has("port") && matches!(check.kind, CheckKind::Ping | CheckKind::None) {
+        report.error(
+            written.path.key("port"),
+            format!("a check of kind {:?} has no port; leave it out", check.kind.name()),
+        );
+    }
+    let several = draft.ports.is_some_and(|ports| ports.single().is_none());
+    if several && check.port.is_none() && !matches!(check.kind, CheckKind::Ping | CheckKind::None) {
+        report.error(
+            written.path.key("port"),
+            "required, but absent. The service has many ports: say which one is checked",
+        );
+    }
+}
+
+fn backend_port(backend: &Object<'_>, drafted: &BackendDraft, service: &Draft, report: &mut Report) {
+    let (Some(port), Some(ports), Some(mode)) = (drafted.port, service.ports, service.mode) else { return };
+    let reason = match ports.single() {
+        Some(own) if port != own && !mode.changes_port() => {
+            format!(
+                "{port} differs from the service's {own}, and {:?} cannot change ports; leave it out, or use \"dnat\"",
+                mode.name()
+            )
+        }
+        None => "a service of several ports keeps the port of each packet; leave it out".to_owned(),
+        Some(_) => return,
+    };
+    report.error(backend.path.key("port"), reason);
+}
+
+fn backend_address(backend: &Object<'_>, drafted: &BackendDraft, service: &Draft, report: &mut Report) {
+    let Some(address) = drafted.address else { return };
+    if let Some(why) = not_one_station(address) {
+        report.error(backend.path.key("address"), format!("{address} {why}; a backend needs an address of its own"));
+    }
+    let Some(vip) = service.vip else { return };
+    if vip.contains(&address) {
+        report.error(
+            backend.path.key("address"),
+            format!("{address} is the service's own VIP: the packet would come straight back"),
+        );
+    }
+    if let Some(mode) =
+        service.mode.filter(|mode| !mode.crosses_families() && vip.addr().is_ipv4() != address.is_ipv4())
+    {
+        let reason = format!(
+            "{address} and the VIP {} are of different families, and {:?} cannot cross them",
+            vip.addr(),
+            mode.name()
+        );
+        report.error(backend.path.key("address"), reason);
+    }
+}
+
+fn server_id(service: &Object<'_>, backend: &Object<'_>, report: &mut Report) {
+    if service.get("hash") != Some(Hash::QuicCid) {
+        if backend.has("server_id") && service.get::<Hash>("hash").is_some() {
+            report.error(backend.path.key("server_id"), "belongs to \"hash\": \"quic-cid\"; leave it out");
+        }
+        return;
+    }
+    if !backend.has("server_id") {
+        report.error(backend.path.key("server_id"), "required by \"quic-cid\", but absent");
+    }
+    let bytes = backend.get::<String>("server_id").map(|id| id.len() / 2);
+    let length = service.object("quic").get::<u8>("server_id_length").map(usize::from);
+    if let (Some(bytes), Some(length)) = (bytes, length)
+        && bytes != length
+    {
+        report.error(backend.path.key("server_id"), format!("has {bytes} bytes, and server_id_length says {length}"));
+    }
+}
+
+/// The backends of one service together.
+fn backends(object: &Object<'_>, draft: &Draft, report: &mut Report) {
+    let count = draft.backends.len();
+    if count > MOST_BACKENDS {
+        report.error(object.path.key("backends"), format!("{count} backends, at most {MOST_BACKENDS} are taken"));
+    }
+    let weighty = draft.backends.iter().filter(|backend| backend.weight != Some(0)).count();
+    if let Some(size) = draft.table_size.filter(|&size| weighty > size as usize) {
+        let reason = format!(
+            "{weighty} backends of weight above 0 do not fit into a table of {size} slots; use a larger table_size"
+        );
+        report.error(object.path.key("backends"), reason);
+    }
+    let Some(ports) = draft.ports else { return };
+    let mut seen = HashMap::new();
+    for (index, (backend, drafted)) in object.objects("backends").zip(&draft.backends).enumerate() {
+        if let Some((address, port)) = drafted.endpoint(ports)
+            && let Some(first) = first(&mut seen, (address, port), index)
+        {
+            report.error(backend.path, format!("{} is backends[{first}] already", endpoint_text(address, port)));
+        }
+    }
+}
+
+fn endpoint_text(address: IpAddr, port: u16) -> String {
+    if port == 0 { address.to_string() } else { std::net::SocketAddr::new(address, port).to_string() }
+}
+
+/// Who had this key first, if anybody.
+fn first<K: Eq + Hashable, V: Copy>(seen: &mut HashMap<K, V>, key: K, value: V) -> Option<V> {
+    match seen.entry(key) {
+        Entry::Occupied(entry) => Some(*entry.get()),
+        Entry::Vacant(entry) => {
+            entry.insert(value);
+            None
+        }
+    }
+}
+
+fn at(service: usize, key: &str) -> impl Display {
+    format!("services[{service}].{key}")
+}
+
+/// The rules between services.
+pub fn across(drafts: &[Draft], report: &mut Report) {
+    names(drafts, report);
+    vips(drafts, report);
+    dnat_endpoints(drafts, report);
+    dscp_backends(drafts, report);
+}
+
+fn names(drafts: &[Draft], report: &mut Report) {
+    let mut seen = HashMap::new();
+    for (index, draft) in drafts.iter().enumerate() {
+        if let Some(name) = &draft.name
+            && let Some(other) = first(&mut seen, name, index)
+        {
+            report.error(at(index, "name"), format!("{name:?} is the name of services[{other}] already"));
+        }
+    }
+}
+
+/// No two services take the same packet: the same ports of a VIP, or ranges that overlap. (A range around another
+/// service's single port is fine: the exact port wins.)
+fn vips(drafts: &[Draft], report: &mut Report) {
+    let mut seen: HashMap<(IpNet, Protocol), Vec<(Ports, usize)>> = HashMap::new();
+    for (index, draft) in drafts.iter().enumerate() {
+        let (Some(vip), Some(ports), Some(protocol)) = (draft.vip, draft.ports, draft.protocol) else { continue };
+        let is_range = |ports: Ports| ports.single().is_none() && ports != Ports::ALL;
+        let others = seen.entry((vip, protocol)).or_default();
+        let clash = others
+            .iter()
+            .find(|(other, _)| *other == ports || (is_range(*other) && is_range(ports) && other.overlaps(ports)));
+        if let Some((other, service)) = clash {
+            let vip_text =
+                if vip.prefix_len() == vip.max_prefix_len() { vip.addr().to_string() } else { vip.to_string() };
+            let reason = match ports.single() {
+                _ if *other != ports => format!(
+                    "{}-{} overlaps {}-{} of services[{service}], on the same VIP and protocol",
+                    ports.first, ports.last, other.first, other.last
+                ),
+                Some(port) => format!("{vip_text} port {port} {} is services[{service}] already", protocol.name()),
+                None if ports == Ports::ALL => {
+                    format!("all ports of {vip_text} {} are services[{service}] already", protocol.name())
+                }
+                None => format!(
+                    "{vip_text} ports {}-{} {} are services[{service}] already",
+                    ports.first,
+                    ports.last,
+                    protocol.name()
+                ),
+            };
+            report.error(at(index, "vip"), reason);
+        }
+        others.push((ports, index));
+    }
+}
+
+/// A reply of `dnat` is known by its source alone, so an endpoint serves one VIP and port.
+fn dnat_endpoints(drafts: &[Draft], report: &mut Report) {
+    let mut seen: HashMap<(IpAddr, Protocol), Vec<(Ports, usize)>> = HashMap::new();
+    for (index, draft) in drafts.iter().enumerate().filter(|(_, draft)| draft.mode == Some(Mode::Dnat)) {
+        let (Some(service_ports), Some(protocol)) = (draft.ports, draft.protocol) else { continue };
+        for (number, backend) in draft.backends.iter().enumerate() {
+            let Some(address) = backend.address else { continue };
+            let ports = backend.port.map_or(service_ports, |port| Ports { first: port, last: port });
+            let others = seen.entry((address, protocol)).or_default();
+            if let Some((_, other)) = others.iter().find(|(other, service)| *service != index && other.overlaps(ports))
+            {
+                let endpoint = endpoint_text(address, ports.single().unwrap_or(0));
+                let reason = format!(
+                    "{endpoint} {} is an endpoint of services[{other}] too; \"dnat\" could not tell whose replies come from it. \
+                     Let it serve on another port, or from another address",
+                    protocol.name()
+                );
+                report.error(at(index, &format!("backends[{number}]")), reason);
+            }
+            others.push((ports, index));
+        }
+    }
+}
+
+/// A `dscp` backend knows the VIP by the code point alone.
+fn dscp_backends(drafts: &[Draft], report: &mut Report) {
+    let mut seen: HashMap<(IpAddr, u8), (IpNet, usize)> = HashMap::new();
+    for (index, draft) in drafts.iter().enumerate().filter(|(_, draft)| draft.mode == Some(Mode::Dscp)) {
+        let (Some(vip), Some(dscp)) = (draft.vip, draft.dscp) else { continue };
+        for (number, address) in
+            draft.backends.iter().enumerate().filter_map(|(number, backend)| Some((number, backend.address?)))
+        {
+            if let Some((_, other)) = first(&mut seen, (address, dscp), (vip, index)).filter(|(other, _)| *other != vip)
+            {
+                let reason = format!(
+                    "{address} gets DSCP {dscp} for the VIP of services[{other}] too, and could not tell the VIPs apart; use another code point"
+                );
+                report.error(at(index, &format!("backends[{number}].address")), reason);
+            }
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Documents that hold.
+
+use super::super::*;
+
+/// The example of the contract, as it stands there.
+const EXAMPLE: &str = r#"{
+  "version": "2026-11-23T10:00:00Z#41",
+  "services": [
+    {
+      "name": "web",
+      "vip": "192.0.2.1", "port": 80, "protocol": "tcp",
+      "forwarding": "ipip",
+      "hash": "five-tuple",
+      "tracking": "full",
+      "backends": [
+        {"address": "10.1.0.11", "weight": 100},
+        {"address": "10.1.0.12", "weight": 100, "state": "draining"}
+      ],
+      "health_check": {"kind": "http", "path": "/healthz", "port": 80, "interval": "2s", "timeout": "1s", "rise": 2, "fall": 3},
+      "source_ranges": ["0.0.0.0/0"],
+      "affinity_timeout": "3h",
+      "idle_timeout": {"tcp": "15m", "tcp_closing": "30s", "udp": "60s"}
+    }
+  ]
+}"#;
+
+#[test]
+fn the_contracts_example_holds_with_warnings() {
+    let (definitions, warnings) = read(EXAMPLE, "services.json", None).unwrap();
+    let warnings: Vec<_> = warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        warnings,
+        [
+            "services.json: services[0].affinity_timeout: ignored: it needs \"hash\": \"source-ip\"",
+            "services.json: services[0].health_check: health checks are not run by this release: the backends count as up",
+            "services.json: services[0].backends: a draining backend's flows move in this release, which remembers no flows: as under \"down\"",
+        ]
+    );
+    let web = &definitions.services[0];
+    assert_eq!(
+        (web.name.as_ref(), web.port, web.protocol, web.forwarding),
+        ("web", 80, Protocol::Tcp, Forwarding::Ipip)
+    );
+    assert_eq!((web.tracking, web.idle_timeout.tcp), (Tracking::Full, Duration::from_secs(900)));
+    assert_eq!((web.backends[0].weight, web.backends[1].state), (100, State::Draining));
+    assert_eq!((web.source_ranges.len(), web.health.check.as_ref().unwrap().rise), (1, 2));
+}
+
+#[test]
+fn what_is_absent_has_the_contracts_default() {
+    let text = r#"{"services": [{"name": "dns", "vip": "192.0.2.1", "port": 53, "protocol": "udp", "forwarding": "dnat",
+        "backends": [{"address": "10.1.0.11", "port": 5353}, {"address": "10.1.0.12", "port": 53}]}]}"#;
+    let (definitions, warnings) = read(text, "s", None).unwrap();
+    let dns = &definitions.services[0];
+    assert_eq!((definitions.version.as_deref(), warnings.len(), dns.tracking), (None, 0, Tracking::Full));
+    assert_eq!((dns.idle_timeout, dns.table_size, &dns.health), (IdleTimeout::default(), None, &Health::default()));
+    let ports: Vec<_> = dns.backends.iter().map(|backend| (backend.port, backend.weight, backend.state)).collect();
+    assert_eq!(ports, [(Some(5353), 100, State::Active), (None, 100, State::Active)]);
+}
+
+#[test]
+fn unchanged_services_are_shared_with_the_previous_set() {
+    let (before, _) = read(EXAMPLE, "s", None).unwrap();
+    let (same, _) = read(EXAMPLE, "s", Some(&before)).unwrap();
+    assert!(Arc::ptr_eq(&before.services[0], &same.services[0]));
+    let (other, _) = read(EXAMPLE.replace("\"15m\"", "\"16m\""), "s", Some(&before)).unwrap();
+    assert!(!Arc::ptr_eq(&before.services[0], &other.services[0]));
+}
+
+#[test]
+fn an_example_reads_back_equal() {
+    let (definitions, _) = read(EXAMPLE, "s", None).unwrap();
+    assert_eq!(read(definitions.to_json(), "s", None).unwrap().0, definitions);
+}

@@ -1,0 +1,3 @@
+//! Documents and what is said about them.
+
+mod good;

@@ -1,0 +1,127 @@
+//! Definitions as the JSON that [`super::read`] reads back, equal; keys in the order of the contract.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::Serialize;
+
+use super::{AllDown, Backend, Definitions, HealthCheck, IdleTimeout, Service, duration};
+
+impl Definitions {
+    /// A whole document, the same for equal sets.
+    pub fn to_json(&self) -> String {
+        let document = Document {
+            version: self.version.as_deref(),
+            services: self.services.iter().map(|service| written(service)).collect(),
+        };
+        serde_json::to_string_pretty(&document).expect("plain data has a JSON form") + "\n"
+    }
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<&'a str>,
+    services: Vec<Written<'a>>,
+}
+
+#[derive(Serialize)]
+struct Written<'a> {
+    name: &'a str,
+    vip: IpAddr,
+    port: u16,
+    protocol: &'a str,
+    forwarding: &'a str,
+    tracking: &'a str,
+    backends: Vec<WrittenBackend>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    health_check: Option<WrittenCheck<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    all_down: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    source_ranges: &'a [IpNet],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    deny_ranges: &'a [IpNet],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    affinity_timeout: Option<String>,
+    idle_timeout: WrittenIdleTimeout,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    table_size: Option<u32>,
+}
+
+#[derive(Serialize)]
+struct WrittenBackend {
+    address: IpAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    port: Option<u16>,
+    weight: u16,
+    state: &'static str,
+}
+
+#[derive(Serialize)]
+struct WrittenCheck<'a> {
+    kind: &'a str,
+    target: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    port: Option<u16>,
+    /// These three only where the kind takes them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expect_status: Option<u16>,
+    interval: String,
+    timeout: String,
+    rise: u16,
+    fall: u16,
+}
+
+#[derive(Serialize)]
+struct WrittenIdleTimeout {
+    tcp: String,
+    tcp_closing: String,
+    udp: String,
+}
+
+fn written(service: &Service) -> Written<'_> {
+    let IdleTimeout { tcp, tcp_closing, udp } = service.idle_timeout;
+    let text = |timeout: Duration| duration::format(timeout);
+    Written {
+        name: &service.name,
+        vip: service.vip,
+        port: service.port,
+        protocol: service.protocol.name(),
+        forwarding: service.forwarding.name(),
+        tracking: service.tracking.name(),
+        backends: service.backends.iter().map(written_backend).collect(),
+        health_check: service.health.check.as_ref().map(written_check),
+        all_down: Some(service.health.all_down).filter(|&all_down| all_down != AllDown::default()).map(AllDown::name),
+        source_ranges: &service.source_ranges,
+        deny_ranges: &service.deny_ranges,
+        affinity_timeout: service.affinity_timeout.map(text),
+        idle_timeout: WrittenIdleTimeout { tcp: text(tcp), tcp_closing: text(tcp_closing), udp: text(udp) },
+        table_size: service.table_size,
+    }
+}
+
+fn written_backend(backend: &Backend) -> WrittenBackend {
+    WrittenBackend { address: backend.address, port: backend.port, weight: backend.weight, state: backend.state.name() }
+}
+
+fn written_check(check: &HealthCheck) -> WrittenCheck<'_> {
+    let http = check.kind.speaks_http();
+    WrittenCheck {
+        kind: check.kind.name(),
+        target: check.target.name(),
+        port: check.port,
+        path: http.then_some(check.path.as_str()),
+        host: check.host.as_deref(),
+        expect_status: http.then_some(check.expect_status),
+        interval: duration::format(check.interval),
+        timeout: duration::format(check.timeout),
+        rise: check.rise,
+        fall: check.fall,
+    }
+}
