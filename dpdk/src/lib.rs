@@ -30,5 +30,5 @@ pub use eal::Eal;
 pub use errno::Errno;
 pub use lcore::{Lcore, Registered, Running};
 pub use mbuf::Mbuf;
-pub use mempool::Mempool;
+pub use mempool::{Mempool, MempoolError};
 pub use port::{Port, Queue};
