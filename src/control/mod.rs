@@ -1,0 +1,515 @@
+//! The control thread: what the feed says and what the kernel knows become a snapshot, which is published.
+//!
+//! Everything that changes what an lcore does goes through here, one change after another. Tables are built here, old
+//! snapshots are dropped here, and nothing in this room waits for a packet or makes one wait.
+
+mod fabric;
+mod last_good;
+mod report;
+mod traffic;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::config::{self, Config};
+use crate::feed::{Feed, Text, Update};
+use crate::kernel::{self, Facts, Kernel, Twin};
+use crate::quiescent::{self, Publisher, Reader};
+use crate::service::{self, Definitions, Errors, Warning};
+use crate::snapshot::{Compiler, Fabric, Millis, Snapshot};
+
+pub use report::{Count, Report};
+
+/// Metrics that are recorded here when they happen.
+pub const PUBLISH_DURATION: &str = "penstock_publish_duration_seconds";
+pub const FEED_ERRORS: &str = "penstock_feed_errors_total";
+
+/// What the control thread works with.
+pub struct Setup {
+    pub config: Config,
+    /// What the configuration fixes of the fabric, with the MAC addresses of the devices.
+    pub fixed: Fabric,
+    pub twins: Vec<Twin>,
+    /// The clock that the lcores go by, too.
+    pub clock: Clock,
+}
+
+/// Tells the time.
+pub type Clock = Box<dyn Fn() -> Millis + Send>;
+
+/// Why the control thread could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Kernel(#[from] kernel::Error),
+    #[error("the feed: {0}")]
+    Feed(std::io::Error),
+    #[error("the control thread: {0}")]
+    Thread(#[from] std::io::Error),
+    #[error("the control thread ended before it began")]
+    Died,
+}
+
+/// A running control thread; it ends when this is dropped.
+pub struct Control {
+    client: Client,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Talks to a control thread from any other.
+#[derive(Clone)]
+pub struct Client {
+    requests: mpsc::UnboundedSender<Request>,
+    has_definitions: Arc<AtomicBool>,
+}
+
+enum Request {
+    Report(oneshot::Sender<Report>),
+    Reread,
+    Stop,
+}
+
+impl Control {
+    /// Starts the thread and gives the readers of its snapshots, one an lcore. The first snapshot is of the last good
+    /// definitions where there are any, and of everything that the kernel knows by now.
+    pub fn start(setup: Setup) -> Result<(Self, Vec<Reader<Snapshot>>), Error> {
+        let (requests, receiver) = mpsc::unbounded_channel();
+        let client = Client { requests, has_definitions: Arc::default() };
+        let has_definitions = client.has_definitions.clone();
+        let (report_start, started) = std::sync::mpsc::channel();
+        let work = move || {
+            let begin = || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                let (this, readers) = runtime.block_on(Thread::begin(setup, has_definitions))?;
+                Ok::<_, Error>((runtime, this, readers))
+            };
+            match begin() {
+                Ok((runtime, this, readers)) => {
+                    let _ = report_start.send(Ok(readers));
+                    runtime.block_on(this.run(receiver));
+                }
+                Err(error) => drop(report_start.send(Err(error))),
+            }
+        };
+        let thread = std::thread::Builder::new().name("control".to_owned()).spawn(work)?;
+        let readers = started.recv().map_err(|_| Error::Died)??;
+        Ok((Self { client, thread: Some(thread) }, readers))
+    }
+
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+}
+
+/// Waits until the last good definitions are on disk.
+impl Drop for Control {
+    fn drop(&mut self) {
+        let _ = self.client.requests.send(Request::Stop);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Client {
+    /// `None` once the thread has ended.
+    pub async fn report(&self) -> Option<Report> {
+        let (sender, receiver) = oneshot::channel();
+        self.requests.send(Request::Report(sender)).ok()?;
+        receiver.await.ok()
+    }
+
+    /// Has the feed read again at once.
+    pub fn reread(&self) {
+        let _ = self.requests.send(Request::Reread);
+    }
+
+    /// Whether any definitions are in force.
+    pub fn has_definitions(&self) -> bool {
+        self.has_definitions.load(Ordering::Relaxed)
+    }
+}
+
+/// The thread's own state.
+struct Thread {
+    config: Config,
+    fixed: Fabric,
+    clock: Clock,
+    compiler: Compiler,
+    publisher: Publisher<Snapshot>,
+    feed: Feed,
+    /// `None`: no port has a twin.
+    kernel: Option<Kernel>,
+    facts: watch::Receiver<Facts>,
+    keeper: last_good::Keeper,
+    definitions: Option<Arc<Definitions>>,
+    has_definitions: Arc<AtomicBool>,
+    fabric: Fabric,
+    unresolved: usize,
+    /// When the change was noticed that not every lcore has adopted yet.
+    pending: Option<Instant>,
+    sums: traffic::Sums,
+    feed_last_success: Option<SystemTime>,
+    /// Whether the feed's newest set was refused.
+    is_refused: bool,
+}
+
+/// How long the thread itself watches the lcores adopt a snapshot, looking every [`LOOK`]; they take microseconds
+/// unless they sleep.
+const PATIENCE: Duration = Duration::from_millis(1);
+const LOOK: Duration = Duration::from_micros(10);
+
+/// How often it looks after that, between other work.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
+impl Thread {
+    async fn begin(setup: Setup, has_definitions: Arc<AtomicBool>) -> Result<(Self, Vec<Reader<Snapshot>>), Error> {
+        let Setup { config, fixed, twins, clock } = setup;
+        let state_dir = config.node.state_dir.clone();
+        let kernel = if twins.is_empty() { None } else { Some(Kernel::start(&twins).await?) };
+        let facts = match &kernel {
+            Some(kernel) => kernel.facts(),
+            None => watch::channel(Facts::default()).1,
+        };
+        let definitions = load(&config);
+        has_definitions.store(definitions.is_some(), Ordering::Relaxed);
+        let fabric = fabric::merge(&fixed, &facts.borrow());
+        let mut compiler = Compiler::new(config.environment());
+        let nothing = Arc::default();
+        let first = compiler.compile(definitions.as_ref().unwrap_or(&nothing), &fabric, clock());
+        let unresolved = first.unresolved().len();
+        if let Some(kernel) = &kernel {
+            kernel.want(first.unresolved());
+        }
+        let (publisher, readers) = quiescent::channel(config.dpdk.lcores.len(), first);
+        let feed = Feed::start(&config.feed).map_err(Error::Feed)?;
+        let this = Self {
+            config,
+            fixed,
+            clock,
+            compiler,
+            publisher,
+            feed,
+            kernel,
+            facts,
+            keeper: last_good::Keeper::start(state_dir)?,
+            definitions,
+            has_definitions,
+            fabric,
+            unresolved,
+            pending: None,
+            sums: traffic::Sums::default(),
+            feed_last_success: None,
+            is_refused: false,
+        };
+        Ok((this, readers))
+    }
+
+    async fn run(mut self, mut requests: mpsc::UnboundedReceiver<Request>) {
+        loop {
+            tokio::select! {
+                (noticed, update) = self.feed.next() => self.take(noticed, update),
+                // Fails only without a kernel to follow, and then nothing ever changes.
+                Ok(()) = self.facts.changed() => {
+                    let fabric = fabric::merge(&self.fixed, &self.facts.borrow_and_update());
+                    if fabric != self.fabric {
+                        self.fabric = fabric;
+                        self.publish(Instant::now());
+                    }
+                }
+                request = requests.recv() => match request {
+                    Some(Request::Report(answer)) => drop(answer.send(self.report())),
+                    Some(Request::Reread) => self.feed.reread(),
+                    Some(Request::Stop) | None => return,
+                },
+                () = tokio::time::sleep(LOOK_AGAIN), if self.pending.is_some() => self.settle(),
+            }
+        }
+    }
+
+    /// Takes what the feed says.
+    fn take(&mut self, noticed: Instant, update: Update) {
+        match update {
+            Update::Set(text) => self.judge(noticed, text),
+            Update::Unchanged => {
+                // What was refused does not become good by being read again.
+                if !self.is_refused {
+                    self.feed_last_success = Some(SystemTime::now());
+                }
+            }
+            Update::Unreachable(why) => {
+                metrics::counter!(FEED_ERRORS).increment(1);
+                tracing::error!("{why}; what was in force stays");
+            }
+        }
+    }
+
+    /// Reads a set, and puts it in force if it holds; else nothing changes.
+    fn judge(&mut self, noticed: Instant, Text { name, text }: Text) {
+        let read = read(&self.config, &name, &text, self.definitions.as_deref());
+        self.is_refused = read.is_err();
+        let (definitions, warnings) = match read {
+            Ok(valid) => valid,
+            Err(errors) => {
+                metrics::counter!(FEED_ERRORS).increment(1);
+                tracing::error!("the new definitions are refused, what was in force stays:\n{errors}");
+                return;
+            }
+        };
+        self.feed_last_success = Some(SystemTime::now());
+        for warning in &warnings {
+            tracing::warn!("{warning}");
+        }
+        let version = definitions.version.as_deref().unwrap_or("(none)").to_owned();
+        if self.definitions.as_deref() == Some(&definitions) {
+            tracing::info!("definitions, version {version}: unchanged");
+            return;
+        }
+        let backends: usize = definitions.services.iter().map(|service| service.backends.len()).sum();
+        let services = definitions.services.len();
+        self.definitions = Some(Arc::new(definitions));
+        self.publish(noticed);
+        self.has_definitions.store(true, Ordering::Relaxed);
+        let took = noticed.elapsed();
+        tracing::info!(
+            "definitions, version {version}: {services} services, {backends} backends, in force after {took:.1?}"
+        );
+        self.keeper.keep(text);
+    }
+
+    /// Compiles what is known now and has the lcores use it. `noticed`: when the change was.
+    fn publish(&mut self, noticed: Instant) {
+        self.sums.add(self.compiler.registry().totals());
+        let nothing = Arc::default();
+        let definitions = self.definitions.as_ref().unwrap_or(&nothing);
+        let snapshot = self.compiler.compile(definitions, &self.fabric, (self.clock)());
+        self.unresolved = snapshot.unresolved().len();
+        if let Some(kernel) = &self.kernel {
+            kernel.want(snapshot.unresolved());
+        }
+        self.publisher.publish(snapshot);
+        // A change before the last was adopted: the older one counts, the lcores still wait for both.
+        self.pending.get_or_insert(noticed);
+        let start = Instant::now();
+        while self.pending.is_some() && start.elapsed() < PATIENCE {
+            std::thread::sleep(LOOK);
+            self.settle();
+        }
+    }
+
+    /// Drops what no lcore reads any more, and notes when all have adopted the newest.
+    fn settle(&mut self) {
+        if self.publisher.reclaim()
+            && let Some(noticed) = self.pending.take()
+        {
+            metrics::histogram!(PUBLISH_DURATION).record(noticed.elapsed().as_secs_f64());
+            // No lcore counts for a backend any more that is in no snapshot.
+            self.sums.add(self.compiler.registry().totals());
+            self.compiler.forget_counters();
+        }
+    }
+
+    fn report(&mut self) -> Report {
+        let registry = self.compiler.registry();
+        self.sums.add(registry.totals());
+        let names = self.definitions.iter().flat_map(|set| &set.services).map(|service| &service.name);
+        let mut backends: Vec<_> =
+            registry.totals().map(|(pair, packets, bytes)| Count { of: pair.clone(), packets, bytes }).collect();
+        backends.sort_by(|a, b| a.of.cmp(&b.of));
+        Report {
+            definitions: self.definitions.clone(),
+            feed_last_success: self.feed_last_success,
+            backends,
+            services: self.sums.of(names),
+            unresolved: self.unresolved,
+        }
+    }
+}
+
+/// Definitions that hold, by themselves and on this node.
+fn read(
+    config: &Config,
+    name: &str,
+    text: &str,
+    previous: Option<&Definitions>,
+) -> Result<(Definitions, Vec<Warning>), Errors> {
+    let (definitions, warnings) = service::read(text, name, previous)?;
+    config::fit(config, &definitions, name)?;
+    Ok((definitions, warnings))
+}
+
+/// The last good definitions, where there are any that still hold.
+fn load(config: &Config) -> Option<Arc<Definitions>> {
+    let text = last_good::load(&config.node.state_dir).unwrap_or_else(|error| {
+        tracing::error!("{error}");
+        None
+    })?;
+    let path = last_good::path(&config.node.state_dir).display().to_string();
+    match read(config, &path, &text, None) {
+        Ok((definitions, _)) => {
+            let version = definitions.version.as_deref().unwrap_or("(none)");
+            tracing::info!("starting with the last good definitions, version {version}");
+            Some(Arc::new(definitions))
+        }
+        Err(errors) => {
+            tracing::error!("the last good definitions do not hold any more and are not used:\n{errors}");
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    /// A control thread with a file to read and one lcore, which this test plays.
+    struct Scene {
+        directory: tempfile::TempDir,
+        control: Control,
+        lcore: Reader<Snapshot>,
+    }
+
+    /// Definitions of one service with these backends.
+    fn set(version: &str, backends: &[u8]) -> String {
+        let backends: Vec<_> = backends.iter().map(|last| format!(r#"{{"address": "10.1.0.{last}"}}"#)).collect();
+        format!(
+            r#"{{"version": "{version}", "services": [{{"name": "web", "vip": "192.0.2.1", "port": 80, "protocol": "tcp",
+                "forwarding": "ipip", "backends": [{}]}}]}}"#,
+            backends.join(", ")
+        )
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            Self::in_directory(tempfile::tempdir().unwrap())
+        }
+
+        fn in_directory(directory: tempfile::TempDir) -> Self {
+            let document = format!(
+                r#"
+                [node]
+                state_dir = "{}"
+                [dpdk]
+                lcores = [0]
+                [[port]]
+                name = "wan0"
+                device = "net_null0"
+                [encap]
+                ipv4_source = "10.0.0.1"
+                [hash]
+                seed = "AAECAwQFBgcICQoLDA0ODw=="
+                [feed]
+                kind = "file"
+                path = "services.json"
+                "#,
+                directory.path().display()
+            );
+            let name = directory.path().join("penstock.toml").display().to_string();
+            let (config, _) = Config::read(document, &name).unwrap();
+            let setup = Setup { fixed: config.fabric(), config, twins: vec![], clock: Box::new(|| Millis(0)) };
+            let (control, mut lcores) = Control::start(setup).unwrap();
+            Self { directory, control, lcore: lcores.remove(0) }
+        }
+
+        fn path(&self) -> &Path {
+            self.directory.path()
+        }
+
+        fn write(&self, text: &str) {
+            fs::write(self.path().join("new"), text).unwrap();
+            fs::rename(self.path().join("new"), self.path().join("services.json")).unwrap();
+        }
+
+        /// Polls as an lcore does until the version is this one; how long that took.
+        fn until(&mut self, version: &str) -> Duration {
+            let start = Instant::now();
+            while self.lcore.quiescent().version() != Some(version) {
+                assert!(start.elapsed() < Duration::from_secs(3), "version {version} never came");
+                std::hint::spin_loop();
+            }
+            start.elapsed()
+        }
+
+        fn report(&self) -> Report {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(self.control.client().report()).unwrap()
+        }
+    }
+
+    #[test]
+    fn a_renamed_file_reaches_the_lcores_within_milliseconds() {
+        let mut scene = Scene::new();
+        assert!(!scene.control.client().has_definitions());
+        scene.write(&set("0", &[1, 2, 3]));
+        scene.until("0");
+        let hundred: Vec<u8> = (1..=100).collect();
+        let mut delays = Vec::new();
+        for version in 1..=10u8 {
+            scene.write(&set(&version.to_string(), &hundred[usize::from(version)..]));
+            delays.push(scene.until(&version.to_string()));
+        }
+        delays.sort();
+        // Unoptimised, a table of 65537 slots takes tens of milliseconds by itself.
+        let limit = Duration::from_millis(if cfg!(debug_assertions) { 200 } else { 5 });
+        assert!(delays[5] < limit, "{delays:?}");
+        assert!(scene.control.client().has_definitions());
+    }
+
+    #[test]
+    fn a_bad_file_changes_nothing_and_a_good_one_after_it_does() {
+        let mut scene = Scene::new();
+        scene.write(&set("1", &[1]));
+        scene.until("1");
+        scene.write(r#"{"version": "2", "services": [{}]}"#);
+        scene.write("{");
+        scene.control.client().reread();
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!(scene.lcore.quiescent().version(), Some("1"));
+        scene.write(&set("3", &[1]));
+        scene.until("3");
+    }
+
+    #[test]
+    fn a_restart_begins_with_the_last_good_definitions() {
+        let mut scene = Scene::new();
+        scene.write(&set("1", &[1]));
+        scene.until("1");
+        let Scene { directory, control, .. } = scene;
+        drop(control);
+        fs::remove_file(directory.path().join("services.json")).unwrap();
+        let mut scene = Scene::in_directory(directory);
+        assert_eq!(scene.lcore.quiescent().version(), Some("1"));
+        assert!(scene.control.client().has_definitions());
+        assert_eq!(scene.report().feed_last_success, None, "the feed has not answered");
+
+        let Scene { directory, control, .. } = scene;
+        drop(control);
+        fs::write(last_good::path(directory.path()), "damaged").unwrap();
+        let mut scene = Scene::in_directory(directory);
+        assert_eq!(scene.lcore.quiescent().version(), None);
+        scene.write(&set("2", &[1]));
+        scene.until("2");
+    }
+
+    #[test]
+    fn old_snapshots_are_dropped_here_and_counters_of_backends_that_left_forgotten() {
+        let mut scene = Scene::new();
+        scene.write(&set("1", &[1, 2]));
+        scene.until("1");
+        assert_eq!(scene.report().backends.len(), 2);
+        scene.write(&set("2", &[1]));
+        // Until the lcore has adopted the new one, it may count for both.
+        std::thread::sleep(Duration::from_millis(100));
+        assert_eq!(scene.report().backends.len(), 2);
+        scene.until("2");
+        std::thread::sleep(Duration::from_millis(100));
+        assert_eq!(scene.report().backends.len(), 1);
+    }
+}
