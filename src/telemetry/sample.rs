@@ -1,0 +1,103 @@
+//! Everything that a scrape tells, read at one moment.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::control::{Client, Report};
+use crate::counters::{LcoreBlock, Totals};
+
+/// Where a scrape reads.
+pub struct Sources {
+    /// Names of the ports, in the configuration's order.
+    pub ports: Vec<String>,
+    pub lcores: Lcores,
+    pub control: Client,
+    /// Asks the devices; this room knows none.
+    pub device: Box<dyn Fn() -> Device + Send + Sync>,
+}
+
+/// What the devices count.
+#[derive(Debug, Clone, Default)]
+pub struct Device {
+    /// By port: frames that the NIC lost because no lcore took them in time.
+    pub missed: Vec<u64>,
+    pub mbufs_in_use: u64,
+    /// The mempool's size.
+    pub mbufs: u64,
+    pub twins: Vec<TwinCounts>,
+}
+
+/// Frames between one port and its kernel twin.
+#[derive(Debug, Clone, Default)]
+pub struct TwinCounts {
+    pub twin: String,
+    /// To the kernel.
+    pub punted: u64,
+    /// To the kernel, refused by it (the twin is down, or its queue is full).
+    pub refused: u64,
+    /// From the kernel, dropped because the lcore's ring or the mempool was full.
+    pub inject_full: u64,
+}
+
+/// The lcores' own counts, and how busy each was of late.
+pub struct Lcores {
+    /// CPU number and counts of each.
+    blocks: Vec<(u16, Arc<LcoreBlock>)>,
+    /// Busy share in the last [`Lcores::PERIOD`], as the bits of an `f64`.
+    ratios: Vec<AtomicU64>,
+    /// (busy, total) cycles at the end of the period before.
+    before: Mutex<Vec<(u64, u64)>>,
+}
+
+impl Lcores {
+    /// How often [`Lcores::measure`] wants to be called.
+    pub const PERIOD: Duration = Duration::from_secs(1);
+
+    pub fn new(blocks: Vec<(u16, Arc<LcoreBlock>)>) -> Self {
+        let ratios = blocks.iter().map(|_| AtomicU64::new(0)).collect();
+        let before = Mutex::new(vec![(0, 0); blocks.len()]);
+        Self { blocks, ratios, before }
+    }
+
+    /// Ends one period and begins the next.
+    pub fn measure(&self) {
+        let mut before = self.before.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        for (((_, block), ratio), before) in self.blocks.iter().zip(&self.ratios).zip(before.iter_mut()) {
+            let now = (block.polling.busy_cycles.get(), block.polling.total_cycles.get());
+            let (busy, total) = (now.0.saturating_sub(before.0), now.1.saturating_sub(before.1));
+            // The two are read one after the other, so the first may be a burst ahead.
+            let share = if total == 0 { 0.0 } else { (busy as f64 / total as f64).min(1.0) };
+            ratio.store(share.to_bits(), Ordering::Relaxed);
+            *before = now;
+        }
+    }
+
+    /// CPU, share of time spent on frames, and totals by port, of each lcore.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u16, f64, Vec<Totals>)> {
+        self.blocks.iter().zip(&self.ratios).map(|((cpu, block), ratio)| {
+            let totals = block.ports.iter().map(|port| {
+                let mut totals = Totals::default();
+                totals.add(port);
+                totals
+            });
+            (*cpu, f64::from_bits(ratio.load(Ordering::Relaxed)), totals.collect())
+        })
+    }
+}
+
+/// A scrape's content.
+pub(super) struct Sample<'a> {
+    pub ports: &'a [String],
+    pub lcores: Vec<(u16, f64, Vec<Totals>)>,
+    pub device: Device,
+    pub report: Report,
+}
+
+impl Sources {
+    /// `None` where the control side does not answer.
+    pub(super) async fn sample(&self) -> Option<Sample<'_>> {
+        let report = self.control.report().await?;
+        Some(Sample { ports: &self.ports, lcores: self.lcores.iter().collect(), device: (self.device)(), report })
+    }
+}
