@@ -13,5 +13,17 @@ pub mod pipeline; // a burst in, verdicts out: parse -> match -> select -> mode
 #[cfg(feature = "dpdk")]
 pub mod lcore; // the poll loop: rx, pipeline, tx, punt
 pub mod replay; // a capture through the same pipeline, N lcores in one thread
+#[cfg(all(feature = "dpdk", feature = "control"))]
+pub mod punt; // tap <-> rings: frames for the kernel twin and back
 pub mod config; // the node (TOML, parsed once, checked whole)
+#[cfg(feature = "control")]
+pub mod feed; // where definitions come from: a file
+#[cfg(feature = "control")]
+pub mod kernel; // netlink: twins, neighbours, routes
+#[cfg(feature = "control")]
+pub mod control; // the control thread: feed + neighbours -> snapshot -> publish
+#[cfg(feature = "control")]
+pub mod telemetry; // the Prometheus collector, health endpoints, logs
+#[cfg(all(feature = "dpdk", feature = "control"))]
+pub mod node; // assembly, signals, life and death of a running node
 pub mod cli; // what each subcommand prints

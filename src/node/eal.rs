@@ -1,0 +1,101 @@
+//! What EAL is told, and what is checked before it is asked, since its own messages are hard to read.
+
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::Path;
+
+use crate::config::Dpdk;
+
+/// Why DPDK could not even be asked.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    #[error("penstock run needs root: DPDK takes devices and memory from the kernel")]
+    NotRoot,
+    #[error("no free hugepages: reserve some (sysctl vm.nr_hugepages=256), or add \"--no-huge\" to dpdk.eal_args")]
+    NoHugepages,
+}
+
+/// Checks what can be said better than EAL says it.
+pub fn check(dpdk: &Dpdk) -> Result<(), Error> {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    check_these(dpdk, &status, &meminfo)
+}
+
+fn check_these(dpdk: &Dpdk, status: &str, meminfo: &str) -> Result<(), Error> {
+    // Uid: real, effective, saved, file system.
+    if number(status, "Uid:", 1).is_some_and(|effective| effective != 0) {
+        return Err(Error::NotRoot);
+    }
+    // Only the default size is listed there; with others mounted, EAL shall decide.
+    let names_pages = |name: &str| dpdk.eal_args.iter().any(|argument| argument.split('=').next() == Some(name));
+    let free = number(meminfo, "HugePages_Free:", 0);
+    if free == Some(0) && !["--no-huge", "--huge-dir", "--in-memory"].into_iter().any(names_pages) {
+        return Err(Error::NoHugepages);
+    }
+    Ok(())
+}
+
+/// The `index`th number of the line that starts with `key`.
+fn number(text: &str, key: &str, index: usize) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+    line.split_whitespace().nth(index)?.parse().ok()
+}
+
+/// EAL's arguments: the user's as they are, and what keeps one node out of another's way and leaves nothing behind. EAL
+/// refuses some arguments that stand twice, so what the user names is left to them.
+pub fn arguments(dpdk: &Dpdk, state_dir: &Path) -> Vec<String> {
+    let mut arguments = dpdk.eal_args.clone();
+    let names = |name: &str| dpdk.eal_args.iter().any(|argument| argument.split('=').next() == Some(name));
+    if !names("--file-prefix") && !names("--in-memory") {
+        // The state directory belongs to one process at a time, and is the same again after a restart.
+        let mut hasher = DefaultHasher::new();
+        state_dir.hash(&mut hasher);
+        arguments.push(format!("--file-prefix=penstock-{:08x}", hasher.finish() as u32));
+    }
+    // Files of hugepages would outlive the process, and keep the pages.
+    if !["--huge-unlink", "--no-huge", "--in-memory"].into_iter().any(names) {
+        arguments.push("--huge-unlink".to_owned());
+    }
+    // Nobody asks DPDK's own telemetry socket; its thread would be one more on the control CPUs.
+    if !names("--telemetry") && !names("--no-telemetry") {
+        arguments.push("--no-telemetry".to_owned());
+    }
+    arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Idle;
+
+    fn dpdk(eal_args: &[&str]) -> Dpdk {
+        let eal_args = eal_args.iter().map(|&argument| argument.to_owned()).collect();
+        Dpdk { lcores: vec![1], eal_args, mempool_mbufs: 1023, mbuf_data_room: 2176, idle: Idle::Poll }
+    }
+
+    const ROOT: &str = "Name:\tpenstock\nUid:\t0\t0\t0\t0\n";
+    const NO_PAGES: &str = "MemTotal: 1 kB\nHugePages_Total:       4\nHugePages_Free:        0\n";
+    const PAGES: &str = "HugePages_Free:      128\n";
+
+    #[test]
+    fn what_is_missing_is_said_before_eal_is_asked() {
+        assert_eq!(check_these(&dpdk(&[]), "Uid:\t0\t1000\t0\t0\n", PAGES), Err(Error::NotRoot));
+        assert_eq!(check_these(&dpdk(&[]), ROOT, NO_PAGES), Err(Error::NoHugepages));
+        assert_eq!(check_these(&dpdk(&["--no-huge"]), ROOT, NO_PAGES), Ok(()));
+        assert_eq!(check_these(&dpdk(&["--huge-dir=/mnt/1G"]), ROOT, NO_PAGES), Ok(()));
+        assert_eq!(check_these(&dpdk(&[]), ROOT, PAGES), Ok(()));
+    }
+
+    #[test]
+    fn the_users_own_arguments_come_first_and_are_not_doubled() {
+        let of = |eal_args: &[&str], state_dir: &str| arguments(&dpdk(eal_args), Path::new(state_dir));
+        let mine = of(&["--no-pci"], "/var/lib/penstock");
+        assert!(mine[0] == "--no-pci" && mine[1].starts_with("--file-prefix=penstock-"), "{mine:?}");
+        assert_eq!(mine[2..], ["--huge-unlink", "--no-telemetry"]);
+        assert_eq!(mine, of(&["--no-pci"], "/var/lib/penstock"));
+        assert_ne!(mine, of(&["--no-pci"], "/var/lib/other"));
+        let own = ["--file-prefix=x", "--telemetry", "--no-huge"];
+        assert_eq!(of(&own, "/var/lib/penstock"), own);
+    }
+}

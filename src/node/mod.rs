@@ -1,0 +1,283 @@
+//! A running node: assembled from the configuration, up to its end (what `penstock run` is).
+//!
+//! In order: what fails by a person's mistake comes first, each with one sentence that names the key, the file or the
+//! device; then DPDK, ports, twins, the control thread with its first snapshot, and last the lcores. Life ends the other
+//! way round: health says no, traffic goes on for `stop_grace`, lcores stop, then everything that they used.
+
+mod eal;
+mod ports;
+mod signals;
+mod state_dir;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use dpdk::{Eal, Mempool, Running};
+
+use crate::config::{self, Config};
+use crate::control::{self, Control, Setup};
+use crate::counters::LcoreBlock;
+use crate::kernel::Twin;
+use crate::lcore::{self, Clock, Forwarding, Lane, Plan};
+use crate::punt::{self, Bridge, Counts, Punt, Tap};
+use crate::snapshot::PortIndex;
+use crate::telemetry::{self, Device, Health, Lcores, Server, Sources, TwinCounts};
+use crate::wire::Mac;
+use ports::Opened;
+use signals::{Said, Signals};
+use state_dir::StateDir;
+
+/// Why a node could not start, or ended otherwise than it should.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    StateDir(#[from] state_dir::Error),
+    #[error(transparent)]
+    Check(#[from] eal::Error),
+    #[error("dpdk: {0}")]
+    Eal(#[from] dpdk::eal::EalError),
+    #[error("dpdk.mempool_mbufs: {0}")]
+    Mempool(#[from] dpdk::MempoolError),
+    #[error(transparent)]
+    Port(#[from] ports::Error),
+    #[error(transparent)]
+    Twin(#[from] punt::Error),
+    #[error(transparent)]
+    Control(#[from] control::Error),
+    #[error(transparent)]
+    Telemetry(#[from] telemetry::Error),
+    #[error("dpdk: {0}")]
+    Ring(#[from] dpdk::ring::RingError),
+    #[error("lcore on CPU {cpu} cannot start: {reason}")]
+    Launch { cpu: u16, reason: dpdk::Errno },
+    #[error("lcore on CPU {cpu} ended by itself; this is a fault in penstock, please report it")]
+    LcoreDied { cpu: u16 },
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+}
+
+/// Runs a node until it is told to stop.
+pub fn run(config: &Config) -> Result<(), Error> {
+    eal::check(&config.dpdk)?;
+    let _state_dir = StateDir::take(&config.node.state_dir)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // Before anything slow: a port that somebody else has is the commonest mistake.
+    let server = match config.metrics.listen {
+        Some(address) => Some(runtime.block_on(Server::bind(address))?),
+        None => None,
+    };
+    // From here on none may end the process between two steps.
+    let signals = runtime.block_on(async { Signals::new() })?;
+    let node = Node::start(config)?;
+    let result = runtime.block_on(node.live(server, signals, config.node.stop_grace));
+    node.stop()?;
+    result
+}
+
+/// How many frames may wait between an lcore and the punt thread, each way.
+const RING: u32 = 1024;
+
+/// Everything that runs.
+struct Node {
+    health: Arc<Health>,
+    sources: Arc<Sources>,
+    stop: Arc<AtomicBool>,
+    lcores: Vec<(u16, Running<()>)>,
+    /// Ends after the lcores, which push into its rings.
+    punt: Option<Punt>,
+    /// Ends after the lcores, whose snapshots it frees.
+    control: Control,
+}
+
+impl Node {
+    fn start(config: &Config) -> Result<Self, Error> {
+        let cpus = &config.dpdk.lcores;
+        let eal = Eal::init(cpus, eal::arguments(&config.dpdk, &config.node.state_dir))?;
+        let clock = Clock::start(eal);
+        let pool = Mempool::new(eal, "frames", config.dpdk.mempool_mbufs, config.dpdk.mbuf_data_room)?;
+
+        let mut opened = Vec::new();
+        let mut taps = Vec::new();
+        for port in &config.ports {
+            opened.push(Opened::open(eal, pool, port, cpus.len())?);
+            taps.push(port.twin.as_deref().map(Tap::open).transpose()?);
+        }
+        for port in &opened {
+            tracing::info!("{port}");
+        }
+
+        let (control, readers) = Control::start(Setup {
+            config: config.clone(),
+            fixed: config.fabric_on(|index| Mac(opened[index].info.mac)),
+            twins: twins(&opened, &taps),
+            clock: Box::new(move || clock.now()),
+        })?;
+
+        let Wiring { lanes, bridges, counts } = wire(eal, &mut opened, taps, cpus.len())?;
+        let punt = if bridges.is_empty() { None } else { Some(Punt::start(eal, pool, bridges)?) };
+
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut lcores = Vec::new();
+        let mut blocks = Vec::new();
+        for (index, (((lcore, &cpu), ports), reader)) in
+            eal.lcores().into_iter().zip(cpus).zip(lanes).zip(readers).enumerate()
+        {
+            let counters = Arc::new(LcoreBlock::new(ports.len()));
+            blocks.push((cpu, counters.clone()));
+            let plan = Plan {
+                ports,
+                work: Forwarding::new(index, reader),
+                counters,
+                clock,
+                idle: idle(config.dpdk.idle),
+                stop: stop.clone(),
+            };
+            let running = lcore.launch(move || lcore::run(plan)).map_err(|reason| Error::Launch { cpu, reason })?;
+            lcores.push((cpu, running));
+        }
+        tracing::info!("{} lcores, on CPUs {cpus:?}, idle: {:?}", lcores.len(), config.dpdk.idle);
+
+        let ports: Vec<_> = opened.iter().map(|port| port.name.clone()).collect();
+        let mbufs = config.dpdk.mempool_mbufs.into();
+        let devices = Mutex::new(opened);
+        let device = move || {
+            let devices = devices.lock().unwrap_or_else(PoisonError::into_inner);
+            Device {
+                missed: devices.iter().map(Opened::missed).collect(),
+                mbufs_in_use: pool.in_use().into(),
+                mbufs,
+                twins: counts.iter().map(twin_counts).collect(),
+            }
+        };
+        let sources =
+            Sources { ports, lcores: Lcores::new(blocks), control: control.client(), device: Box::new(device) };
+        Ok(Self { health: Arc::default(), sources: Arc::new(sources), stop, lcores, punt, control })
+    }
+
+    /// Until told to stop, and `stop_grace` beyond.
+    async fn live(&self, server: Option<Server>, mut signals: Signals, stop_grace: Duration) -> Result<(), Error> {
+        self.health.forwarding();
+        if let Some(server) = server {
+            tracing::info!("metrics on http://{}/metrics", server.address()?);
+            let (sources, health) = (self.sources.clone(), self.health.clone());
+            tokio::spawn(async move {
+                if let Err(error) = server.run(sources, health).await {
+                    tracing::error!("metrics: {error}");
+                }
+            });
+        }
+        let control = self.control.client();
+        tracing::info!("forwarding");
+
+        let mut check = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            tokio::select! {
+                said = signals.next() => match said {
+                    Said::Reread => control.reread(),
+                    Said::Stop => break,
+                },
+                _ = check.tick() => {
+                    if let Some((cpu, _)) = self.lcores.iter().find(|(_, running)| running.is_finished()) {
+                        return Err(Error::LcoreDied { cpu: *cpu });
+                    }
+                }
+            }
+        }
+
+        self.health.stopping();
+        tracing::info!("stopping in {stop_grace:?}; a second signal stops at once");
+        let deadline = tokio::time::sleep(stop_grace);
+        tokio::pin!(deadline);
+        loop {
+            tokio::select! {
+                () = &mut deadline => return Ok(()),
+                said = signals.next() => if said == Said::Stop {
+                    return Ok(());
+                },
+            }
+        }
+    }
+
+    /// Ends everything, users before what they use.
+    fn stop(self) -> Result<(), Error> {
+        let Self { health: _, sources, stop, lcores, punt, control } = self;
+        stop.store(true, Ordering::Relaxed);
+        let mut died = None;
+        for (cpu, running) in lcores {
+            if running.join().is_err() {
+                died = Some(Error::LcoreDied { cpu });
+            }
+        }
+        drop(punt);
+        drop(control);
+        drop(sources);
+        tracing::info!("stopped");
+        died.map_or(Ok(()), Err)
+    }
+}
+
+/// The twins that there are, for netlink.
+fn twins(opened: &[Opened], taps: &[Option<Tap>]) -> Vec<Twin> {
+    let twin = |(index, (port, tap)): (usize, (&Opened, &Option<Tap>))| {
+        let name = tap.as_ref()?.name().to_owned();
+        Some(Twin { name, port: port_index(index), mac: port.mac, mtu: port.mtu })
+    };
+    opened.iter().zip(taps).enumerate().filter_map(twin).collect()
+}
+
+fn port_index(index: usize) -> PortIndex {
+    PortIndex(u8::try_from(index).expect("the configuration has few ports"))
+}
+
+/// What goes from lcores to twins and back.
+struct Wiring {
+    /// By lcore, then by port.
+    lanes: Vec<Vec<Lane>>,
+    bridges: Vec<Bridge>,
+    /// By twin.
+    counts: Vec<(String, Arc<Counts>)>,
+}
+
+/// Gives each lcore its queue of each port, and each port with a twin its rings.
+fn wire(eal: Eal, opened: &mut [Opened], taps: Vec<Option<Tap>>, lcores: usize) -> Result<Wiring, Error> {
+    let mut wiring =
+        Wiring { lanes: (0..lcores).map(|_| Vec::new()).collect(), bridges: Vec::new(), counts: Vec::new() };
+    for (port, tap) in opened.iter_mut().zip(taps) {
+        let mut lanes: Vec<_> = port.queues.drain(..).map(|queue| Lane { queue, punt: None, inject: None }).collect();
+        if let Some(tap) = tap {
+            let mut from_lcores = Vec::new();
+            for lane in &mut lanes {
+                let (producer, consumer) = dpdk::ring::single(eal, RING)?;
+                lane.punt = Some(producer);
+                from_lcores.push(consumer);
+            }
+            let (to_lcore, inject) = dpdk::ring::single(eal, RING)?;
+            lanes[0].inject = Some(inject);
+            let counts = Arc::new(Counts::default());
+            wiring.counts.push((tap.name().to_owned(), counts.clone()));
+            wiring.bridges.push(Bridge { tap, from_lcores, to_lcore, counts });
+        }
+        for (of_lcore, lane) in wiring.lanes.iter_mut().zip(lanes) {
+            of_lcore.push(lane);
+        }
+    }
+    Ok(wiring)
+}
+
+fn idle(idle: config::Idle) -> lcore::Idle {
+    match idle {
+        config::Idle::Poll => lcore::Idle::Poll,
+        config::Idle::Pause => lcore::Idle::Pause,
+        config::Idle::Sleep => lcore::Idle::Sleep,
+    }
+}
+
+fn twin_counts((twin, counts): &(String, Arc<Counts>)) -> TwinCounts {
+    TwinCounts {
+        twin: twin.clone(),
+        punted: counts.punted.get(),
+        refused: counts.refused.get(),
+        inject_full: counts.inject_full.get(),
+    }
+}

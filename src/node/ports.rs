@@ -1,0 +1,74 @@
+//! Opens the ports of the configuration and starts them, with one queue for each lcore.
+
+use std::fmt;
+
+use dpdk::port::{Info, PortError};
+use dpdk::{Eal, Errno, Mempool, Port, Queue};
+
+use crate::config;
+use crate::wire::Mac;
+
+/// Why a port cannot be used. Every message begins with the port that the configuration names.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("port {name:?}: {reason}")]
+    Device { name: String, reason: PortError },
+    #[error("port {name:?}: mac {mac} is refused by the device: {reason}")]
+    Mac { name: String, mac: Mac, reason: Errno },
+}
+
+/// A port that runs.
+pub struct Opened {
+    pub name: String,
+    pub info: Info,
+    /// The address that the pipeline takes and sends with.
+    pub mac: Mac,
+    /// Whether the device itself knows that address; else it takes all frames and the pipeline sorts.
+    pub has_own_mac: bool,
+    pub mtu: u16,
+    /// One for each lcore, in the lcores' order.
+    pub queues: Vec<Queue>,
+    /// For questions only; the port runs as long as this and its queues.
+    pub port: Port,
+}
+
+impl Opened {
+    pub fn open(eal: Eal, pool: Mempool, config: &config::Port, lcores: usize) -> Result<Self, Error> {
+        let failed = |reason| Error::Device { name: config.name.clone(), reason };
+        let queues = u16::try_from(lcores).unwrap_or(u16::MAX);
+        let mut port = Port::open(eal, &config.device, queues).map_err(failed)?;
+        let info = port.info().map_err(failed)?;
+
+        let of_device = Mac(info.mac);
+        let mac = config.mac.unwrap_or(of_device);
+        let has_own_mac = match if mac == of_device { Ok(()) } else { port.set_mac(mac.0) } {
+            Ok(()) => true,
+            Err(Errno::NotSupported) => false,
+            Err(reason) => return Err(Error::Mac { name: config.name.clone(), mac, reason }),
+        };
+        let settings = dpdk::port::Config {
+            mtu: config.mtu,
+            promiscuous: config.promiscuous || !has_own_mac,
+            ..dpdk::port::Config::default()
+        };
+        let queues = port.start(&settings, pool).map_err(failed)?;
+        Ok(Self { name: config.name.clone(), info, mac, has_own_mac, mtu: config.mtu, queues, port })
+    }
+
+    /// Frames that the device lost because no lcore took them in time, or no buffer was free.
+    pub fn missed(&self) -> u64 {
+        self.port.stats().map_or(0, |stats| stats.missed + stats.no_mbuf)
+    }
+}
+
+/// One line for the log.
+impl fmt::Display for Opened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, info, mac, mtu, .. } = self;
+        write!(f, "port {name}: {}, driver {}, MAC {mac}, MTU {mtu}", info.device, info.driver)?;
+        if !self.has_own_mac {
+            write!(f, " (the device keeps {}; penstock sorts the frames itself)", Mac(info.mac))?;
+        }
+        Ok(())
+    }
+}
