@@ -15,13 +15,11 @@ pub fn fit(config: &Config, definitions: &Definitions, file: &str) -> Result<(),
                 "\"ipip\" needs an outer source address, and the node has none: set [encap] ipv4_source in its configuration",
             );
         }
-        let weighty = service.backends.iter().filter(|backend| backend.weight > 0).count();
-        let size = config.hash.table_size;
-        if service.table_size.is_none() && weighty > size as usize {
-            report.error(
-                format_args!("services[{index}].backends"),
-                format!("{weighty} backends of weight above 0 do not fit into the node's tables of {size} slots; set a larger table_size"),
-            );
+        let (count, size) = (service.backends.len(), config.hash.table_size);
+        if service.table_size.is_none() && count > size as usize {
+            let reason =
+                format!("{count} backends do not fit into the node's tables of {size} slots; set a larger table_size");
+            report.error(format_args!("services[{index}].backends"), reason);
         }
     }
     report.finish(|| ()).map(|_| ())

@@ -237,11 +237,8 @@ fn backends(object: &Object<'_>, draft: &Draft, report: &mut Report) {
     if count > MOST_BACKENDS {
         report.error(object.path.key("backends"), format!("{count} backends, at most {MOST_BACKENDS} are taken"));
     }
-    let weighty = draft.backends.iter().filter(|backend| backend.weight != Some(0)).count();
-    if let Some(size) = draft.table_size.filter(|&size| weighty > size as usize) {
-        let reason = format!(
-            "{weighty} backends of weight above 0 do not fit into a table of {size} slots; use a larger table_size"
-        );
+    if let Some(size) = draft.table_size.filter(|&size| count > size as usize) {
+        let reason = format!("{count} backends do not fit into a table of {size} slots; use a larger table_size");
         report.error(object.path.key("backends"), reason);
     }
     let Some(ports) = draft.ports else { return };
