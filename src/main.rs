@@ -16,12 +16,16 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Check(cli::check::Args),
+    Replay(cli::replay::Args),
+    Explain(cli::explain::Args),
     Schema(cli::schema::Args),
 }
 
 fn main() -> ExitCode {
     cli::end(match Arguments::parse().command {
         Command::Check(args) => cli::check::run(&args),
+        Command::Replay(args) => cli::replay::run(&args),
+        Command::Explain(args) => cli::explain::run(&args),
         Command::Schema(args) => cli::schema::run(&args),
     })
 }

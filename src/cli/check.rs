@@ -116,7 +116,11 @@ fn print_summary(args: &Args, findings: &Findings) -> io::Result<()> {
             )?;
             if tables.masked_count > 0 {
                 let masked = count(tables.masked_count, "more table");
-                writeln!(out, "        {} for {masked}, while backends are draining or down", bytes(tables.masked_bytes))?;
+                writeln!(
+                    out,
+                    "        {} for {masked}, while backends are draining or down",
+                    bytes(tables.masked_bytes)
+                )?;
             }
         } else {
             writeln!(out, "no service definitions were named, and the feed is no file: none were checked")?;

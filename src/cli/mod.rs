@@ -3,7 +3,9 @@
 //! Results go to stdout, errors and warnings to stderr. With `--json` stdout is one JSON document and nothing else.
 
 pub mod check;
+pub mod explain;
 mod inputs;
+pub mod replay;
 pub mod schema;
 
 use std::io::{self, Write};

@@ -51,6 +51,8 @@ pub fn service(
         deny_ranges: vec![],
         idle_timeout: IdleTimeout::default(),
         table_size: Some(1009),
+        health: Default::default(),
+        affinity_timeout: None,
     }
 }
 
