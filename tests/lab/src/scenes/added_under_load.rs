@@ -23,7 +23,7 @@ fn play(lab: &mut Lab, story: &mut Story) -> Result<()> {
     let load = lab.client.load(&format!("{VIP}:80"), WORKERS, PAUSE)?;
 
     story.claim("backend3 gets its share as soon as the file names it", || {
-        until("200 requests before the change", Duration::from_secs(10), || Ok((met() > before + 200).then_some(())))?;
+        until("200 requests before the change", Duration::from_secs(30), || Ok((met() > before + 200).then_some(())))?;
         lab.node.publish(&services("three", &[(1, 100), (2, 100), (3, 100)]))?;
         until("100 requests at backend3", Duration::from_secs(10), || {
             Ok((joining.served() >= asked + 100).then_some(()))
