@@ -78,7 +78,7 @@ impl Node {
         // DPDK keeps its runtime files there instead of in /var/run, where they would stay.
         command.env("RUNTIME_DIRECTORY", self.directory.join("run"));
         let mut process = Process::start(&mut command, &self.log_file())?;
-        let twin = until(&format!("penstock makes its twin, {TWIN}"), Duration::from_secs(15), || {
+        let twin = until(&format!("penstock makes its twin, {TWIN}"), Duration::from_secs(30), || {
             let made = self.namespace.ip(&format!("link show {TWIN}")).is_ok();
             Ok((made || !process.running()).then_some(made))
         })?;
@@ -88,7 +88,7 @@ impl Node {
         self.namespace.ip(&format!("address replace {NODE}/24 dev {TWIN}"))?;
         self.namespace.ip(&format!("link set {TWIN} up"))?;
         self.namespace.ip(&format!("route replace default via {GATEWAY} dev {TWIN}"))?;
-        until("/readyz says 200", Duration::from_secs(10), || Ok((self.health("readyz")? == 200).then_some(())))
+        until("/readyz says 200", Duration::from_secs(30), || Ok((self.health("readyz")? == 200).then_some(())))
             .map_err(with(|| process.tail()))?;
         until("the twin reaches the router", Duration::from_secs(10), || {
             self.namespace.run(&format!("ping -n -c 1 -W 1 {GATEWAY}")).map(Some)
