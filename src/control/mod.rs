@@ -366,8 +366,11 @@ fn load(config: &Config) -> Option<Arc<Definitions>> {
 mod tests {
     use std::fs;
     use std::path::Path;
+    use std::process::Command;
 
     use super::*;
+    use crate::snapshot::PortIndex;
+    use crate::wire::Mac;
 
     /// A control thread with a file to read and one lcore, which this test plays.
     struct Scene {
@@ -392,6 +395,10 @@ mod tests {
         }
 
         fn in_directory(directory: tempfile::TempDir) -> Self {
+            Self::with_twins(directory, vec![])
+        }
+
+        fn with_twins(directory: tempfile::TempDir, twins: Vec<Twin>) -> Self {
             let document = format!(
                 r#"
                 [node]
@@ -413,7 +420,7 @@ mod tests {
             );
             let name = directory.path().join("penstock.toml").display().to_string();
             let (config, _) = Config::read(document, &name).unwrap();
-            let setup = Setup { fixed: config.fabric(), config, twins: vec![], clock: Box::new(|| Millis(0)) };
+            let setup = Setup { fixed: config.fabric(), config, twins, clock: Box::new(|| Millis(0)) };
             let (control, mut lcores) = Control::start(setup).unwrap();
             Self { directory, control, lcore: lcores.remove(0) }
         }
@@ -511,5 +518,55 @@ mod tests {
         scene.until("2");
         std::thread::sleep(Duration::from_millis(100));
         assert_eq!(scene.report().backends.len(), 1);
+    }
+
+    /// Runs the test named `test` again, in a network namespace of its own; `true` in there.
+    fn in_a_namespace(test: &str) -> bool {
+        if std::env::var_os("PENSTOCK_IN_A_NAMESPACE").is_some() {
+            return true;
+        }
+        let test = format!("control::tests::{test}");
+        let mut command = Command::new("unshare");
+        command.args(["--map-root-user", "--net"]).arg(std::env::current_exe().unwrap());
+        command.args(["--exact", &test, "--nocapture"]).env("PENSTOCK_IN_A_NAMESPACE", "1");
+        assert!(command.status().unwrap().success(), "see above");
+        false
+    }
+
+    fn ip(arguments: &str) {
+        assert!(Command::new("ip").args(arguments.split_whitespace()).status().unwrap().success(), "ip {arguments}");
+    }
+
+    #[test]
+    fn a_changed_mac_reaches_the_lcores_within_a_tenth_of_a_second() {
+        if !in_a_namespace("a_changed_mac_reaches_the_lcores_within_a_tenth_of_a_second") {
+            return;
+        }
+        ip("link add wan0 type veth peer name far");
+        ip("link set far up");
+        ip("address add 10.1.0.1/24 dev wan0");
+        let twin = Twin { name: "wan0".to_owned(), port: PortIndex(0), mac: Mac([2, 0, 0, 0, 0, 1]), mtu: 1500 };
+        let mut scene = Scene::with_twins(tempfile::tempdir().unwrap(), vec![twin]);
+        scene.write(&set("1", &[11]));
+        scene.until("1");
+        // The backend is wanted, so the kernel has been asked for it.
+        let backend = "10.1.0.11".parse().unwrap();
+        assert_eq!(scene.report().unresolved, 1);
+        assert!(scene.lcore.quiescent().next_hop(backend).is_none());
+
+        for last in 1..=5 {
+            ip(&format!("neighbor replace 10.1.0.11 lladdr 02:00:00:00:aa:{last:02x} nud reachable dev wan0"));
+            let changed = Instant::now();
+            let mac = Mac([2, 0, 0, 0, 0xaa, last]);
+            while scene.lcore.quiescent().next_hop(backend).map(|hop| hop.destination) != Some(mac) {
+                assert!(changed.elapsed() < Duration::from_millis(100), "the new MAC has not come");
+            }
+        }
+        assert_eq!(scene.report().unresolved, 0);
+        ip("neighbor replace 10.1.0.11 nud failed dev wan0");
+        let changed = Instant::now();
+        while scene.lcore.quiescent().next_hop(backend).is_some() {
+            assert!(changed.elapsed() < Duration::from_secs(1), "a neighbour that failed is still used");
+        }
     }
 }

@@ -45,7 +45,9 @@ fn number(text: &str, key: &str, index: usize) -> Option<u64> {
 /// EAL's arguments: the user's as they are, and what keeps one node out of another's way and leaves nothing behind. EAL
 /// refuses some arguments that stand twice, so what the user names is left to them.
 pub fn arguments(dpdk: &Dpdk, state_dir: &Path) -> Vec<String> {
-    let mut arguments = dpdk.eal_args.clone();
+    // What EAL finds on every machine is no news; a user's own level comes after it and wins.
+    let mut arguments = vec!["--log-level=lib.eal:warning".to_owned()];
+    arguments.extend_from_slice(&dpdk.eal_args);
     let names = |name: &str| dpdk.eal_args.iter().any(|argument| argument.split('=').next() == Some(name));
     if !names("--file-prefix") && !names("--in-memory") {
         // The state directory belongs to one process at a time, and is the same again after a restart.
@@ -91,11 +93,12 @@ mod tests {
     fn the_users_own_arguments_come_first_and_are_not_doubled() {
         let of = |eal_args: &[&str], state_dir: &str| arguments(&dpdk(eal_args), Path::new(state_dir));
         let mine = of(&["--no-pci"], "/var/lib/penstock");
-        assert!(mine[0] == "--no-pci" && mine[1].starts_with("--file-prefix=penstock-"), "{mine:?}");
-        assert_eq!(mine[2..], ["--huge-unlink", "--no-telemetry"]);
+        assert_eq!(mine[1], "--no-pci");
+        assert!(mine[2].starts_with("--file-prefix=penstock-"), "{mine:?}");
+        assert_eq!(mine[3..], ["--huge-unlink", "--no-telemetry"]);
         assert_eq!(mine, of(&["--no-pci"], "/var/lib/penstock"));
         assert_ne!(mine, of(&["--no-pci"], "/var/lib/other"));
         let own = ["--file-prefix=x", "--telemetry", "--no-huge"];
-        assert_eq!(of(&own, "/var/lib/penstock"), own);
+        assert_eq!(of(&own, "/var/lib/penstock")[1..], own);
     }
 }

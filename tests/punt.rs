@@ -1,0 +1,147 @@
+//! Frames between rings and a real tap, in a network namespace of the test's own.
+#![cfg(all(feature = "dpdk", feature = "control"))]
+
+use std::process::Command;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use dpdk::ring::{self, Consumer, Producer};
+use dpdk::{Batch, Eal, Mempool, eal};
+use penstock::punt::{Bridge, Counts, Punt, Tap};
+
+/// Runs this test binary again, in a network namespace of its own; `true` in there.
+fn in_a_namespace() -> bool {
+    if std::env::var_os("PENSTOCK_IN_A_NAMESPACE").is_some() {
+        return true;
+    }
+    let mut command = Command::new("unshare");
+    command.args(["--map-root-user", "--net"]).arg(std::env::current_exe().unwrap()).arg("--nocapture");
+    assert!(command.env("PENSTOCK_IN_A_NAMESPACE", "1").status().unwrap().success(), "see above");
+    false
+}
+
+fn ip(arguments: &str) {
+    assert!(Command::new("ip").args(arguments.split_whitespace()).status().unwrap().success(), "ip {arguments}");
+}
+
+/// Who has 10.0.0.1? Tell 10.0.0.2.
+fn arp_request() -> Vec<u8> {
+    [
+        &[0xff; 6][..],
+        &[2, 0, 0, 0, 0, 2],
+        &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1],
+        &[2, 0, 0, 0, 0, 2],
+        &[10, 0, 0, 2],
+        &[0; 6],
+        &[10, 0, 0, 1],
+    ]
+    .concat()
+}
+
+/// A frame that the kernel has no use for.
+fn junk() -> Vec<u8> {
+    [&[2, 0, 0, 0, 0, 1][..], &[2, 0, 0, 0, 0, 2], &[0x88, 0xb5], &[0; 46]].concat()
+}
+
+struct Scene {
+    pool: Mempool,
+    to_kernel: Producer,
+    from_kernel: Consumer,
+    counts: Arc<Counts>,
+    _punt: Punt,
+}
+
+impl Scene {
+    fn new() -> Self {
+        // On a thread of its own: EAL pins the one that starts it.
+        let start = || Eal::init(&eal::allowed_cpus()?[..1], ["--no-pci", "--no-huge", "--no-shconf", "-m", "64"]);
+        let eal = thread::spawn(start).join().unwrap().unwrap();
+        let pool = Mempool::new(eal, "frames", 8191, 2176).unwrap();
+        let tap = Tap::open("wan0").unwrap();
+        ip("address add 10.0.0.1/24 dev wan0");
+        ip("link set wan0 up");
+        let (to_kernel, consumer) = ring::single(eal, 1024).unwrap();
+        let (producer, from_kernel) = ring::single(eal, 1024).unwrap();
+        let counts = Arc::new(Counts::default());
+        let bridge = Bridge { tap, from_lcores: vec![consumer], to_lcore: producer, counts: counts.clone() };
+        let punt = Punt::start(eal, pool, vec![bridge]).unwrap();
+        Self { pool, to_kernel, from_kernel, counts, _punt: punt }
+    }
+
+    /// Pushes a frame as an lcore does; whether the ring had room.
+    fn push(&mut self, frame: &[u8]) -> bool {
+        let Some(mut mbuf) = self.pool.alloc() else { return false };
+        mbuf.append(frame.len()).unwrap().copy_from_slice(frame);
+        self.to_kernel.push(&mut Batch::from(mbuf)) == 0
+    }
+
+    /// How long until the kernel's answer to the ARP request comes.
+    fn until_answer(&mut self) -> Duration {
+        let (start, mut batch) = (Instant::now(), Batch::new());
+        loop {
+            self.from_kernel.pop(&mut batch);
+            let is_answer = |frame: &[u8]| frame[12..14] == [8, 6] && frame[20..22] == [0, 2];
+            if batch.iter().any(|mbuf| is_answer(mbuf.bytes())) {
+                return start.elapsed();
+            }
+            batch.clear();
+            assert!(start.elapsed() < Duration::from_secs(2), "the kernel did not answer");
+        }
+    }
+}
+
+/// One test, as a process has one EAL.
+#[test]
+fn frames_between_lcores_and_the_kernel() {
+    if !in_a_namespace() {
+        return;
+    }
+    let mut scene = Scene::new();
+
+    // An answer comes within a nap of the idle thread, most of the time.
+    let mut delays: Vec<_> = (0..21)
+        .map(|_| {
+            thread::sleep(Duration::from_millis(5));
+            assert!(scene.push(&arp_request()));
+            scene.until_answer()
+        })
+        .collect();
+    delays.sort();
+    assert!(delays[5] < Duration::from_micros(500), "{delays:?}");
+
+    // A flood of junk does not keep what is urgent from the kernel, nor its answer from us.
+    let before = scene.counts.punted.get() + scene.counts.refused.get();
+    let mut pushed = 0;
+    let mut batch = Batch::new();
+    for round in 0..2000 {
+        for _ in 0..10 {
+            pushed += u64::from(scene.push(&junk()));
+        }
+        if round == 1000 {
+            while !scene.push(&arp_request()) {}
+            pushed += 1;
+            scene.until_answer();
+        }
+        scene.from_kernel.pop(&mut batch);
+        batch.clear();
+    }
+    assert!(pushed > 10_000, "only {pushed} found room in the ring");
+
+    // Every frame that went into the ring is counted once.
+    let deadline = Instant::now() + Duration::from_secs(2);
+    while scene.counts.punted.get() + scene.counts.refused.get() - before < pushed {
+        assert!(Instant::now() < deadline, "{:?} of {pushed}", scene.counts);
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(scene.counts.punted.get() + scene.counts.refused.get() - before, pushed);
+
+    // A twin that is down takes nothing, and that is counted, too.
+    ip("link set wan0 down");
+    let refused = scene.counts.refused.get();
+    assert!(scene.push(&junk()));
+    let deadline = Instant::now() + Duration::from_secs(2);
+    while scene.counts.refused.get() == refused {
+        assert!(Instant::now() < deadline, "{:?}", scene.counts);
+    }
+}
