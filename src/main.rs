@@ -15,6 +15,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[cfg(all(feature = "dpdk", feature = "control"))]
+    Run(cli::run::Args),
     Check(cli::check::Args),
     Replay(cli::replay::Args),
     Explain(cli::explain::Args),
@@ -23,6 +25,8 @@ enum Command {
 
 fn main() -> ExitCode {
     cli::end(match Arguments::parse().command {
+        #[cfg(all(feature = "dpdk", feature = "control"))]
+        Command::Run(args) => cli::run::run(&args),
         Command::Check(args) => cli::check::run(&args),
         Command::Replay(args) => cli::replay::run(&args),
         Command::Explain(args) => cli::explain::run(&args),

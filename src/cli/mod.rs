@@ -6,6 +6,8 @@ pub mod check;
 pub mod explain;
 mod inputs;
 pub mod replay;
+#[cfg(all(feature = "dpdk", feature = "control"))]
+pub mod run;
 pub mod schema;
 
 use std::io::{self, Write};
