@@ -9,7 +9,7 @@ mod parse;
 
 use crate::counters::Reason;
 use crate::mode::Identification;
-use crate::snapshot::{Millis, PortIndex, Snapshot, TargetIndex};
+use crate::snapshot::{Millis, Port, PortIndex, ServiceIndex, Snapshot, Target, TargetIndex};
 use crate::wire::Frame;
 
 pub use explain::{Choice, Chosen, Explanation, Matched, explain};
@@ -34,24 +34,44 @@ pub enum Verdict {
     Drop(Reason),
 }
 
-/// The state of one lcore between bursts.
+/// The state of one lcore between bursts, and the tables that the stages hand on.
 #[derive(Debug)]
 pub struct Pipeline {
     lcore: usize,
     id: Identification,
     parsed: [Parsed; BURST],
+    selected: Selected,
+}
+
+/// The frames of a burst that belong to services, one row each.
+#[derive(Debug)]
+struct Selected {
+    count: usize,
+    /// Places in the burst.
+    at: [u8; BURST],
+    service: [ServiceIndex; BURST],
+    hash: [u64; BURST],
+    target: [Option<TargetIndex>; BURST],
 }
 
 impl Pipeline {
     /// `lcore`: its index among the lcores that the snapshots were compiled for.
     pub fn new(lcore: usize) -> Self {
-        Self { lcore, id: Identification::default(), parsed: [Parsed::NOTHING; BURST] }
+        let selected = Selected {
+            count: 0,
+            at: [0; BURST],
+            service: [ServiceIndex::FIRST; BURST],
+            hash: [0; BURST],
+            target: [None; BURST],
+        };
+        Self { lcore, id: Identification::default(), parsed: [Parsed::NOTHING; BURST], selected }
     }
 
     /// Decides on `frames` (at most [`BURST`], received on `port`), rewrites in place those that go on, and writes what
     /// becomes of each, in order.
     ///
     /// Counts the traffic of services; the verdicts are counted by the caller, who knows what the device took.
+    #[inline]
     pub fn process<F: Frame>(
         &mut self,
         snapshot: &Snapshot,
@@ -62,90 +82,78 @@ impl Pipeline {
     ) {
         let count = frames.len().min(BURST);
         let frames = &mut frames[..count];
+        self.parse(frames, snapshot.port(port));
+        self.find(frames, snapshot, now, verdicts);
+        self.select(snapshot);
+        self.apply(frames, snapshot, verdicts);
+    }
 
-        // Parse.
-        let station = snapshot.port(port);
+    fn parse<F: Frame>(&mut self, frames: &[F], station: &Port) {
         for ahead in frames.iter().take(PREFETCH) {
             ahead.prefetch();
         }
-        for at in 0..count {
+        for (at, (frame, parsed)) in frames.iter().zip(&mut self.parsed).enumerate() {
             if let Some(ahead) = frames.get(at + PREFETCH) {
                 ahead.prefetch();
             }
-            self.parsed[at] = Parsed::of(frames[at].bytes(), station);
+            *parsed = Parsed::of(frame.bytes(), station);
         }
+    }
 
-        // Match. What belongs to a service goes on to the next stages; the rest is decided here.
-        let mut chosen = Selected { count: 0, at: [0; BURST], service: [None; BURST] };
-        for (at, (frame, verdict)) in frames.iter_mut().zip(verdicts.iter_mut()).enumerate() {
-            let parsed = &self.parsed[at];
+    /// What belongs to a service goes on to the next stages; the rest is decided here.
+    fn find<F: Frame>(&mut self, frames: &mut [F], snapshot: &Snapshot, now: Millis, verdicts: &mut [Verdict; BURST]) {
+        self.selected.count = 0;
+        for (at, ((frame, parsed), verdict)) in frames.iter_mut().zip(&self.parsed).zip(verdicts).enumerate() {
             match matching::find(parsed, snapshot, now) {
-                Match::Service(service) => chosen.push(at, service),
+                Match::Service(service) => self.selected.push(at, service),
                 Match::Reply(reply) => *verdict = matching::translate(reply, parsed, frame, snapshot),
                 Match::Echo => *verdict = echo::answer(parsed, frame, snapshot),
                 Match::Other(other) => *verdict = other,
             }
         }
+    }
 
-        // Select: all hashes, then all slots.
-        let mut hashes = [0; BURST];
-        for (hash, &at) in hashes.iter_mut().zip(chosen.frames()) {
-            let parsed = &self.parsed[usize::from(at)];
+    /// All hashes, then all slots.
+    fn select(&mut self, snapshot: &Snapshot) {
+        let Selected { count, at, service, hash, target } = &mut self.selected;
+        for (hash, &at) in hash.iter_mut().zip(&at[..*count]) {
+            let parsed = &self.parsed[usize::from(at) % BURST];
             *hash = snapshot.hash(parsed.source, parsed.source_port);
         }
-        let mut targets: [Option<TargetIndex>; BURST] = [None; BURST];
-        for ((target, &hash), service) in targets.iter_mut().zip(&hashes).zip(chosen.services()) {
-            *target = service.and_then(|service| snapshot.select(service, hash));
+        for ((target, &hash), &service) in target.iter_mut().zip(&*hash).zip(&service[..*count]) {
+            *target = snapshot.select(service, hash);
         }
+    }
 
-        // Mode.
+    fn apply<F: Frame>(&mut self, frames: &mut [F], snapshot: &Snapshot, verdicts: &mut [Verdict; BURST]) {
         let traffic = snapshot.traffic(self.lcore);
-        for (&at, target) in chosen.frames().iter().zip(&targets) {
-            let at = usize::from(at);
+        for (&at, &target) in self.selected.at[..self.selected.count].iter().zip(&self.selected.target) {
+            let at = usize::from(at) % BURST;
+            let Some(frame) = frames.get_mut(at) else { continue };
             let packet = self.parsed[at].packet;
             verdicts[at] = match target.map(|target| snapshot.target(target)) {
                 None => Verdict::Drop(Reason::NoBackend),
-                Some(target) => match &target.mode {
-                    None => Verdict::Drop(Reason::NoNextHop),
-                    Some(mode) => match mode.apply(&mut frames[at], packet, &mut self.id) {
-                        Ok(port) => {
-                            let cell = traffic.cell(target.traffic);
-                            cell.packets.add(1);
-                            cell.bytes.add(u64::from(packet.total));
-                            Verdict::Forward(port)
-                        }
-                        Err(reason) => Verdict::Drop(reason),
-                    },
+                Some(Target { mode: None, .. }) => Verdict::Drop(Reason::NoNextHop),
+                Some(Target { mode: Some(mode), traffic: id }) => match mode.apply(frame, packet, &mut self.id) {
+                    Ok(port) => {
+                        let cell = traffic.cell(*id);
+                        cell.packets.add(1);
+                        cell.bytes.add(u64::from(packet.total));
+                        Verdict::Forward(port)
+                    }
+                    Err(reason) => Verdict::Drop(reason),
                 },
             };
         }
     }
 }
 
-/// The frames of a burst that belong to services.
-struct Selected {
-    count: usize,
-    at: [u8; BURST],
-    service: [Option<crate::snapshot::ServiceIndex>; BURST],
-}
-
 impl Selected {
     #[inline]
-    fn push(&mut self, at: usize, service: crate::snapshot::ServiceIndex) {
-        if self.count < BURST {
-            self.at[self.count] = at as u8;
-            self.service[self.count] = Some(service);
-            self.count += 1;
-        }
-    }
-
-    #[inline]
-    fn frames(&self) -> &[u8] {
-        &self.at[..self.count]
-    }
-
-    #[inline]
-    fn services(&self) -> &[Option<crate::snapshot::ServiceIndex>] {
-        &self.service[..self.count]
+    fn push(&mut self, at: usize, service: ServiceIndex) {
+        let row = self.count % BURST;
+        self.at[row] = at as u8;
+        self.service[row] = service;
+        self.count += 1;
     }
 }

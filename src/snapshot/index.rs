@@ -25,23 +25,31 @@ impl Index {
 
     #[inline]
     pub fn get(&self, key: u64) -> Option<u32> {
-        let (found, value) = self.cells[self.place(key)];
-        (found == key).then_some(value)
-    }
-
-    /// Where the key stands, or the free cell where it would.
-    #[inline]
-    fn place(&self, key: u64) -> usize {
-        // Fibonacci hashing (Knuth, TAOCP 6.4): keys are the operator's, not a client's, so no secret is needed.
-        let mut at = (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> self.shift) as usize;
-        let mask = self.cells.len() - 1;
+        let mut at = self.home(key);
         loop {
-            let (found, _) = self.cells[at & mask];
-            if found == key || found == FREE {
-                return at & mask;
+            let (found, value) = self.cells[at & (self.cells.len() - 1)];
+            if found == key {
+                return Some(value);
+            }
+            if found == FREE {
+                return None;
             }
             at += 1;
         }
+    }
+
+    /// Where the search for a key begins.
+    #[inline]
+    fn home(&self, key: u64) -> usize {
+        // Fibonacci hashing (Knuth, TAOCP 6.4): keys are the operator's, not a client's, so no secret is needed.
+        (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> self.shift) as usize
+    }
+
+    /// Where the key stands, or the free cell where it would.
+    fn place(&self, key: u64) -> usize {
+        let mask = self.cells.len() - 1;
+        let from = self.home(key);
+        (from..).map(|at| at & mask).find(|&at| self.cells[at].0 == key || self.cells[at].0 == FREE).unwrap_or(from)
     }
 }
 

@@ -10,6 +10,7 @@ mod routes;
 mod tables;
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -133,9 +134,14 @@ struct Endpoint {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServiceIndex(u32);
 
-/// Names a target of a snapshot.
+impl ServiceIndex {
+    /// A value to begin arrays with.
+    pub const FIRST: Self = Self(0);
+}
+
+/// Names a target of a snapshot: its place, counted from one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TargetIndex(u32);
+pub struct TargetIndex(NonZeroU32);
 
 /// Whose address a destination is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -191,12 +197,15 @@ impl Snapshot {
     pub fn select(&self, service: ServiceIndex, hash: u64) -> Option<TargetIndex> {
         let service = self.compiled(service);
         let member = *service.now.get(maglev::slot(hash, service.now.len() as u32))?;
-        (member != NOBODY).then(|| TargetIndex(service.first_target + u32::from(member)))
+        if member == NOBODY {
+            return None;
+        }
+        NonZeroU32::new(service.first_target + u32::from(member) + 1).map(TargetIndex)
     }
 
     #[inline]
     pub fn target(&self, target: TargetIndex) -> &Target {
-        &self.targets[target.0 as usize]
+        &self.targets[target.0.get() as usize - 1]
     }
 
     /// How to turn a packet from this endpoint into a reply of its VIP, if it is one.

@@ -14,6 +14,13 @@ pub const IPV4: u16 = 0x0800;
 #[derive(Debug, Clone, Copy)]
 pub struct Ethernet<'a>(&'a [u8; HEADER]);
 
+impl<'a> From<&'a [u8; HEADER]> for Ethernet<'a> {
+    #[inline]
+    fn from(header: &'a [u8; HEADER]) -> Self {
+        Self(header)
+    }
+}
+
 impl<'a> Ethernet<'a> {
     /// `None` where `frame` is shorter than a header.
     #[inline]

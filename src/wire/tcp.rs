@@ -11,11 +11,14 @@ pub const CHECKSUM: usize = 16;
 #[inline]
 pub fn ports(segment: &[u8], is_first_fragment: bool) -> Result<(u16, u16), Malformed> {
     let header: &[u8; HEADER] = segment.first_chunk().ok_or(Malformed)?;
-    let length = usize::from(header[12] >> 4) * 4;
-    if length < HEADER || (length > segment.len() && !is_first_fragment) {
-        return Err(Malformed);
-    }
-    Ok((be16(header, 0), be16(header, 2)))
+    let room = if is_first_fragment { usize::MAX } else { segment.len() };
+    if is_whole(header, room) { Ok((be16(header, 0), be16(header, 2))) } else { Err(Malformed) }
+}
+
+/// Whether the header, options included, has a true length within a segment of `room` bytes.
+#[inline]
+pub fn is_whole(header: &[u8; HEADER], room: usize) -> bool {
+    (HEADER..=room).contains(&(usize::from(header[12] >> 4) * 4))
 }
 
 #[cfg(test)]
