@@ -110,9 +110,9 @@ fn print_summary(args: &Args, findings: &Findings) -> io::Result<()> {
             let tables = Tables::of(definitions, config);
             writeln!(
                 out,
-                "memory: {} take {}, shared by all lcores",
-                count(tables.count, "Maglev table"),
-                bytes(tables.bytes)
+                "memory: {} for {}, shared by all lcores",
+                bytes(tables.bytes),
+                count(tables.count, "Maglev table")
             )?;
             if tables.masked_count > 0 {
                 let masked = count(tables.masked_count, "more table");

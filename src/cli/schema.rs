@@ -63,3 +63,60 @@ fn print_counters() -> io::Result<()> {
     }
     out.flush()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::problem::{Path, Report};
+    use crate::service::shape::{Key, Shape};
+    use crate::service::tree::{self, Value};
+
+    /// What the reader says of keys and values by themselves.
+    fn errors(tree: &Value<'_>, keys: &'static [Key]) -> Vec<String> {
+        let mut report = Report::new("d");
+        shape::check(tree, &Shape::Object(keys), &Path::default(), &mut report);
+        report.errors.iter().map(ToString::to_string).collect()
+    }
+
+    /// The schema may let pass what a pattern cannot say; it may never refuse what the reader takes.
+    fn agree(schema: &jsonschema::Validator, document: &serde_json::Value, errors: &[String]) {
+        let cannot_say =
+            ["is not a prime", "is not an IPv4", "stands twice", "is not a duration from", "a range of ports"];
+        let sayable = errors.iter().any(|error| !cannot_say.iter().any(|text| error.contains(text)));
+        match schema.is_valid(document) {
+            true => assert!(!sayable, "the schema takes {document}, the reader says {errors:?}"),
+            false => assert!(!errors.is_empty(), "the schema refuses {document}"),
+        }
+    }
+
+    fn validator(schema: &serde_json::Value) -> jsonschema::Validator {
+        jsonschema::draft202012::new(schema).expect("a good schema")
+    }
+
+    #[test]
+    fn the_schema_of_services_and_the_reader_agree() {
+        let schema = validator(&services());
+        for document in crate::service::tests::documents() {
+            let Ok(tree) = tree::json(&document, "d") else { continue };
+            let Ok(plain) = serde_json::from_slice(&document) else { continue };
+            agree(&schema, &plain, &errors(&tree, DEFINITIONS));
+        }
+    }
+
+    #[test]
+    fn the_schema_of_the_configuration_and_the_reader_agree() {
+        let schema = validator(&config());
+        for document in crate::config::tests::documents() {
+            let Ok(tree) = tree::toml(document.as_bytes(), "d") else { continue };
+            let plain = toml::from_str(&document).expect("TOML");
+            agree(&schema, &plain, &errors(&tree, CONFIG));
+        }
+    }
+
+    #[test]
+    fn the_schemas_are_schemas() {
+        for schema in [services(), config()] {
+            assert!(jsonschema::meta::is_valid(&schema));
+        }
+    }
+}

@@ -140,3 +140,6 @@ pub struct Metrics {
     /// `None`: no metrics.
     pub listen: Option<SocketAddr>,
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -203,4 +203,4 @@ impl Default for IdleTimeout {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

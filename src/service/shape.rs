@@ -243,10 +243,7 @@ fn check_object(members: &[(Cow<'_, str>, Value<'_>)], keys: &[Key], path: &Path
     for (name, value) in members {
         match keys.iter().find(|key| key.name == name) {
             Some(key) => check(value, &key.shape, &path.key(name), report),
-            None => {
-                let near = nearest(name, keys.iter().map(|key| key.name)).unwrap_or_default();
-                report.error(path.key(name), format!("unknown key; did you mean {near:?}?"));
-            }
+            None => report.error(path.key(name), unknown(name, keys)),
         }
     }
     for key in keys {
@@ -254,6 +251,16 @@ fn check_object(members: &[(Cow<'_, str>, Value<'_>)], keys: &[Key], path: &Path
             report.error(path.key(key.name), format!("required, but absent. {}", key.help));
         }
     }
+}
+
+/// Names the key that was perhaps meant; where none is alike, all of them too.
+fn unknown(name: &str, keys: &[Key]) -> String {
+    let near = nearest(name, keys.iter().map(|key| key.name)).unwrap_or_default();
+    let known = match strsim::normalized_damerau_levenshtein(name, near) {
+        0.5.. => String::new(),
+        _ => format!(" Known here: {}", keys.iter().map(|key| key.name).collect::<Vec<_>>().join(", ")),
+    };
+    format!("unknown key; did you mean {near:?}?{known}")
 }
 
 fn check_twice(members: &[(Cow<'_, str>, Value<'_>)], path: &Path<'_>, report: &mut Report) {

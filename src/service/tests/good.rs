@@ -1,6 +1,7 @@
 //! Documents that hold.
 
 use super::super::*;
+use super::{several, web};
 
 /// The example of the contract, as it stands there.
 const EXAMPLE: &str = r#"{
@@ -71,4 +72,74 @@ fn unchanged_services_are_shared_with_the_previous_set() {
 fn an_example_reads_back_equal() {
     let (definitions, _) = read(EXAMPLE, "s", None).unwrap();
     assert_eq!(read(definitions.to_json(), "s", None).unwrap().0, definitions);
+}
+
+/// Documents that can look wrong, and are not.
+fn unusual() -> Vec<String> {
+    vec![
+        r#"{"services": []}"#.to_owned(),
+        "\u{feff}{\"services\": [], \"version\": \"\"}".to_owned(), // a byte order mark, as some editors write
+        web(r#""backends": []"#),
+        web(r#""backends": [{"address": "10.1.0.11", "port": 80}]"#),
+        web(r#""backends": [{"address": "10.1.0.11", "weight": 0}, {"address": "10.1.0.12", "weight": 65535}]"#),
+        web(r#""source_ranges": ["10.0.0.1/8", "fd00::/8"], "deny_ranges": []"#),
+        web(r#""table_size": 251, "tracking": "transition", "idle_timeout": {"tcp": "1h30m"}"#),
+        web(r#""health_check": {"kind": "none"}, "no_backend": "drop", "all_down": "drop", "udp_checksum": null"#),
+        // The same address and port, for another protocol.
+        several(&[
+            r#""name": "a", "forwarding": "dnat", "port": 53"#,
+            r#""name": "b", "forwarding": "dnat", "port": 53, "protocol": "udp""#,
+        ]),
+        // A backend of two services; with ipip it needs no endpoint of its own.
+        several(&[r#""name": "a""#, r#""name": "b", "port": 81"#]),
+        // Two endpoints of one address in one service.
+        web(
+            r#""forwarding": "dnat", "backends": [{"address": "10.1.0.11", "port": 1}, {"address": "10.1.0.11", "port": 2}]"#,
+        ),
+    ]
+}
+
+#[test]
+fn what_looks_wrong_and_is_not_passes_without_a_warning() {
+    for document in unusual() {
+        match read(&document, "services.json", None) {
+            Ok((_, warnings)) => assert!(warnings.is_empty(), "{document}: {warnings:?}"),
+            Err(errors) => panic!("{document}\n{errors}"),
+        }
+    }
+}
+
+#[test]
+fn what_will_not_act_is_warned_of_once() {
+    let cases = [
+        (
+            web(r#""tracking": "none", "backends": [{"address": "10.1.0.11", "state": "draining"}]"#),
+            "services[0].backends[0].state: \"draining\" with \"tracking\": \"none\", which remembers no flow: its flows move, as under \"down\"",
+        ),
+        (
+            several(&[
+                r#""health_check": {"kind": "tcp"}"#,
+                r#""name": "b", "port": 81, "health_check": {"kind": "none"}"#,
+                r#""name": "c", "port": 82, "health_check": {"kind": "udp"}"#,
+            ]),
+            "services[0].health_check: health checks are not run by this release: the backends count as up (and of one more service)",
+        ),
+        (
+            web(r#""all_down": "fail-open""#),
+            "services[0].all_down: \"fail-open\" has no effect in this release, which runs no health checks",
+        ),
+        (
+            web(r#""source_ranges": ["fd00::/8"]"#),
+            "services[0].source_ranges: no client of 192.0.2.1 is in any of these ranges: all are refused",
+        ),
+    ];
+    for (document, expected) in cases {
+        let (_, warnings) = read(&document, "s", None).unwrap();
+        let warnings: Vec<_> = warnings.iter().map(ToString::to_string).collect();
+        assert_eq!(warnings, [format!("s: {expected}")]);
+    }
+}
+
+pub fn documents() -> Vec<Vec<u8>> {
+    std::iter::once(EXAMPLE.to_owned()).chain(unusual()).map(String::into_bytes).collect()
 }

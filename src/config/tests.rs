@@ -1,0 +1,326 @@
+//! Configurations and what is said about them.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::service;
+
+/// The least that holds.
+const LEAST: &str = r#"
+[dpdk]
+lcores = [1]
+
+[[port]]
+name = "wan0"
+device = "net_null0"
+
+[hash]
+seed = "AAECAwQFBgcICQoLDA0ODw=="
+"#;
+
+/// Everything, as in the contract's example.
+const WHOLE: &str = r#"
+[node]
+name = "edge-1"
+state_dir = "/var/lib/penstock"
+stop_grace = "5s"
+
+[dpdk]
+lcores = [1, 2]
+eal_args = ["--no-huge"]
+mempool_mbufs = 65535
+mbuf_data_room = 2176
+idle = "sleep"
+
+[[port]]
+name = "wan0"
+device = "0000:03:00.0"
+mtu = 9000
+mac = "02:00:00:00:00:07"
+addresses = ["10.0.0.1"]
+twin = "wan0"
+promiscuous = true
+
+[[port]]
+name = "lan0"
+device = "net_af_packet0,iface=veth0"
+
+[icmp]
+errors_per_second = 0
+burst = 7
+
+[encap]
+ipv4_source = "10.0.0.1"
+ipv6_source = "fd00::1"
+
+[snat]
+ipv4 = ["10.0.0.1"]
+ipv6 = ["fd00::1"]
+ports = "1024-32767"
+
+[hash]
+seed = "AAECAwQFBgcICQoLDA0ODw=="
+table_size = 251
+
+[flows]
+capacity = 1048576
+drain_timeout = "1h"
+
+[fragments]
+hold = "0ms"
+
+[[neighbor]]
+address = "10.0.0.254"
+mac = "02:00:00:00:00:fe"
+port = "lan0"
+
+[[route]]
+prefix = "0.0.0.0/0"
+via = "10.0.0.254"
+
+[feed]
+kind = "file"
+path = "services.json"
+forwarding = "ipip"
+load_balancer_class = "penstock"
+health_check_node_ports = false
+node_ports = false
+node_addresses = {node-1 = "10.0.9.1"}
+
+[api]
+listen = ["unix:/run/penstock/api.sock", "127.0.0.1:9340"]
+
+[metrics]
+listen = "127.0.0.1:9342"
+"#;
+
+fn read(document: &str) -> Config {
+    let (config, warnings) =
+        Config::read(document, "/etc/penstock/penstock.toml").unwrap_or_else(|errors| panic!("{errors}"));
+    assert!(warnings.is_empty(), "{warnings:?}");
+    config
+}
+
+#[test]
+fn every_key_of_the_contract_is_read() {
+    let config = read(WHOLE);
+    assert_eq!((config.node.name.as_str(), config.node.stop_grace), ("edge-1", Duration::from_secs(5)));
+    assert_eq!(
+        (config.dpdk.lcores.as_slice(), config.dpdk.eal_args.len(), config.dpdk.idle),
+        (&[1, 2][..], 1, Idle::Sleep)
+    );
+    let port = &config.ports[0];
+    assert_eq!((port.mtu, port.mac, port.promiscuous), (9000, Some(Mac([2, 0, 0, 0, 0, 7])), true));
+    assert_eq!((port.twin.as_deref(), port.addresses.as_slice()), (Some("wan0"), &[IpAddr::from([10, 0, 0, 1])][..]));
+    assert_eq!((config.icmp.errors_per_second, config.icmp.burst), (0, 7));
+    assert_eq!(config.encap.ipv4_source, Some(Ipv4Addr::new(10, 0, 0, 1)));
+    assert_eq!((config.hash.seed[15], config.hash.table_size), (15, 251));
+    assert_eq!((config.neighbors[0].port, config.routes[0].via), (1, IpAddr::from([10, 0, 0, 254])));
+    assert_eq!(config.metrics.listen, Some("127.0.0.1:9342".parse().unwrap()));
+}
+
+#[test]
+fn what_is_absent_has_the_contracts_default() {
+    let config = read(LEAST);
+    assert_eq!(
+        (config.node.state_dir.as_path(), config.node.stop_grace),
+        (Path::new("/var/lib/penstock"), Duration::from_secs(5))
+    );
+    assert_eq!((config.dpdk.mempool_mbufs, config.dpdk.mbuf_data_room, config.dpdk.idle), (65535, 2176, Idle::Poll));
+    assert_eq!((config.ports[0].mtu, config.ports[0].mac, config.ports[0].promiscuous), (1500, None, false));
+    assert_eq!((config.icmp.errors_per_second, config.icmp.burst), (1000, 100));
+    assert_eq!((config.hash.table_size, config.flows.capacity), (65537, 1_048_576));
+    assert_eq!((config.flows.drain_timeout, config.encap.ipv4_source), (Duration::from_secs(3600), None));
+    assert_eq!(config.metrics.listen, Some("127.0.0.1:9341".parse().unwrap()));
+}
+
+#[test]
+fn a_relative_feed_begins_at_the_configurations_directory() {
+    let path = |feed: &str| match read(&format!("{LEAST}{feed}")).feed {
+        Feed::File { path } => path,
+        Feed::None => PathBuf::new(),
+    };
+    assert_eq!(path(""), Path::new("/etc/penstock/services.json"));
+    assert_eq!(path("[feed]\npath = \"feed/s.json\""), Path::new("/etc/penstock/feed/s.json"));
+    assert_eq!(path("[feed]\npath = \"/srv/s.json\""), Path::new("/srv/s.json"));
+    assert_eq!(path("[feed]\nkind = \"none\""), Path::new(""));
+}
+
+#[test]
+fn metrics_can_be_turned_off() {
+    assert_eq!(read(&format!("{LEAST}[metrics]\nlisten = \"none\"")).metrics.listen, None);
+}
+
+#[test]
+fn the_compiler_gets_what_the_configuration_says() {
+    let config = read(WHOLE);
+    let (environment, fabric) = (config.environment(), config.fabric());
+    assert_eq!((environment.lcores, environment.table_size, environment.seed[1]), (2, 251, 1));
+    assert_eq!(fabric.ports.iter().map(|port| port.mac).collect::<Vec<_>>(), [Mac([2, 0, 0, 0, 0, 7]), REPLAY_MAC]);
+    assert_eq!((fabric.ports[0].mtu, fabric.ports[0].promiscuous, fabric.ports[1].promiscuous), (9000, true, false));
+    assert_eq!((fabric.own.as_slice(), fabric.neighbors[0].port.0), (&[IpAddr::from([10, 0, 0, 1])][..], 1));
+    assert_eq!(fabric.routes[0].via, Some(IpAddr::from([10, 0, 0, 254])));
+    let of_device = Mac([6, 0, 0, 0, 0, 1]);
+    assert_eq!(config.fabric_on(|_| of_device).ports[1].mac, of_device);
+}
+
+#[test]
+fn of_two_entries_the_last_counts_and_is_warned_of() {
+    let again = "[[neighbor]]\naddress = \"10.0.0.254\"\nmac = \"02:00:00:00:00:fd\"\nport = \"wan0\"\n[[route]]\nprefix = \"0.0.0.0/0\"\nvia = \"10.0.0.253\"";
+    let (_, warnings) = Config::read(format!("{WHOLE}{again}"), "p").unwrap();
+    let warnings: Vec<_> = warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        warnings,
+        [
+            "p: neighbor[1].address: 10.0.0.254 is neighbor[0] already; this one counts",
+            "p: route[1].prefix: 0.0.0.0/0 is route[0] already; this one counts",
+        ]
+    );
+}
+
+#[test]
+fn definitions_must_fit_the_node() {
+    let definitions = |more: &str| {
+        let text = format!(
+            r#"{{"services": [{{"name": "web", "vip": "192.0.2.1", "port": 80, "protocol": "tcp", {more}
+            "backends": [{{"address": "10.1.0.1"}}, {{"address": "10.1.0.2"}}, {{"address": "10.1.0.3"}}, {{"address": "10.1.0.4"}}]}}]}}"#
+        );
+        service::read(text, "s", None).unwrap().0
+    };
+    let said = |config: &str, more: &str| {
+        fit(&read(config), &definitions(more), "s.json").map_err(|errors| errors.to_string())
+    };
+    let small = format!("{LEAST}table_size = 3");
+    assert_eq!(said(WHOLE, r#""forwarding": "ipip","#), Ok(()));
+    assert_eq!(said(LEAST, r#""forwarding": "dnat","#), Ok(()));
+    assert_eq!(said(&small, r#""forwarding": "dnat", "table_size": 5,"#), Ok(()));
+    assert_eq!(
+        said(LEAST, r#""forwarding": "ipip","#),
+        Err("s.json: services[0].forwarding: \"ipip\" needs an outer source address, and the node has none: \
+             set [encap] ipv4_source in its configuration"
+            .to_owned())
+    );
+    assert_eq!(
+        said(&small, r#""forwarding": "dnat","#),
+        Err("s.json: services[0].backends: 4 backends do not fit into the node's tables of 3 slots; set a larger table_size".to_owned())
+    );
+}
+
+const NO_DURATION: &str = "written like \"2h4m\" or \"500ms\"";
+
+/// `LEAST` or `WHOLE` with a text replaced by another, and the errors.
+fn broken() -> Vec<(String, Vec<String>)> {
+    let mac = "is not the MAC address of one station, six bytes like 02:00:00:00:00:01 (not a group's, whose first byte is odd, nor all zeros)";
+    let cases: Vec<(&str, &str, String)> = vec![
+        ("lcores = [1, 2]", "", "dpdk.lcores: required, but absent. CPU numbers of the polling cores, for example [1]; the control side runs on the others.".into()),
+        ("lcores = [1, 2]", "lcores = []", "dpdk.lcores: 0 given, at least 1 needed".into()),
+        ("lcores = [1, 2]", "lcores = [1, 1]", "dpdk.lcores[1]: CPU 1 is named twice".into()),
+        ("lcores = [1, 2]", "lcores = [-1]", "dpdk.lcores[0]: -1 is not a number from 0 to 1023".into()),
+        ("lcores = [1, 2]", "lcores = 1", "dpdk.lcores: 1 is not a list".into()),
+        ("idle = \"sleep\"", "idle = \"slep\"", "dpdk.idle: \"slep\" is not one of poll, pause, sleep; did you mean \"sleep\"?".into()),
+        ("mempool_mbufs = 65535", "mempool_mbufs = 64", "dpdk.mempool_mbufs: 64 is not a number from 1023 to 67108864".into()),
+        ("[icmp]", "[icpm]", "icpm: unknown key; did you mean \"icmp\"?".into()),
+        ("burst = 7", "bursts = 7", "icmp.bursts: unknown key; did you mean \"burst\"?".into()),
+        ("stop_grace = \"5s\"", "stop_grace = 5", format!("node.stop_grace: 5 is not a duration from 0ms to 1h, {NO_DURATION}")),
+        ("stop_grace = \"5s\"", "stop_grace = 2026-11-23", format!("node.stop_grace: an object is not a duration from 0ms to 1h, {NO_DURATION}")),
+        ("name = \"lan0\"", "name = \"lan0\"\ntwin = \"wan0\"", "port[1].twin: \"wan0\" is the twin of port[0] already".into()),
+        ("device = \"0000:03:00.0\"", "device = \"net_af_packet0,iface=veth0\"", "port[1].device: \"net_af_packet0,iface=veth0\" is the device of port[0] already".into()),
+        ("device = \"0000:03:00.0\"", "", "port[0].device: required, but absent. A PCI address like \"0000:03:00.0\", or a virtual device like \"net_af_packet0,iface=veth0\".".into()),
+        ("mtu = 9000", "mtu = 100", "port[0].mtu: 100 is not a number from 576 to 9710".into()),
+        ("mac = \"02:00:00:00:00:07\"", "mac = \"03:00:00:00:00:07\"", format!("port[0].mac: \"03:00:00:00:00:07\" {mac}")),
+        ("mac = \"02:00:00:00:00:fe\"", "mac = \"02-00-00-00-00-fe\"", format!("neighbor[0].mac: \"02-00-00-00-00-fe\" {mac}")),
+        ("twin = \"wan0\"", "twin = \"a-name-that-is-too-long\"", "port[0].twin: \"a-name-that-is-too-long\" is not the name of a network interface: 1 to 15 bytes, no spaces, slashes or colons".into()),
+        ("ipv4_source = \"10.0.0.1\"", "ipv4_source = \"fd00::1\"", "encap.ipv4_source: \"fd00::1\" is not an IPv4 address".into()),
+        ("ipv4_source = \"10.0.0.1\"", "ipv4_source = \"0.0.0.0\"", "encap.ipv4_source: 0.0.0.0 is not the address of one host".into()),
+        ("ipv4_source = \"10.0.0.1\"", "rss_source_v4 = \"100.64.0.0/16\"", "encap.rss_source_v4: known, but this release does not spread the outer source yet; leave it out".into()),
+        ("ports = \"1024-32767\"", "ports = \"0-9\"", "snat.ports: \"0-9\" is not a range of ports like \"8000-8099\"".into()),
+        ("seed = \"AAECAwQFBgcICQoLDA0ODw==\"", "", "hash.seed: required, but absent. The same on every node of a fleet; make one with: head -c 16 /dev/urandom | base64".into()),
+        ("seed = \"AAECAwQFBgcICQoLDA0ODw==\"", "seed = \"AAECAwQF\"", "hash.seed: \"AAECAwQF\" is not 16 bytes in base64; make them with: head -c 16 /dev/urandom | base64".into()),
+        ("table_size = 251", "table_size = 65536", "hash.table_size: 65536 is not a prime from 3 to 16777216".into()),
+        ("hold = \"0ms\"", "hold = \"20ms\"", "fragments.hold: known, but this release does not hold fragments yet; use \"0ms\"".into()),
+        ("port = \"lan0\"", "port = \"lan1\"", "neighbor[0].port: no [[port]] has the name \"lan1\"; did you mean \"lan0\"?".into()),
+        ("port = \"lan0\"", "port = \"lan0\"\nvlan = 100", "neighbor[0].vlan: known, but this release does not send VLAN tags yet; leave it out".into()),
+        ("prefix = \"0.0.0.0/0\"", "prefix = \"0.0.0.0\"", "route[0].prefix: \"0.0.0.0\" is not a prefix like \"198.51.100.0/24\" (one address: \"/32\" or \"/128\")".into()),
+        ("prefix = \"0.0.0.0/0\"", "prefix = \"::/0\"", "route[0].via: 10.0.0.254 and the prefix ::/0 are of different families".into()),
+        ("kind = \"file\"", "kind = \"http\"", "feed.kind: \"http\" is known, but this release does not read such a feed yet: use \"file\"".into()),
+        ("kind = \"file\"", "kind = \"fiel\"", "feed.kind: \"fiel\" is not one of file, http, grpc, etcd, none; did you mean \"file\"?".into()),
+        ("kind = \"file\"", "url = \"http://x\"", "feed.url: belongs to a feed on the network, and this one's kind is \"file\"; leave it out".into()),
+        ("{node-1 = \"10.0.9.1\"}", "{node-1 = \"x\"}", "feed.node_addresses.node-1: \"x\" is not an IPv4 or IPv6 address".into()),
+        ("listen = \"127.0.0.1:9342\"", "listen = 9342", "metrics.listen: 9342 is not an address and port like \"127.0.0.1:9341\", or \"none\"".into()),
+        ("\"unix:/run/penstock/api.sock\"", "\"unix:api.sock\"", "api.listen[0]: \"unix:api.sock\" is not \"unix:\" and the path of a socket, or an address and port".into()),
+        ("[flows]", "[flows", "line 44, column 7: not TOML: unclosed table, expected `]`".into()),
+        ("[flows]", "[hash]", "line 44, column 2: not TOML: duplicate key".into()),
+        ("burst = 7", "burst = 7\nburst = 8", "line 30, column 1: not TOML: duplicate key".into()),
+    ];
+    let mut broken: Vec<_> = cases
+        .into_iter()
+        .map(|(from, to, error)| {
+            assert!(WHOLE.contains(from), "{from}");
+            (WHOLE.replacen(from, to, 1), vec![error])
+        })
+        .collect();
+    let empty = [
+        "dpdk: required, but absent. Cores and memory; `lcores` has no default.",
+        "port: required, but absent. One [[port]] for each NIC or virtual device.",
+        "hash: required, but absent. How flows are spread; `seed` has no default.",
+    ];
+    broken.push((String::new(), empty.map(str::to_owned).to_vec()));
+    broken.push((
+        WHOLE.replacen("name = \"lan0\"", "name = \"wan0\"", 1),
+        vec![
+            "port[1].name: \"wan0\" is the name of port[0] already".to_owned(),
+            "neighbor[0].port: no [[port]] has the name \"lan0\"; did you mean \"wan0\"?".to_owned(),
+        ],
+    ));
+    let too_many: String = (0..251).map(|k| format!("[[port]]\nname = \"p{k}\"\ndevice = \"net_null{k}\"\n")).collect();
+    let [_, rest] = LEAST.split("[hash]").collect::<Vec<_>>()[..] else { panic!("one [hash]") };
+    broken.push((
+        format!("[dpdk]\nlcores = [1]\n{too_many}[hash]{rest}"),
+        vec!["port: 251 given, at most 250 are taken".to_owned()],
+    ));
+    broken
+}
+
+#[test]
+fn every_error_says_what_where_and_why() {
+    let mut wrong = Vec::new();
+    for (document, expected) in broken() {
+        let said: Vec<_> = match Config::read(&document, "penstock.toml") {
+            Ok(_) => vec!["accepted".to_owned()],
+            Err(errors) => errors.to_string().lines().map(|line| line.replacen("penstock.toml: ", "", 1)).collect(),
+        };
+        if said != expected {
+            wrong.push(format!("said     {said:#?}\nexpected {expected:#?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Every document of these tests, for the test that the JSON Schema says the same.
+pub(crate) fn documents() -> Vec<String> {
+    broken().into_iter().map(|(document, _)| document).chain([LEAST.to_owned(), WHOLE.to_owned()]).collect()
+}
+
+proptest! {
+    #[test]
+    fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = Config::read(bytes, "c");
+    }
+
+    #[test]
+    fn a_mutated_document_never_panics(
+        changes in proptest::collection::vec(
+            (any::<proptest::sample::Index>(), proptest::sample::select(b"[]={}\",.\n#-19 \xff".to_vec()), any::<bool>()), 1..6),
+    ) {
+        let mut document = WHOLE.as_bytes().to_vec();
+        for (at, byte, insert) in changes {
+            let at = at.index(document.len());
+            if insert { document.insert(at, byte) } else { document[at] = byte }
+        }
+        let _ = Config::read(document, "c");
+    }
+}
