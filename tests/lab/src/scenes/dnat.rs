@@ -4,14 +4,15 @@ use anyhow::{Context, Result};
 
 use super::{Scene, require};
 use crate::backend::DNAT_PORT;
-use crate::lab::{CLIENT, Lab, TO_CLIENT, VIP, two_backends};
+use crate::lab::{CLIENT, Lab, TO_CLIENT, TO_NODE, VIP, two_backends};
 use crate::say::Story;
 
 pub const SCENE: Scene = Scene { title: "dnat: another port, and the reply comes back this way", play };
 
 fn play(lab: &mut Lab, story: &mut Story) -> Result<()> {
     lab.node.publish(&two_backends("dnat"))?;
-    let at_node = lab.capture_at_node("dnat-lb", "tcp")?;
+    // The load balancer's wire is watched from the router's end: af_packet sends past a capture on its own interface.
+    let at_node = lab.capture_at_router(TO_NODE, "dnat-lb", "tcp")?;
     let at_client = lab.capture_at_router(TO_CLIENT, "dnat-client", "tcp")?;
 
     let url = format!("http://{VIP}:8080/");

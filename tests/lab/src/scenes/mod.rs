@@ -48,13 +48,13 @@ pub fn all() -> Vec<Scene> {
         publish::SCENE,
         new_mac::SCENE,
         swap::SCENE,
+        // Again, over all that since: what follows starts the node anew, and its counters with it.
+        counters::SCENE,
         stop::SCENE,
         last_good::SCENE,
         crash::SCENE,
         two_lcores::SCENE,
         cpu::SCENE,
-        // Again, over everything that happened since.
-        counters::SCENE,
     ]);
     scenes
 }
