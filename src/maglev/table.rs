@@ -26,39 +26,75 @@ pub fn table(members: &[Member], size: u32, hash: &SelectionHash) -> Vec<u16> {
     let mut walks: Vec<Walk> = members.iter().map(|member| Walk::new(member, size, hash)).collect();
     let mut owners = vec![super::NOBODY; size as usize];
     let mut taken = Bits::new(size as usize);
-    for member in turns(members, &quotas(members, size)) {
+    let turns = turns(members, &quotas(members, size));
+    let (most, last) = turns.split_at(turns.len().saturating_sub(LAST));
+    for &member in most {
         let slot = walks[usize::from(member)].next_free(&mut taken, size);
+        owners[slot as usize] = member;
+    }
+    let mut free: Vec<u64> = (0..u64::from(size)).filter(|&slot| !taken.get(slot)).collect();
+    for &member in last {
+        let slot = walks[usize::from(member)].nearest(&mut free, size);
         owners[slot as usize] = member;
     }
     owners
 }
 
+/// So many slots are left when asking each how far away it is gets cheaper than walking: the walks to the last 64 slots
+/// would be two fifths of all steps.
+const LAST: usize = 64;
+
 /// A member's preference list (the paper's `permutation[i]`), generated as it is walked.
 struct Walk {
-    next: u32,
-    skip: u32,
+    next: u64,
+    skip: u64,
 }
 
 impl Walk {
     fn new(member: &Member, size: u32, hash: &SelectionHash) -> Self {
         let of = |purpose| hash.member(member.address, member.port, purpose);
         // `size` is prime, so any skip but 0 visits every slot.
-        let skip = (of(Purpose::Skip) % u64::from(size - 1)) as u32 + 1;
-        Self { next: (of(Purpose::Offset) % u64::from(size)) as u32, skip }
+        let skip = of(Purpose::Skip) % u64::from(size - 1) + 1;
+        Self { next: of(Purpose::Offset) % u64::from(size), skip }
     }
 
     /// Claims the first free slot of the list. There must be one.
     #[inline]
     fn next_free(&mut self, taken: &mut Bits, size: u32) -> u32 {
-        loop {
-            let slot = self.next;
-            let next = u64::from(slot) + u64::from(self.skip);
-            self.next = if next >= u64::from(size) { (next - u64::from(size)) as u32 } else { next as u32 };
-            if taken.set(slot) {
-                return slot;
-            }
+        let (skip, back) = (self.skip, self.skip.wrapping_sub(u64::from(size)));
+        let mut slot = self.next;
+        // The step modulo `size`: of both sums the one that did not pass the end (or below zero, which wraps) is less.
+        let step = |slot: u64| slot.wrapping_add(skip).min(slot.wrapping_add(back));
+        while taken.get(slot) {
+            slot = step(slot);
         }
+        taken.set(slot);
+        self.next = step(slot);
+        slot as u32
     }
+
+    /// Claims the slot of `free` that comes first in the rest of the list: slot = next + steps * skip (mod size), solved
+    /// for the steps. `free` must not be empty.
+    fn nearest(&self, free: &mut Vec<u64>, size: u32) -> u32 {
+        let size = u64::from(size);
+        let inverse = power(self.skip, size - 2, size);
+        let steps = |slot: u64| (slot + size - self.next) % size * inverse % size;
+        let first = (0..free.len()).min_by_key(|&at| steps(free[at])).expect("as many slots as turns");
+        free.swap_remove(first) as u32
+    }
+}
+
+/// `base` to the `exponent`, modulo `modulus`. For a prime p, b to the p - 2 is the inverse of b (Fermat).
+fn power(base: u64, mut exponent: u64, modulus: u64) -> u64 {
+    let (mut result, mut square) = (1, base);
+    while exponent > 0 {
+        if exponent & 1 != 0 {
+            result = result * square % modulus;
+        }
+        square = square * square % modulus;
+        exponent >>= 1;
+    }
+    result
 }
 
 /// Slots for each member: the exact share rounded down, the rest to the largest remainders (ties: the first).
@@ -79,23 +115,22 @@ fn quotas(members: &[Member], size: u32) -> Vec<u32> {
 /// so that nobody is left with only what others refused: claim j of a member comes in round j * heaviest / weight.
 fn turns(members: &[Member], quotas: &[u32]) -> Vec<u16> {
     let heaviest = members.iter().map(|member| u32::from(member.weight)).max().unwrap_or(0);
-    let playing = || (0..members.len()).filter(|&k| quotas[k] > 0);
     let rounds_of = |k: usize| Rounds::new(heaviest, u32::from(members[k].weight)).take(quotas[k] as usize);
+    let playing: Vec<usize> = (0..members.len()).filter(|&k| quotas[k] > 0).collect();
     // Sorted by counting: `places[r]` becomes where round r's next turn stands in the order.
-    let mut places: Vec<u32> = Vec::new();
-    for round in playing().flat_map(rounds_of) {
-        let round = round as usize;
-        if places.len() <= round {
-            places.resize(round + 1, 0);
+    let last = playing.iter().map(|&k| u64::from(quotas[k] - 1) * u64::from(heaviest) / u64::from(members[k].weight));
+    let mut places = vec![0u32; last.max().map_or(0, |last| last as usize + 1)];
+    for &k in &playing {
+        for round in rounds_of(k) {
+            places[round as usize] += 1;
         }
-        places[round] += 1;
     }
     let mut sum = 0;
     for place in &mut places {
         sum += std::mem::replace(place, sum);
     }
     let mut order = vec![0; sum as usize];
-    for k in playing() {
+    for &k in &playing {
         for round in rounds_of(k) {
             let place = &mut places[round as usize];
             order[*place as usize] = k as u16;
@@ -144,13 +179,14 @@ impl Bits {
         Self(vec![0; count.div_ceil(64)])
     }
 
-    /// Sets a bit; whether it was clear.
     #[inline]
-    fn set(&mut self, at: u32) -> bool {
-        let (word, bit) = (&mut self.0[at as usize / 64], 1 << (at % 64));
-        let clear = *word & bit == 0;
-        *word |= bit;
-        clear
+    fn get(&self, at: u64) -> bool {
+        self.0[(at / 64) as usize] >> (at % 64) & 1 != 0
+    }
+
+    #[inline]
+    fn set(&mut self, at: u64) {
+        self.0[(at / 64) as usize] |= 1 << (at % 64);
     }
 }
 
