@@ -18,22 +18,30 @@ pub enum Error {
 /// Checks what can be said better than EAL says it.
 pub fn check(dpdk: &Dpdk) -> Result<(), Error> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    check_these(dpdk, &status, &meminfo)
+    check_these(dpdk, &status, free_hugepages(Path::new("/sys/kernel/mm/hugepages")))
 }
 
-fn check_these(dpdk: &Dpdk, status: &str, meminfo: &str) -> Result<(), Error> {
+fn check_these(dpdk: &Dpdk, status: &str, free_hugepages: u64) -> Result<(), Error> {
     // Uid: real, effective, saved, file system.
     if number(status, "Uid:", 1).is_some_and(|effective| effective != 0) {
         return Err(Error::NotRoot);
     }
-    // Only the default size is listed there; with others mounted, EAL shall decide.
-    let names_pages = |name: &str| dpdk.eal_args.iter().any(|argument| argument.split('=').next() == Some(name));
-    let free = number(meminfo, "HugePages_Free:", 0);
-    if free == Some(0) && !["--no-huge", "--huge-dir", "--in-memory"].into_iter().any(names_pages) {
+    if free_hugepages == 0 && !names(dpdk, "--no-huge") {
         return Err(Error::NoHugepages);
     }
     Ok(())
+}
+
+/// Free pages of all sizes; none where the kernel knows no hugepages.
+fn free_hugepages(sizes: &Path) -> u64 {
+    let free =
+        |size: fs::DirEntry| fs::read_to_string(size.path().join("free_hugepages")).ok()?.trim().parse::<u64>().ok();
+    fs::read_dir(sizes).into_iter().flatten().flatten().filter_map(free).sum::<u64>()
+}
+
+/// Whether the user passes this argument.
+fn names(dpdk: &Dpdk, name: &str) -> bool {
+    dpdk.eal_args.iter().any(|argument| argument.split('=').next() == Some(name))
 }
 
 /// The `index`th number of the line that starts with `key`.
@@ -48,7 +56,7 @@ pub fn arguments(dpdk: &Dpdk, state_dir: &Path) -> Vec<String> {
     // What EAL finds on every machine is no news; a user's own level comes after it and wins.
     let mut arguments = vec!["--log-level=lib.eal:warning".to_owned()];
     arguments.extend_from_slice(&dpdk.eal_args);
-    let names = |name: &str| dpdk.eal_args.iter().any(|argument| argument.split('=').next() == Some(name));
+    let names = |name: &str| names(dpdk, name);
     if !names("--file-prefix") && !names("--in-memory") {
         // The state directory belongs to one process at a time, and is the same again after a restart.
         let mut hasher = DefaultHasher::new();
@@ -77,16 +85,23 @@ mod tests {
     }
 
     const ROOT: &str = "Name:\tpenstock\nUid:\t0\t0\t0\t0\n";
-    const NO_PAGES: &str = "MemTotal: 1 kB\nHugePages_Total:       4\nHugePages_Free:        0\n";
-    const PAGES: &str = "HugePages_Free:      128\n";
-
     #[test]
     fn what_is_missing_is_said_before_eal_is_asked() {
-        assert_eq!(check_these(&dpdk(&[]), "Uid:\t0\t1000\t0\t0\n", PAGES), Err(Error::NotRoot));
-        assert_eq!(check_these(&dpdk(&[]), ROOT, NO_PAGES), Err(Error::NoHugepages));
-        assert_eq!(check_these(&dpdk(&["--no-huge"]), ROOT, NO_PAGES), Ok(()));
-        assert_eq!(check_these(&dpdk(&["--huge-dir=/mnt/1G"]), ROOT, NO_PAGES), Ok(()));
-        assert_eq!(check_these(&dpdk(&[]), ROOT, PAGES), Ok(()));
+        assert_eq!(check_these(&dpdk(&[]), "Uid:\t0\t1000\t0\t0\n", 128), Err(Error::NotRoot));
+        assert_eq!(check_these(&dpdk(&[]), ROOT, 0), Err(Error::NoHugepages));
+        assert_eq!(check_these(&dpdk(&["--no-huge"]), ROOT, 0), Ok(()));
+        assert_eq!(check_these(&dpdk(&[]), ROOT, 128), Ok(()));
+    }
+
+    #[test]
+    fn hugepages_of_all_sizes_count() {
+        let directory = tempfile::tempdir().unwrap();
+        for (size, free) in [("hugepages-2048kB", "3\n"), ("hugepages-1048576kB", "1\n")] {
+            fs::create_dir(directory.path().join(size)).unwrap();
+            fs::write(directory.path().join(size).join("free_hugepages"), free).unwrap();
+        }
+        assert_eq!(free_hugepages(directory.path()), 4);
+        assert_eq!(free_hugepages(&directory.path().join("none")), 0);
     }
 
     #[test]
