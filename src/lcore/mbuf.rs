@@ -29,11 +29,6 @@ impl Frame for Mbuf {
     }
 
     #[inline(always)]
-    fn is_contiguous(&self) -> bool {
-        Mbuf::is_contiguous(self)
-    }
-
-    #[inline(always)]
     fn prefetch(&self) {
         Mbuf::prefetch(self);
     }

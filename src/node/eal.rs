@@ -52,7 +52,7 @@ fn number(text: &str, key: &str, index: usize) -> Option<u64> {
 
 /// EAL's arguments: the user's as they are, and what keeps one node out of another's way and leaves nothing behind. EAL
 /// refuses some arguments that stand twice, so what the user names is left to them.
-pub fn arguments(dpdk: &Dpdk, state_dir: &Path) -> Vec<String> {
+pub fn arguments(dpdk: &Dpdk, devices: &[&str], state_dir: &Path) -> Vec<String> {
     // What EAL finds on every machine is no news; a user's own level comes after it and wins.
     let mut arguments = vec!["--log-level=lib.eal:warning".to_owned()];
     arguments.extend_from_slice(&dpdk.eal_args);
@@ -67,11 +67,28 @@ pub fn arguments(dpdk: &Dpdk, state_dir: &Path) -> Vec<String> {
     if !["--huge-unlink", "--no-huge", "--in-memory"].into_iter().any(names) {
         arguments.push("--huge-unlink".to_owned());
     }
+    // EAL would take every PCI device that is bound to a driver of its, other programs' too: it gets those of our ports.
+    if !["--no-pci", "-a", "--allow", "-b", "--block"].into_iter().any(names) {
+        let pci: Vec<&str> = devices.iter().copied().filter(|device| is_pci(device)).collect();
+        arguments.extend(pci.iter().map(|device| format!("--allow={device}")));
+        if pci.is_empty() {
+            arguments.push("--no-pci".to_owned());
+        }
+    }
     // Nobody asks DPDK's own telemetry socket; its thread would be one more on the control CPUs.
     if !names("--telemetry") && !names("--no-telemetry") {
         arguments.push("--no-telemetry".to_owned());
     }
     arguments
+}
+
+/// Whether a device is a PCI address, `[domain:]bus:device.function`, with or without driver arguments.
+fn is_pci(device: &str) -> bool {
+    let address = device.split(',').next().unwrap_or_default();
+    let Some((rest, function)) = address.rsplit_once('.') else { return false };
+    let parts: Vec<&str> = rest.split(':').collect();
+    let is_hex = |part: &&str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    matches!(parts.len(), 2 | 3) && parts.iter().all(is_hex) && is_hex(&function)
 }
 
 #[cfg(test)]
@@ -106,14 +123,28 @@ mod tests {
 
     #[test]
     fn the_users_own_arguments_come_first_and_are_not_doubled() {
-        let of = |eal_args: &[&str], state_dir: &str| arguments(&dpdk(eal_args), Path::new(state_dir));
+        let of = |eal_args: &[&str], state_dir: &str| arguments(&dpdk(eal_args), &[], Path::new(state_dir));
         let mine = of(&["--no-pci"], "/var/lib/penstock");
         assert_eq!(mine[1], "--no-pci");
         assert!(mine[2].starts_with("--file-prefix=penstock-"), "{mine:?}");
         assert_eq!(mine[3..], ["--huge-unlink", "--no-telemetry"]);
         assert_eq!(mine, of(&["--no-pci"], "/var/lib/penstock"));
         assert_ne!(mine, of(&["--no-pci"], "/var/lib/other"));
-        let own = ["--file-prefix=x", "--telemetry", "--no-huge"];
+        let own = ["--file-prefix=x", "--telemetry", "--no-huge", "--no-pci"];
         assert_eq!(of(&own, "/var/lib/penstock")[1..], own);
+    }
+
+    #[test]
+    fn only_the_ports_own_pci_devices_are_taken() {
+        let of = |eal_args: &[&str], devices: &[&str]| {
+            let arguments = arguments(&dpdk(eal_args), devices, Path::new("/"));
+            arguments.into_iter().filter(|a| a.contains("pci") || a.contains("allow") || a == "-b").collect::<Vec<_>>()
+        };
+        assert_eq!(of(&[], &["net_af_packet0,iface=veth0"]), ["--no-pci"]);
+        assert_eq!(
+            of(&[], &["0000:03:00.0", "net_null0", "81:00.1,mprq_en=1"]),
+            ["--allow=0000:03:00.0", "--allow=81:00.1,mprq_en=1"]
+        );
+        assert_eq!(of(&["-b"], &["0000:03:00.0"]), ["-b"]);
     }
 }

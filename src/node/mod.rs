@@ -93,7 +93,8 @@ struct Node {
 impl Node {
     fn start(config: &Config) -> Result<Self, Error> {
         let cpus = &config.dpdk.lcores;
-        let eal = Eal::init(cpus, eal::arguments(&config.dpdk, &config.node.state_dir))?;
+        let devices: Vec<&str> = config.ports.iter().map(|port| port.device.as_str()).collect();
+        let eal = Eal::init(cpus, eal::arguments(&config.dpdk, &devices, &config.node.state_dir))?;
         let clock = Clock::start(eal);
         let pool = Mempool::new(eal, "frames", config.dpdk.mempool_mbufs, config.dpdk.mbuf_data_room)?;
 

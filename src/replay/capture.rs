@@ -314,7 +314,9 @@ impl<W: Write> Writer<W> {
 mod tests {
     use super::*;
 
-    fn read_all(bytes: &[u8]) -> Result<(Vec<(Nanos, Vec<u8>)>, Resolution), CaptureError> {
+    type Frames = Vec<(Nanos, Vec<u8>)>;
+
+    fn read_all(bytes: &[u8]) -> Result<(Frames, Resolution), CaptureError> {
         let mut reader = Reader::new(bytes)?;
         let (mut frames, mut frame) = (Vec::new(), Vec::new());
         while let Some(stamp) = reader.next(&mut frame)? {

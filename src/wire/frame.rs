@@ -1,9 +1,9 @@
 //! The buffer that a frame lives in: an mbuf on an lcore, plain memory in replay and in tests.
 
-/// One received frame, Ethernet header first, in a single contiguous segment with headroom before it.
+/// One received frame, Ethernet header first, with headroom in front of it.
 ///
-/// `PREFIX` in the pipeline is at most [`Frame::HEADROOM`] bytes, so a frame that [`Frame::is_contiguous`] can always
-/// take an outer header.
+/// Only one contiguous piece of it is seen. What a device delivers in several (a jumbo frame) claims more bytes than that
+/// piece holds, and so is malformed to a service: never half-read.
 pub trait Frame {
     /// Bytes that every implementation guarantees in front of a received frame.
     const HEADROOM: usize = 128;
@@ -15,10 +15,6 @@ pub trait Frame {
     fn prepend(&mut self, count: usize) -> Option<&mut [u8]>;
     /// Cuts the frame to `length` bytes; a longer `length` changes nothing.
     fn truncate(&mut self, length: usize);
-    /// Whether all the frame is in [`Frame::bytes`] (a jumbo frame may be a chain of mbufs).
-    fn is_contiguous(&self) -> bool {
-        true
-    }
     /// Hints that the first bytes will be read soon.
     fn prefetch(&self) {}
 }
