@@ -141,10 +141,12 @@ fn schemas_are_json_and_counters_are_for_people_or_json() {
     let (code, out, _) = said(&place.run(&["schema", "counters"]));
     let (json_code, json_out, _) = said(&place.run(&["schema", "counters", "--json"]));
     assert_eq!((code, json_code), (0, 0));
-    let reasons = json(&json_out)["reasons"].as_array().unwrap().clone();
-    assert_eq!(reasons.len(), penstock::counters::Reason::COUNT);
-    for reason in reasons {
-        let (name, meaning) = (reason["name"].as_str().unwrap(), reason["meaning"].as_str().unwrap());
+    let document = json(&json_out);
+    let list = |key: &str| document[key].as_array().unwrap().clone();
+    assert_eq!(list("reasons").len(), penstock::counters::Reason::COUNT);
+    assert_eq!(list("metrics").is_empty(), cfg!(not(feature = "control")));
+    for entry in [list("reasons"), list("metrics")].concat() {
+        let (name, meaning) = (entry["name"].as_str().unwrap(), entry["meaning"].as_str().unwrap());
         assert!(out.lines().any(|line| line.trim_start().starts_with(name) && line.ends_with(meaning)), "{name}");
     }
 }

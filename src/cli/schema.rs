@@ -48,18 +48,37 @@ pub fn config() -> serde_json::Value {
     shape::schema("Penstock: the node's configuration, penstock.toml", CONFIG)
 }
 
+/// Name, kind and meaning of every metric; none where the binary was built without its control side.
+fn metrics() -> Vec<(&'static str, String, &'static str)> {
+    #[cfg(feature = "control")]
+    let metrics = crate::telemetry::listed().map(|(name, kind, help)| (name, format!("{kind:?}").to_lowercase(), help));
+    #[cfg(not(feature = "control"))]
+    let metrics = std::iter::empty();
+    metrics.collect()
+}
+
 fn counters() -> serde_json::Value {
     let reasons: Vec<_> =
         Reason::ALL.iter().map(|reason| json!({"name": reason.name(), "meaning": reason.help()})).collect();
-    json!({"reasons": reasons})
+    let metrics: Vec<_> =
+        metrics().iter().map(|(name, kind, meaning)| json!({"name": name, "kind": kind, "meaning": meaning})).collect();
+    json!({"reasons": reasons, "metrics": metrics})
 }
 
 fn print_counters() -> io::Result<()> {
     let mut out = io::stdout().lock();
-    writeln!(out, "Why a frame was dropped, in the order in which refusals are tested")?;
+    writeln!(out, "Why a frame was dropped, in the order in which refusals are tested:")?;
     let width = Reason::ALL.iter().map(|reason| reason.name().len()).max().unwrap_or(0);
     for reason in Reason::ALL {
         writeln!(out, "  {:width$}  {}", reason.name(), reason.help())?;
+    }
+    let metrics = metrics();
+    if !metrics.is_empty() {
+        writeln!(out, "\nWhat /metrics tells:")?;
+    }
+    let width = metrics.iter().map(|(name, ..)| name.len()).max().unwrap_or(0);
+    for (name, kind, meaning) in metrics {
+        writeln!(out, "  {name:width$}  {kind:9}  {meaning}")?;
     }
     out.flush()
 }

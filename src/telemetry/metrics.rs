@@ -12,7 +12,7 @@ use crate::service::State;
 
 /// How a metric behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub enum Kind {
     Counter,
     Gauge,
     Histogram,
@@ -57,6 +57,11 @@ const RECORDED: &[(&str, Kind, &str)] = &[
     (PUBLISH_DURATION, Histogram, "From the notice of a change until every lcore uses it."),
     (FEED_ERRORS, Counter, "Definitions refused, and times the feed could not be read."),
 ];
+
+/// Every metric: its name, how it behaves, what it means.
+pub fn listed() -> impl Iterator<Item = (&'static str, Kind, &'static str)> {
+    READ.iter().chain(RECORDED).copied()
+}
 
 /// Upper bounds of the publish histogram, seconds.
 const PUBLISH_BUCKETS: &[f64] = &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0];
