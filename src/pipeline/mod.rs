@@ -8,8 +8,8 @@ mod matching;
 mod parse;
 
 use crate::counters::Reason;
-use crate::mode::Identification;
-use crate::snapshot::{Millis, Port, PortIndex, ServiceIndex, Snapshot, Target, TargetIndex};
+use crate::mode::{Identification, Packet};
+use crate::snapshot::{Millis, PortIndex, ServiceIndex, Snapshot, Target, TargetIndex};
 use crate::wire::Frame;
 
 pub use explain::{Choice, Chosen, Explanation, Matched, explain};
@@ -34,37 +34,30 @@ pub enum Verdict {
     Drop(Reason),
 }
 
-/// The state of one lcore between bursts, and the tables that the stages hand on.
+/// The state of one lcore between bursts, and what its stages hand on.
 #[derive(Debug)]
 pub struct Pipeline {
     lcore: usize,
     id: Identification,
-    parsed: [Parsed; BURST],
-    selected: Selected,
+    /// The packets of the burst that belong to services.
+    selected: [Selected; BURST],
 }
 
-/// The frames of a burst that belong to services, one row each.
-#[derive(Debug)]
+/// A packet of a service, on its way through the stages.
+#[derive(Debug, Clone, Copy)]
 struct Selected {
-    count: usize,
-    /// Places in the burst.
-    at: [u8; BURST],
-    service: [ServiceIndex; BURST],
-    hash: [u64; BURST],
-    target: [Option<TargetIndex>; BURST],
+    /// The frame's place in the burst.
+    at: u8,
+    packet: Packet,
+    service: ServiceIndex,
+    hash: u64,
+    target: Option<TargetIndex>,
 }
 
 impl Pipeline {
     /// `lcore`: its index among the lcores that the snapshots were compiled for.
     pub fn new(lcore: usize) -> Self {
-        let selected = Selected {
-            count: 0,
-            at: [0; BURST],
-            service: [ServiceIndex::FIRST; BURST],
-            hash: [0; BURST],
-            target: [None; BURST],
-        };
-        Self { lcore, id: Identification::default(), parsed: [Parsed::NOTHING; BURST], selected }
+        Self { lcore, id: Identification::default(), selected: [Selected::NOTHING; BURST] }
     }
 
     /// Decides on `frames` (at most [`BURST`], received on `port`), rewrites in place those that go on, and writes what
@@ -82,55 +75,71 @@ impl Pipeline {
     ) {
         let count = frames.len().min(BURST);
         let frames = &mut frames[..count];
-        self.parse(frames, snapshot.port(port));
-        self.find(frames, snapshot, now, verdicts);
-        self.select(snapshot);
-        self.apply(frames, snapshot, verdicts);
+        let selected = self.find(frames, snapshot, now, port, verdicts);
+        // All slots are read before the first target is needed.
+        for packet in &mut self.selected[..selected] {
+            packet.target = snapshot.select(packet.service, packet.hash);
+        }
+        self.apply(selected, frames, snapshot, verdicts);
     }
 
-    fn parse<F: Frame>(&mut self, frames: &[F], station: &Port) {
+    /// Parses, matches and hashes. Packets of services go on to the next stages, and are so many; the rest is decided here.
+    ///
+    /// The loop over all frames calls nothing, so that what it needs stays in registers; frames that it is not sure of
+    /// come after it.
+    #[inline]
+    fn find<F: Frame>(
+        &mut self,
+        frames: &mut [F],
+        snapshot: &Snapshot,
+        now: Millis,
+        port: PortIndex,
+        verdicts: &mut [Verdict; BURST],
+    ) -> usize {
+        let station = snapshot.port(port);
         for ahead in frames.iter().take(PREFETCH) {
             ahead.prefetch();
         }
-        for (at, (frame, parsed)) in frames.iter().zip(&mut self.parsed).enumerate() {
+        let (mut selected, mut others) = (0, 0_u32);
+        for (at, frame) in frames.iter().enumerate() {
             if let Some(ahead) = frames.get(at + PREFETCH) {
                 ahead.prefetch();
             }
-            *parsed = Parsed::of(frame.bytes(), station);
-        }
-    }
-
-    /// What belongs to a service goes on to the next stages; the rest is decided here.
-    fn find<F: Frame>(&mut self, frames: &mut [F], snapshot: &Snapshot, now: Millis, verdicts: &mut [Verdict; BURST]) {
-        self.selected.count = 0;
-        for (at, ((frame, parsed), verdict)) in frames.iter_mut().zip(&self.parsed).zip(verdicts).enumerate() {
-            match matching::find(parsed, snapshot, now) {
-                Match::Service(service) => self.selected.push(at, service),
-                Match::Reply(reply) => *verdict = matching::translate(reply, parsed, frame, snapshot),
-                Match::Echo => *verdict = echo::answer(parsed, frame, snapshot),
-                Match::Other(other) => *verdict = other,
+            match Parsed::plain(frame.bytes(), station) {
+                Some(parsed) if let Some(service) = matching::find_plain(&parsed, snapshot) => {
+                    self.selected[selected % BURST] = Selected::new(at, &parsed, service, snapshot);
+                    selected += 1;
+                }
+                _ => others |= 1 << at,
             }
         }
+        while others != 0 {
+            let at = others.trailing_zeros() as usize;
+            others &= others - 1;
+            let Some(frame) = frames.get_mut(at) else { break };
+            match find_any(frame, snapshot, now, port) {
+                Ok((parsed, service)) => {
+                    self.selected[selected % BURST] = Selected::new(at, &parsed, service, snapshot);
+                    selected += 1;
+                }
+                Err(verdict) => verdicts[at] = verdict,
+            }
+        }
+        selected
     }
 
-    /// All hashes, then all slots.
-    fn select(&mut self, snapshot: &Snapshot) {
-        let Selected { count, at, service, hash, target } = &mut self.selected;
-        for (hash, &at) in hash.iter_mut().zip(&at[..*count]) {
-            let parsed = &self.parsed[usize::from(at) % BURST];
-            *hash = snapshot.hash(parsed.source, parsed.source_port);
-        }
-        for ((target, &hash), &service) in target.iter_mut().zip(&*hash).zip(&service[..*count]) {
-            *target = snapshot.select(service, hash);
-        }
-    }
-
-    fn apply<F: Frame>(&mut self, frames: &mut [F], snapshot: &Snapshot, verdicts: &mut [Verdict; BURST]) {
+    #[inline]
+    fn apply<F: Frame>(
+        &mut self,
+        selected: usize,
+        frames: &mut [F],
+        snapshot: &Snapshot,
+        verdicts: &mut [Verdict; BURST],
+    ) {
         let traffic = snapshot.traffic(self.lcore);
-        for (&at, &target) in self.selected.at[..self.selected.count].iter().zip(&self.selected.target) {
+        for &Selected { at, packet, target, .. } in &self.selected[..selected] {
             let at = usize::from(at) % BURST;
             let Some(frame) = frames.get_mut(at) else { continue };
-            let packet = self.parsed[at].packet;
             verdicts[at] = match target.map(|target| snapshot.target(target)) {
                 None => Verdict::Drop(Reason::NoBackend),
                 Some(Target { mode: None, .. }) => Verdict::Drop(Reason::NoNextHop),
@@ -148,12 +157,30 @@ impl Pipeline {
     }
 }
 
+/// Reads and matches any frame: a packet of a service, or the verdict.
+#[inline(never)]
+fn find_any<F: Frame>(
+    frame: &mut F,
+    snapshot: &Snapshot,
+    now: Millis,
+    port: PortIndex,
+) -> Result<(Parsed, ServiceIndex), Verdict> {
+    let parsed = Parsed::of(frame.bytes(), snapshot.port(port));
+    match matching::find(&parsed, snapshot, now) {
+        Match::Service(service) => Ok((parsed, service)),
+        Match::Reply(reply) => Err(matching::translate(reply, &parsed, frame, snapshot)),
+        Match::Echo => Err(echo::answer(&parsed, frame, snapshot)),
+        Match::Other(verdict) => Err(verdict),
+    }
+}
+
 impl Selected {
-    #[inline]
-    fn push(&mut self, at: usize, service: ServiceIndex) {
-        let row = self.count % BURST;
-        self.at[row] = at as u8;
-        self.service[row] = service;
-        self.count += 1;
+    const NOTHING: Self =
+        Self { at: 0, packet: Parsed::NOTHING.packet, service: ServiceIndex::FIRST, hash: 0, target: None };
+
+    #[inline(always)]
+    fn new(at: usize, parsed: &Parsed, service: ServiceIndex, snapshot: &Snapshot) -> Self {
+        let hash = snapshot.hash(parsed.source, parsed.source_port);
+        Self { at: at as u8, packet: parsed.packet, service, hash, target: None }
     }
 }

@@ -182,8 +182,17 @@ pub fn is_source_routed(mut options: &[u8]) -> bool {
 /// A source address that no client can have: "this network", loopback, multicast, broadcast (RFC 1122, section 3.2.1.3).
 #[inline]
 pub fn is_martian_source(source: Ipv4Addr) -> bool {
-    let bits = source.to_bits();
-    matches!(bits >> 24, 0 | 127 | 224..=239) || bits == u32::MAX
+    /// By the first octet.
+    const MARTIAN: [bool; 256] = {
+        let mut martian = [false; 256];
+        let mut octet = 0;
+        while octet < 256 {
+            martian[octet] = matches!(octet, 0 | 127 | 224..=239);
+            octet += 1;
+        }
+        martian
+    };
+    MARTIAN[usize::from(source.octets()[0])] || source == Ipv4Addr::BROADCAST
 }
 
 #[cfg(test)]
