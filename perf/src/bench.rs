@@ -11,7 +11,7 @@ use crate::hugepages::Hugepages;
 use crate::machine::{self, Machine};
 use crate::report::{Report, Sample};
 use crate::stats::Summary;
-use crate::{interrupt, node, testpmd, traffic};
+use crate::{interrupt, maglev, node, testpmd, traffic};
 
 pub const VIP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 80);
 pub const BACKENDS: usize = 100;
@@ -41,6 +41,9 @@ pub struct Options {
     /// The CPU of everything else.
     #[arg(long, default_value_t = 0)]
     main: u16,
+    /// Run the contestants ahead of all ordinary work (SCHED_FIFO), for a machine that others use too.
+    #[arg(long)]
+    realtime: bool,
     /// Measure even while other work runs on these CPUs; the result says so.
     #[arg(long)]
     force: bool,
@@ -85,16 +88,24 @@ impl std::fmt::Display for Contestant {
 /// One measurement.
 #[derive(Debug, Clone, Copy)]
 pub struct Rate {
-    /// Packets a second.
+    /// Packets a second of the polling thread on its core.
     pub pps: f64,
     /// The share of the time in which the polling thread did not have its core.
     pub off_core: f64,
+}
+
+impl Rate {
+    /// From packets a second by the clock.
+    pub fn new(pps: f64, off_core: f64) -> Self {
+        Self { pps: pps / (1.0 - off_core).max(f64::EPSILON), off_core }
+    }
 }
 
 /// What is the same for all contestants of a comparison.
 pub struct Rig {
     pub lcore: u16,
     pub main: u16,
+    pub realtime: bool,
     pub warm_up: Duration,
     pub duration: Duration,
     /// The capture that the device plays round and round.
@@ -141,6 +152,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         report.disturbed = true;
     }
     report.load = machine::load();
+    report.realtime = options.realtime;
 
     let directory = tempfile::Builder::new().prefix("penstock-bench-").tempdir()?;
     let most_frames = options.flows.iter().copied().max().context("--flows is empty")?;
@@ -185,6 +197,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
             .map(|_| node::replay_rate(&rigs[0].1, &options.penstock, &capture, REPLAYED))
             .collect::<anyhow::Result<_>>()?;
         report.replay = Summary::of(rates);
+        report.maglev = maglev::build_seconds();
     }
 
     println!("{}", report.markdown(None));
@@ -204,6 +217,7 @@ fn rig(options: &Options, flows: usize, seconds: f64, directory: &Path) -> anyho
     Ok(Rig {
         lcore: options.lcore,
         main: options.main,
+        realtime: options.realtime,
         warm_up: Duration::from_secs(1),
         duration: Duration::from_secs_f64(seconds),
         capture,
@@ -215,6 +229,12 @@ fn rig(options: &Options, flows: usize, seconds: f64, directory: &Path) -> anyho
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_thread_with_half_a_core_is_half_as_fast_by_the_clock() {
+        assert_eq!(Rate::new(10e6, 0.5).pps, 20e6);
+        assert_eq!(Rate::new(10e6, 0.0).pps, 10e6);
+    }
 
     #[test]
     fn the_mempool_holds_the_capture_and_more() {

@@ -4,6 +4,7 @@ mod bench;
 mod hugepages;
 mod interrupt;
 mod machine;
+mod maglev;
 mod node;
 mod plot;
 mod process;

@@ -23,7 +23,7 @@ pub fn measure(rig: &Rig, penstock: &Path) -> anyhow::Result<Rate> {
     let listen = free_address()?;
     let (config, _) = write_files(rig, listen)?;
     let arguments = ["run".to_owned(), "--config".to_owned(), config.display().to_string()];
-    let mut node = Process::start(&penstock.display().to_string(), &arguments)?;
+    let mut node = Process::start(&penstock.display().to_string(), &arguments, rig.realtime)?;
     wait_for_traffic(&mut node, listen)?;
     interrupt::sleep(rig.warm_up)?;
 
@@ -41,7 +41,7 @@ pub fn measure(rig: &Rig, penstock: &Path) -> anyhow::Result<Rate> {
         "penstock received {received} frames and forwarded {forwarded}; dropped in all: {:?}",
         end.dropped
     );
-    Ok(Rate { pps: forwarded / elapsed, off_core: after.off_core_since(before) })
+    Ok(Rate::new(forwarded / elapsed, after.off_core_since(before)))
 }
 
 /// Frames a second that `penstock replay` puts through the pipeline: the whole command, files included.

@@ -32,16 +32,33 @@ pub struct Report {
     pub load: String,
     /// Other work ran on the CPUs, and --force was given.
     pub disturbed: bool,
+    /// The contestants ran ahead of all ordinary work.
+    pub realtime: bool,
     pub tsc_hz: f64,
     pub samples: Vec<Sample>,
     /// Frames a second through `penstock replay`.
     pub replay: Option<Summary>,
+    /// Seconds to build a Maglev table.
+    pub maglev: Option<Summary>,
 }
 
 impl Report {
     pub fn new(machine: Machine, lcore: u16, main: u16, rounds: usize, seconds: f64) -> Self {
         let (load, samples) = (String::new(), Vec::new());
-        Self { machine, lcore, main, rounds, seconds, load, disturbed: false, tsc_hz: 0.0, samples, replay: None }
+        Self {
+            machine,
+            lcore,
+            main,
+            rounds,
+            seconds,
+            load,
+            disturbed: false,
+            realtime: false,
+            tsc_hz: 0.0,
+            samples,
+            replay: None,
+            maglev: None,
+        }
     }
 
     /// The numbers of flows, ascending.
@@ -74,7 +91,7 @@ impl Report {
         let _ = writeln!(
             text,
             "{}, {} CPUs, TSC {:.0} MHz · Linux {} · DPDK {} · {}\n{} rounds of {} s; lcore on CPU {}, the rest on CPU {}; \
-             load before {}; {BACKENDS} backends, `ipip`, no flow memory.{}\n",
+             load before {}; {BACKENDS} backends, `ipip`, no flow memory.{}{}\n",
             machine.cpu,
             machine.cpus,
             self.tsc_hz / 1e6,
@@ -86,7 +103,8 @@ impl Report {
             self.lcore,
             self.main,
             self.load,
-            if self.disturbed { " **Other work ran on these CPUs (`--force`): not for comparison.**" } else { "" },
+            if self.disturbed { " **Other work ran on these CPUs (`--force`).**" } else { "" },
+            if self.realtime { " Contestants ran with `--realtime`." } else { "" },
         );
         text += "| flows | who | Mpps: median (min – max) | cycles/packet | above `io` | × 5tswap: median (min – max) | off core, worst |\n";
         text += "|--:|---|--:|--:|--:|--:|--:|\n";
@@ -100,6 +118,14 @@ impl Report {
         if let Some(replay) = self.replay {
             let _ =
                 writeln!(text, "\n`penstock replay`, files included: {:.2} M frames/s (goal 1).", replay.median / 1e6);
+        }
+        if let Some(maglev) = self.maglev {
+            let (median, min, max) = (maglev.median * 1e3, maglev.min * 1e3, maglev.max * 1e3);
+            let _ = writeln!(
+                text,
+                "\nMaglev table of {} slots, {BACKENDS} backends: {median:.2} ms ({min:.2} – {max:.2}; goal 1.5).",
+                crate::maglev::SIZE
+            );
         }
         if let Some(plot) = plot {
             let _ = writeln!(text, "\n![packets per second by flows]({plot})");

@@ -27,7 +27,7 @@ pub fn measure(rig: &Rig, mode: &str) -> anyhow::Result<(Rate, f64)> {
         cache = Rig::MEMPOOL_CACHE,
     );
     let arguments: Vec<String> = arguments.split_whitespace().map(str::to_owned).collect();
-    let mut testpmd = Process::start("dpdk-testpmd", &arguments)?;
+    let mut testpmd = Process::start("dpdk-testpmd", &arguments, rig.realtime)?;
     let hz = testpmd.expect("TSC frequency", START, tsc_hz)?;
     testpmd.expect("link status", START, |line| line.contains("Checking link statuses").then_some(()))?;
     testpmd.say("start")?;
@@ -43,7 +43,7 @@ pub fn measure(rig: &Rig, mode: &str) -> anyhow::Result<(Rate, f64)> {
     testpmd.say("quit")?;
     let _ = testpmd.expect("good-bye", ANSWER, |line| line.contains("Bye...").then_some(()));
     anyhow::ensure!(pps > 0.0, "testpmd forwards nothing");
-    Ok((Rate { pps, off_core: after.off_core_since(before) }, hz))
+    Ok((Rate::new(pps, after.off_core_since(before)), hz))
 }
 
 /// Packets received a second since the last time that this was asked.
