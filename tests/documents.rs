@@ -1,0 +1,228 @@
+//! The documents say what is true: their links lead somewhere, the commands and flags that they name exist, their tables
+//! are the program's own, and what they show as output is what comes out.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use penstock::counters::Reason;
+
+const DOCUMENTS: &[&str] = &[
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/architecture.md",
+    "docs/selection.md",
+    "docs/operate.md",
+    "perf/README.md",
+    "perf/RESULTS.md",
+];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(name: &str) -> String {
+    fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+fn documents() -> impl Iterator<Item = (&'static str, String)> {
+    DOCUMENTS.iter().map(|&name| (name, read(name)))
+}
+
+fn penstock(arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_penstock")).current_dir(root()).args(arguments).output().unwrap();
+    String::from_utf8(output.stdout).unwrap() + std::str::from_utf8(&output.stderr).unwrap()
+}
+
+/// The anchor that a heading gets on a forge.
+fn anchor(heading: &str) -> String {
+    let kept = |letter: &char| letter.is_alphanumeric() || matches!(letter, ' ' | '-' | '_');
+    heading.trim().to_lowercase().chars().filter(kept).map(|letter| if letter == ' ' { '-' } else { letter }).collect()
+}
+
+fn anchors(document: &str) -> BTreeSet<String> {
+    document.lines().filter(|line| line.starts_with('#')).map(|line| anchor(line.trim_start_matches('#'))).collect()
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    let mut dead = Vec::new();
+    for (name, text) in documents() {
+        for (_, rest) in text.match_indices("](").map(|(at, token)| text.split_at(at + token.len())) {
+            let link = &rest[..rest.find(')').unwrap()];
+            if link.starts_with("https://") {
+                continue;
+            }
+            let (file, fragment) = link.split_once('#').unwrap_or((link, ""));
+            let path = match file {
+                "" => root().join(name),
+                file => root().join(name).parent().unwrap().join(file),
+            };
+            let leads = path.exists()
+                && (fragment.is_empty() || anchors(&fs::read_to_string(path).unwrap()).contains(fragment));
+            if !leads {
+                dead.push(format!("{name}: {link}"));
+            }
+        }
+    }
+    assert!(dead.is_empty(), "{}", dead.join("\n"));
+}
+
+#[test]
+fn every_document_of_docs_is_tested_here() {
+    let there = fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let there: BTreeSet<PathBuf> = there.collect();
+    let tested = DOCUMENTS.iter().filter(|name| name.starts_with("docs/")).map(|name| root().join(name)).collect();
+    assert_eq!(there, tested);
+}
+
+/// What stands in code: spans between backquotes, fenced blocks, and lines indented by four spaces.
+fn code(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut fenced = false;
+    for line in text.lines() {
+        if line.starts_with("```") {
+            fenced = !fenced;
+        } else if fenced || line.starts_with("    ") {
+            // A comment after a command is prose.
+            found.push(line.split(" # ").next().unwrap().to_owned());
+        } else {
+            found.extend(line.split('`').skip(1).step_by(2).map(str::to_owned));
+        }
+    }
+    found
+}
+
+/// The words after each `command` that begins a piece of code or follows a prompt.
+fn calls<'a>(code: &'a str, command: &str) -> Option<Vec<&'a str>> {
+    let code = code.trim_start().trim_start_matches("$ ");
+    let rest = code.strip_prefix(command)?.strip_prefix(' ')?;
+    Some(rest.split_whitespace().collect())
+}
+
+#[test]
+fn every_make_target_that_is_named_exists() {
+    let makefile = read("Makefile");
+    let targets: BTreeSet<&str> =
+        makefile.lines().find_map(|line| line.strip_prefix(".PHONY:")).unwrap().split_whitespace().collect();
+    let mut named = BTreeSet::new();
+    for (name, text) in documents() {
+        for code in code(&text) {
+            if let Some(words) = calls(&code, "make") {
+                assert!(targets.contains(words[0]), "{name}: there is no `make {}`", words[0]);
+                named.insert(words[0].to_owned());
+            }
+        }
+    }
+    assert!(named.len() >= 5, "only {named:?} are named");
+}
+
+#[test]
+fn every_subcommand_and_flag_that_is_named_exists() {
+    let mut seen = BTreeSet::new();
+    for (name, text) in documents() {
+        for code in code(&text) {
+            let Some(words) = calls(&code, "penstock") else { continue };
+            if words[0] == "run" && !cfg!(all(feature = "dpdk", feature = "control")) {
+                continue;
+            }
+            let help = penstock(&[words[0], "--help"]);
+            assert!(help.contains(&format!("Usage: penstock {}", words[0])), "{name}: no penstock {}", words[0]);
+            for flag in words.iter().filter(|word| word.starts_with("--")) {
+                let named = help.split(|letter: char| !letter.is_alphanumeric() && letter != '-');
+                assert!(named.into_iter().any(|word| word == *flag), "{name}: penstock {} has no {flag}", words[0]);
+            }
+            seen.insert(words[0].to_owned());
+        }
+    }
+    for command in ["check", "explain", "replay", "schema"] {
+        assert!(seen.contains(command), "no document shows penstock {command}");
+    }
+}
+
+/// The cells of the first column of each table under a heading, and the rows as they stand.
+fn table<'a>(document: &'a str, heading: &str) -> Vec<&'a str> {
+    let start = document.find(&format!("## {heading}\n")).unwrap_or_else(|| panic!("no heading {heading:?}"));
+    let lines = document[start..].lines().skip_while(|line| !line.starts_with('|')).skip(2);
+    lines.take_while(|line| line.starts_with('|')).collect()
+}
+
+#[test]
+fn the_table_of_drop_reasons_is_the_programs() {
+    let row = |reason: &Reason| format!("| `{}` | {} |", reason.name(), reason.help());
+    let rows: Vec<String> = Reason::ALL.iter().map(row).collect();
+    assert_eq!(table(&read("README.md"), "Why a packet was dropped"), rows);
+}
+
+#[cfg(feature = "control")]
+#[test]
+fn the_metrics_that_are_named_exist() {
+    let declared = penstock(&["schema", "counters"]);
+    let declared: BTreeSet<&str> = declared.split_whitespace().filter(|word| word.starts_with("penstock_")).collect();
+    let mut named = 0;
+    for (name, text) in documents() {
+        for code in code(&text) {
+            for word in code.split(|letter: char| !letter.is_alphanumeric() && letter != '_') {
+                if word.starts_with("penstock_") && word != "penstock_loom" {
+                    assert!(declared.contains(word), "{name}: no metric {word}");
+                    named += 1;
+                }
+            }
+        }
+    }
+    assert!(named > 15, "only {named} metrics are named");
+}
+
+/// The keys of a JSON Schema, as the table of `docs/operate.md` has them.
+fn keys(schema: &serde_json::Value, path: &str, rows: &mut String) {
+    for (name, key) in schema["properties"].as_object().unwrap() {
+        let required = schema["required"].as_array().is_some_and(|required| required.iter().any(|other| other == name));
+        let (inner, path) = match key["type"].as_str() {
+            Some("object") if key.get("properties").is_some() => (key, format!("{path}{name}.")),
+            Some("array") if key["items"].get("properties").is_some() => (&key["items"], format!("[[{name}]] ")),
+            _ => {
+                let default = match (&key["default"], required) {
+                    (serde_json::Value::Null, true) => "required".to_owned(),
+                    (serde_json::Value::Null, false) => String::new(),
+                    (default, _) => format!("`{default}`"),
+                };
+                // Behind the meaning may stand, in brackets, what a value looks like; the table does without.
+                let description = key["description"].as_str().unwrap();
+                let end = description.find(" (").filter(|_| description.ends_with(')')).unwrap_or(description.len());
+                let meaning = description[..end].trim_end_matches('.').replace('|', "\\|");
+                writeln!(rows, "| `{path}{name}` | {default} | {meaning}. |").unwrap();
+                continue;
+            }
+        };
+        keys(inner, &path, rows);
+    }
+}
+
+#[test]
+fn the_table_of_configuration_keys_is_the_programs() {
+    let schema = serde_json::from_str(&penstock(&["schema", "config"])).unwrap();
+    let mut rows = String::new();
+    keys(&schema, "", &mut rows);
+    let there = table(&read("docs/operate.md"), "Configuration").join("\n") + "\n";
+    assert!(there == rows, "docs/operate.md, Configuration: the table should be\n{rows}");
+}
+
+/// A fenced block `console` is a session: each `$` line is run, and prints what follows it.
+#[test]
+fn shown_sessions_are_what_comes_out() {
+    let mut sessions = 0;
+    for (name, text) in documents() {
+        for block in text.split("\n```console\n").skip(1) {
+            let block = &block[..block.find("\n```").unwrap() + 1];
+            for session in block.split("$ penstock ").skip(1) {
+                let (arguments, output) = session.split_once('\n').unwrap();
+                let came = penstock(&arguments.split_whitespace().collect::<Vec<_>>());
+                assert_eq!(came, output, "{name}: penstock {arguments}");
+                sessions += 1;
+            }
+        }
+    }
+    assert!(sessions >= 2, "only {sessions} sessions are shown");
+}
