@@ -5,6 +5,7 @@
 //! readers: `service/keys.rs` and `config/keys.rs`.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
@@ -264,9 +265,12 @@ fn unknown(name: &str, keys: &[Key]) -> String {
 }
 
 fn check_twice(members: &[(Cow<'_, str>, Value<'_>)], path: &Path<'_>, report: &mut Report) {
-    for (index, (name, _)) in members.iter().enumerate() {
+    let mut seen: HashMap<&str, u32> = HashMap::with_capacity(members.len());
+    for (name, _) in members {
+        let times = seen.entry(name).or_default();
+        *times += 1;
         // Said once, however often it stands there.
-        if members[..index].iter().filter(|(earlier, _)| earlier == name).count() == 1 {
+        if *times == 2 {
             report.error(path.key(name), "this key stands twice in one object; keep one");
         }
     }

@@ -140,6 +140,25 @@ fn what_will_not_act_is_warned_of_once() {
     }
 }
 
+/// Two hundred services of a hundred backends; and an object of a hundred thousand keys, all of them wrong.
+#[test]
+fn size_alone_makes_nothing_slow() {
+    let backends: Vec<_> = (0..100).map(|k| format!("{{\"address\": \"10.1.0.{k}\"}}")).collect();
+    let service = |k: u32| {
+        format!(
+            r#"{{"name": "s{k}", "vip": "192.0.2.1", "port": {}, "protocol": "tcp", "forwarding": "ipip", "backends": [{}]}}"#,
+            k + 1,
+            backends.join(", ")
+        )
+    };
+    let many = format!("{{\"services\": [{}]}}", (0..200).map(service).collect::<Vec<_>>().join(", "));
+    let keys = format!("{{\"services\": []{}}}", (0..100_000).map(|k| format!(", \"k{k}\": 1")).collect::<String>());
+    let begun = std::time::Instant::now();
+    assert_eq!(read(many, "s", None).unwrap().0.services.len(), 200);
+    assert_eq!(read(keys, "s", None).unwrap_err().0.len(), 100_000);
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+}
+
 pub fn documents() -> Vec<Vec<u8>> {
     std::iter::once(EXAMPLE.to_owned()).chain(unusual()).map(String::into_bytes).collect()
 }
