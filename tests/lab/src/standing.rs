@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::lab::{FIRST_USER, LOADED_MODULE, Lab, VIP, path_of};
+use crate::lab::{FIRST_USER, LOADED_MODULE, Lab, TO_NODE, VIP, path_of};
 use crate::namespace::{self, Life};
 use crate::node::METRICS;
 use crate::say::Story;
@@ -22,12 +22,15 @@ pub fn up() -> Result<()> {
     let (services, configuration, log) = (lab.node.services(), lab.node.configuration(), lab.node.log_file());
     story.line(format!("\nThe lab stands.\n{}", lab::DRAWING));
     story.line(format!("The backends decapsulate by {}. To try:\n", lab.decapsulator.says()));
-    let (client, balancer) = (format!("ip netns exec {NAME}-client"), format!("ip netns exec {NAME}-lb"));
+    let [client, router, balancer] = ["client", "router", "lb"].map(|host| format!("ip netns exec {NAME}-{host}"));
     for (what, command) in [
         ("By ipip; the answer names the backend, and whom it saw:", format!("{client} curl http://{VIP}/")),
         ("By dnat, to another port:", format!("{client} curl http://{VIP}:8080/")),
         ("The load balancer answers for the VIP:", format!("{client} ping -c 3 {VIP}")),
-        ("What crosses the load balancer's port:", format!("{balancer} tcpdump -ni nic0")),
+        (
+            "What crosses the load balancer's port, both ways, as the router sees it:",
+            format!("{router} tcpdump -ni {TO_NODE}"),
+        ),
         ("Its counters:", format!("{balancer} curl -s http://{METRICS}/metrics")),
         ("The services; saved, a change is in force; broken, it is refused:", services.display().to_string()),
         ("Why it was refused:", format!("tail {}", log.display())),
