@@ -101,16 +101,28 @@ impl Pipeline {
             ahead.prefetch();
         }
         let (mut selected, mut others) = (0, 0_u32);
+        let mut last = (Parsed::NOTHING, Selected::NOTHING);
         for (at, frame) in frames.iter().enumerate() {
             if let Some(ahead) = frames.get(at + PREFETCH) {
                 ahead.prefetch();
             }
-            match Parsed::plain(frame.bytes(), station) {
-                Some(parsed) if let Some(service) = matching::find_plain(&parsed, snapshot) => {
-                    self.selected[selected % BURST] = Selected::new(at, &parsed, service, snapshot);
+            let found = match Parsed::plain(frame.bytes(), station) {
+                // Packets come in trains: what was found for the last one holds for the next of its flow.
+                Some(parsed) if parsed.is_of_flow(&last.0) => {
+                    Some(Selected { at: at as u8, packet: parsed.packet, ..last.1 })
+                }
+                Some(parsed) => matching::find_plain(&parsed, snapshot).map(|service| {
+                    last = (parsed, Selected::new(at, &parsed, service, snapshot));
+                    last.1
+                }),
+                None => None,
+            };
+            match found {
+                Some(found) => {
+                    self.selected[selected % BURST] = found;
                     selected += 1;
                 }
-                _ => others |= 1 << at,
+                None => others |= 1 << at,
             }
         }
         while others != 0 {

@@ -53,6 +53,16 @@ impl Parsed {
         fault: None,
     };
 
+    /// Whether both are packets of one flow. Of plain ones, or [`Parsed::NOTHING`].
+    #[inline(always)]
+    pub fn is_of_flow(&self, other: &Self) -> bool {
+        self.source == other.source
+            && self.source_port == other.source_port
+            && self.destination == other.destination
+            && self.destination_port == other.destination_port
+            && self.packet.protocol == other.packet.protocol
+    }
+
     /// The straight path: a frame for this station with a faultless, unfragmented TCP or UDP packet without IP options.
     /// All offsets are constant, so no bounds are checked but the first. `None`: something is special; whatever is
     /// found here, [`Parsed::of`] finds too.
