@@ -81,7 +81,8 @@ impl Node {
         let twin = until(&format!("penstock makes its twin, {TWIN}"), Duration::from_secs(30), || {
             let made = self.namespace.ip(&format!("link show {TWIN}")).is_ok();
             Ok((made || !process.running()).then_some(made))
-        })?;
+        });
+        let twin = twin.map_err(with(|| process.tail()))?;
         if !twin {
             bail!("penstock ended at once:\n{}", process.tail());
         }
@@ -199,7 +200,7 @@ stop_grace = "{stop_grace}"
 
 [dpdk]
 lcores = {lcores:?}
-eal_args = ["--no-huge", "--no-shconf", "-m", "128", "--no-pci", "--no-telemetry"]
+eal_args = ["--no-huge", "--no-shconf", "-m", "128", "--no-pci"]
 mempool_mbufs = 16383
 idle = "{idle}"
 

@@ -25,7 +25,7 @@ fn play(lab: &mut Lab, story: &mut Story) -> Result<()> {
     story.claim("backend3 gets its share as soon as the file names it", || {
         until("200 requests before the change", Duration::from_secs(30), || Ok((met() > before + 200).then_some(())))?;
         lab.node.publish(&services("three", &[(1, 100), (2, 100), (3, 100)]))?;
-        until("100 requests at backend3", Duration::from_secs(10), || {
+        until("100 requests at backend3", Duration::from_secs(30), || {
             Ok((joining.served() >= asked + 100).then_some(()))
         })?;
         Ok(format!("{} requests at backend3 so far, none before", joining.served() - asked))
