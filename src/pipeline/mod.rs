@@ -14,7 +14,7 @@ use crate::wire::Frame;
 
 pub use explain::{Choice, Chosen, Explanation, Matched, explain};
 use matching::Match;
-use parse::Parsed;
+use parse::{Flow, Parsed};
 
 /// Frames taken from a queue at once.
 pub const BURST: usize = 32;
@@ -96,33 +96,29 @@ impl Pipeline {
         port: PortIndex,
         verdicts: &mut [Verdict; BURST],
     ) -> usize {
-        let station = snapshot.port(port);
+        let station = snapshot.port(port).mac.bits();
         for ahead in frames.iter().take(PREFETCH) {
             ahead.prefetch();
         }
         let (mut selected, mut others) = (0, 0_u32);
-        let mut last = (Parsed::NOTHING, Selected::NOTHING);
+        let mut last = Flow::NONE;
         for (at, frame) in frames.iter().enumerate() {
             if let Some(ahead) = frames.get(at + PREFETCH) {
                 ahead.prefetch();
             }
-            let found = match Parsed::plain(frame.bytes(), station) {
-                // Packets come in trains: what was found for the last one holds for the next of its flow.
-                Some(parsed) if parsed.is_of_flow(&last.0) => {
-                    Some(Selected { at: at as u8, packet: parsed.packet, ..last.1 })
-                }
-                Some(parsed) => matching::find_plain(&parsed, snapshot).map(|service| {
-                    last = (parsed, Selected::new(at, &parsed, service, snapshot));
-                    last.1
-                }),
-                None => None,
-            };
-            match found {
-                Some(found) => {
-                    self.selected[selected % BURST] = found;
+            match Parsed::plain(frame.bytes(), station) {
+                // Packets of a flow come in trains: what was found for one holds for the next.
+                Some((parsed, flow)) if flow == last => {
+                    let found = self.selected[(selected - 1) % BURST];
+                    self.selected[selected % BURST] = Selected { at: at as u8, packet: parsed.packet, ..found };
                     selected += 1;
                 }
-                None => others |= 1 << at,
+                Some((parsed, flow)) if let Some(service) = matching::find_plain(&parsed, snapshot) => {
+                    self.selected[selected % BURST] = Selected::new(at, &parsed, service, snapshot);
+                    selected += 1;
+                    last = flow;
+                }
+                _ => others |= 1 << at,
             }
         }
         while others != 0 {

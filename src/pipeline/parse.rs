@@ -5,6 +5,8 @@ use std::net::Ipv4Addr;
 use crate::counters::Reason;
 use crate::mode::Packet;
 use crate::snapshot::Port;
+#[cfg(doc)]
+use crate::wire::Mac;
 use crate::wire::ethernet::{self, Ethernet};
 use crate::wire::ipv4::{self, Ipv4, field, protocol};
 use crate::wire::{Malformed, be16, icmp, tcp, udp};
@@ -42,6 +44,24 @@ pub struct Parsed {
     pub fault: Option<Reason>,
 }
 
+/// Protocol, addresses and ports of a plain packet as one number: equal for the packets of a flow, and for no others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flow(u128);
+
+impl Flow {
+    /// That of no packet.
+    pub const NONE: Self = Self(0);
+
+    #[inline(always)]
+    fn of(head: &[u8; PLAIN]) -> Self {
+        // From the TTL to the ports; the TTL and the checksum between protocol and addresses may differ.
+        const FROM: usize = ethernet::HEADER + field::TTL;
+        const DIFFER: u128 = u128::from_ne_bytes([0xff, 0, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        let bytes = head[FROM..].first_chunk().map_or([0; 16], |bytes| *bytes);
+        Self(u128::from_ne_bytes(bytes) & !DIFFER)
+    }
+}
+
 impl Parsed {
     pub const NOTHING: Self = Self {
         source: Ipv4Addr::UNSPECIFIED,
@@ -53,42 +73,35 @@ impl Parsed {
         fault: None,
     };
 
-    /// Whether both are packets of one flow. Of plain ones, or [`Parsed::NOTHING`].
-    #[inline(always)]
-    pub fn is_of_flow(&self, other: &Self) -> bool {
-        self.source == other.source
-            && self.source_port == other.source_port
-            && self.destination == other.destination
-            && self.destination_port == other.destination_port
-            && self.packet.protocol == other.packet.protocol
-    }
-
-    /// The straight path: a frame for this station with a faultless, unfragmented TCP or UDP packet without IP options.
+    /// The straight path: a frame to the station `to` ([`Mac::bits`]) with a faultless, unfragmented TCP or UDP packet without IP options.
     /// All offsets are constant, so no bounds are checked but the first. `None`: something is special; whatever is
     /// found here, [`Parsed::of`] finds too.
     #[inline(always)]
-    pub fn plain(frame: &[u8], station: &Port) -> Option<Self> {
+    pub fn plain(frame: &[u8], to: u64) -> Option<(Self, Flow)> {
         const IP: usize = ethernet::HEADER;
         const SEGMENT: usize = IP + ipv4::HEADER;
         let (head, length): (&[u8; PLAIN], usize) = (frame.first_chunk()?, frame.len());
-        let link: &[u8; ethernet::HEADER] = head.first_chunk()?;
         let ip: &[u8; ipv4::HEADER] = head[IP..].first_chunk()?;
         let segment: &[u8; tcp::HEADER] = head[SEGMENT..].first_chunk()?;
-        let link = Ethernet::from(link);
-        let total = usize::from(be16(ip, field::TOTAL_LENGTH));
-        let is_plain = link.ether_type() == ethernet::IPV4 && link.destination() == station.mac && ip[0] == 0x45;
+        let link = Ethernet::from(head.first_chunk()?);
+        if link.destination_bits() != to || link.ether_type() != ethernet::IPV4 || ip[0] != 0x45 {
+            return None;
+        }
         let ip = Ipv4::from(ip);
-        let is_whole = total <= length - IP && !ip.is_fragment() && ip.plain_checksum_verifies();
-        let room = total.wrapping_sub(ipv4::HEADER);
+        let total = usize::from(ip.total_length());
+        let room = total.checked_sub(ipv4::HEADER)?;
         let has_ports = match ip.protocol() {
             protocol::TCP => tcp::is_whole(segment, room),
             protocol::UDP => udp::is_whole(segment, room),
             _ => false,
         };
-        if !(is_plain && is_whole && has_ports && total > ipv4::HEADER) || ipv4::is_martian_source(ip.source()) {
+        if !has_ports || total > length - IP || ip.is_fragment() {
             return None;
         }
-        Some(Self {
+        if !ip.plain_checksum_verifies() || ipv4::is_martian_source(ip.source()) {
+            return None;
+        }
+        let parsed = Self {
             source: ip.source(),
             destination: ip.destination(),
             source_port: be16(segment, 0),
@@ -96,7 +109,8 @@ impl Parsed {
             packet: Packet { header: ipv4::HEADER as u8, total: total as u16, protocol: ip.protocol() },
             kind: Kind::Ported,
             fault: None,
-        })
+        };
+        Some((parsed, Flow::of(head)))
     }
 
     /// Reads a frame that `station` received, whatever it is.
@@ -196,8 +210,21 @@ mod tests {
         for frame in
             [sound(protocol::TCP, 0), sound(protocol::TCP, 1000), sound(protocol::UDP, 0), sound(protocol::UDP, 300)]
         {
-            assert!(Parsed::plain(&frame, &STATION).is_some());
+            assert!(Parsed::plain(&frame, STATION.mac.bits()).is_some());
         }
+    }
+
+    #[test]
+    fn a_flow_is_protocol_addresses_and_ports() {
+        let flow = |frame: &[u8]| Flow::of(frame.first_chunk().unwrap());
+        let frame = sound(protocol::TCP, 0);
+        for at in 0..frame.len() {
+            let mut other = frame.clone();
+            other[at] ^= 1;
+            let is_tuple = at == 23 || (26..38).contains(&at);
+            assert_eq!(flow(&other) != flow(&frame), is_tuple, "byte {at}");
+        }
+        assert_ne!(flow(&frame), Flow::NONE);
     }
 
     proptest! {
@@ -215,7 +242,7 @@ mod tests {
             }
             frame.truncate(length);
             let any = Parsed::of(&frame, &STATION);
-            prop_assert!(Parsed::plain(&frame, &STATION).is_none_or(|plain| plain == any), "{any:?}");
+            prop_assert!(Parsed::plain(&frame, STATION.mac.bits()).is_none_or(|(plain, _)| plain == any), "{any:?}");
         }
     }
 }

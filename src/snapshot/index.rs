@@ -15,20 +15,22 @@ impl Index {
     pub fn new(entries: impl IntoIterator<Item = (u64, u32)>) -> Self {
         let entries: Vec<(u64, u32)> = entries.into_iter().collect();
         let size = (entries.len() * 4).next_power_of_two().max(64);
-        let mut index = Self { cells: vec![(FREE, 0); size].into(), shift: 64 - size.trailing_zeros() };
+        // No search goes round: behind the last home is room for all that may be pushed there.
+        let cells = vec![(FREE, 0); size + entries.len()].into();
+        let mut index = Self { cells, shift: 64 - size.trailing_zeros() };
         for (key, value) in entries {
             debug_assert_ne!(key, FREE);
-            let at = index.place(key);
-            index.cells[at] = (key, value);
+            let from = index.home(key);
+            let place = index.cells[from..].iter_mut().find(|(found, _)| *found == key || *found == FREE);
+            *place.expect("there are as many cells behind the last home as entries") = (key, value);
         }
         index
     }
 
-    #[inline]
+    #[inline(always)]
     pub fn get(&self, key: u64) -> Option<u32> {
         let mut at = self.home(key);
-        loop {
-            let (found, value) = self.cells[at & (self.cells.len() - 1)];
+        while let Some(&(found, value)) = self.cells.get(at) {
             if found == key {
                 return Some(value);
             }
@@ -37,20 +39,14 @@ impl Index {
             }
             at += 1;
         }
+        None
     }
 
     /// Where the search for a key begins.
-    #[inline]
+    #[inline(always)]
     fn home(&self, key: u64) -> usize {
         // Fibonacci hashing (Knuth, TAOCP 6.4): keys are the operator's, not a client's, so no secret is needed.
         (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> self.shift) as usize
-    }
-
-    /// Where the key stands, or the free cell where it would.
-    fn place(&self, key: u64) -> usize {
-        let mask = self.cells.len() - 1;
-        let from = self.home(key);
-        (from..).map(|at| at & mask).find(|&at| self.cells[at].0 == key || self.cells[at].0 == FREE).unwrap_or(from)
     }
 }
 

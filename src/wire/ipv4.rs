@@ -145,11 +145,12 @@ impl<'a> Ipv4<'a> {
     pub fn plain_checksum_verifies(&self) -> bool {
         let (words, _) = self.0.as_chunks::<4>();
         let sum: u64 = words.iter().map(|&word| u64::from(u32::from_ne_bytes(word))).sum();
-        // All ones, in any of the ways to carry: a multiple of 2^16 - 1 that is not zero.
-        let sum = (sum >> 32) + (sum & 0xffff_ffff);
-        let sum = (sum >> 16) + (sum & 0xffff);
-        let sum = (sum >> 16) + (sum & 0xffff);
-        sum == 0xffff
+        // All ones, in any of the ways to carry: a multiple of 2^16 - 1 that is not zero. A multiple of an odd number is
+        // what its inverse modulo 2^64 takes to the quotient (Warren, Hacker's Delight, 10-17).
+        const MODULUS: u64 = 0xffff;
+        const INVERSE: u64 = 0xfffe_fffe_fffe_ffff;
+        const { assert!(MODULUS.wrapping_mul(INVERSE) == 1) }
+        sum.wrapping_mul(INVERSE) <= u64::MAX / MODULUS && sum != 0
     }
 
     #[inline]

@@ -17,6 +17,13 @@ impl Mac {
     pub fn is_group(self) -> bool {
         self.0[0] & 1 != 0
     }
+
+    /// The address as a number, which one instruction compares.
+    #[inline]
+    pub const fn bits(self) -> u64 {
+        let [a, b, c, d, e, f] = self.0;
+        u64::from_be_bytes([0, 0, a, b, c, d, e, f])
+    }
 }
 
 impl fmt::Display for Mac {
