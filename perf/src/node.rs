@@ -16,7 +16,7 @@ use crate::interrupt;
 use crate::process::Process;
 use crate::traffic::{NET_PCAP_MAC, ROUTER_MAC};
 
-const START: Duration = Duration::from_secs(30);
+const START: Duration = Duration::from_secs(60);
 
 /// The rate at which a node on the rig forwards.
 pub fn measure(rig: &Rig, penstock: &Path) -> anyhow::Result<Rate> {

@@ -8,7 +8,7 @@ use crate::bench::{Rate, Rig};
 use crate::interrupt;
 use crate::process::Process;
 
-const START: Duration = Duration::from_secs(30);
+const START: Duration = Duration::from_secs(60);
 const ANSWER: Duration = Duration::from_secs(5);
 
 /// The rate of one forward mode (`io`, `5tswap`), and the frequency of the TSC in Hz, which EAL prints.
