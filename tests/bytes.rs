@@ -5,8 +5,10 @@ mod support;
 use std::net::Ipv4Addr;
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
-use penstock::pipeline::Verdict;
+use penstock::pipeline::{BURST, Verdict};
+use penstock::replay::Buffer;
 use penstock::snapshot::PortIndex;
+use penstock::wire::Frame;
 use proptest::prelude::*;
 use support::*;
 
@@ -245,6 +247,44 @@ proptest! {
             prop_assert!(before.ip.total_len <= after.ip.total_len);
         }
     }
+}
+
+proptest! {
+    /// Trains of one flow, mixed with anything: a burst is treated as its frames one by one are.
+    #[test]
+    fn a_burst_is_the_sum_of_its_frames(
+        some in proptest::collection::vec(any_frame(), 1..6), order in proptest::collection::vec(0usize..6, 1..=32),
+    ) {
+        // The identifications of what may be fragmented count up, so they depend on the order: set "don't fragment".
+        let some: Vec<Vec<u8>> = some.into_iter().map(dont_fragment).collect();
+        let frames: Vec<&Vec<u8>> = order.iter().map(|&which| &some[which % some.len()]).collect();
+        let mut node = Node::default();
+        let wanted: Vec<_> = frames.iter().map(|frame| node.receive(frame)).collect();
+
+        let mut buffers: Vec<Buffer> = frames.iter().map(|frame| Buffer::new(frame)).collect();
+        let mut verdicts = [Verdict::Punt; BURST];
+        node.pipeline.process(&node.snapshot, node.now, PortIndex(0), &mut buffers, &mut verdicts);
+        let got: Vec<_> = verdicts.into_iter().zip(buffers.iter().map(|buffer| buffer.bytes().to_vec())).collect();
+        for ((got, wanted), frame) in got.iter().zip(&wanted).zip(&frames) {
+            prop_assert_eq!(got.0, wanted.0);
+            if !matches!(got.0, Verdict::Drop(_)) {
+                prop_assert_eq!(&got.1, &wanted.1, "of {:02x?}", frame);
+            }
+        }
+    }
+}
+
+/// The frame with the bit set and its header checksum right, where there is a whole header.
+fn dont_fragment(mut frame: Vec<u8>) -> Vec<u8> {
+    if let Some(ip) = frame.get_mut(14..34) {
+        let old = u16::from_be_bytes([ip[6], ip[7]]);
+        let sum = u16::from_be_bytes([ip[10], ip[11]]);
+        ip[6] |= 0x40;
+        let new = u16::from_be_bytes([ip[6], ip[7]]);
+        let sum = penstock::wire::checksum::Delta::word(old, new).patch(sum);
+        ip[10..12].copy_from_slice(&sum.to_be_bytes());
+    }
+    frame
 }
 
 /// Sound frames, and the same with some bytes overwritten or cut off.
