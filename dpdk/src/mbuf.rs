@@ -1,6 +1,5 @@
 //! A frame in DPDK's memory, owned.
 
-use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 
 use dpdk_sys as sys;
@@ -23,12 +22,6 @@ impl Mbuf {
     /// `mbuf` is a live mbuf (buffer, offset and lengths as DPDK keeps them), reference count 1, that nobody else uses.
     pub(crate) unsafe fn from_raw(mbuf: NonNull<sys::rte_mbuf>) -> Self {
         Self(mbuf)
-    }
-
-    /// Gives ownership away.
-    #[allow(dead_code)]
-    pub(crate) fn into_raw(self) -> NonNull<sys::rte_mbuf> {
-        ManuallyDrop::new(self).0
     }
 
     #[inline(always)]
