@@ -68,15 +68,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let loaded = inputs(&args.config, &args.services)?;
     let port = port(&loaded.config, args.port.as_deref(), &args.config)?;
     let mut changes = Vec::new();
-    let mut last = &loaded.definitions;
-    let mut read = Vec::new();
     for change in &args.at {
+        let last = changes.last().map_or(&loaded.definitions, |(_, definitions)| definitions);
         let (definitions, warnings) = services(&change.services, &loaded.config, Some(last))?;
         warn(&warnings);
-        read.push((change.nanos, definitions));
-        last = &read[read.len() - 1].1;
+        changes.push((change.nanos, definitions));
     }
-    changes.append(&mut read);
     changes.sort_by_key(|change| change.0);
 
     let input = File::open(&args.input).map_err(|error| bad(&args.input, error))?;

@@ -93,8 +93,7 @@ impl Rewrite {
     /// Rewrites the address at `address_at` in the IP header and the port at `port_at` behind it.
     #[inline]
     fn apply(&self, bytes: &mut [u8], packet: Packet, address_at: usize, port_at: usize) -> Result<(), Reason> {
-        let (link, packet_bytes) = bytes.split_at_mut_checked(ethernet::HEADER).ok_or(Reason::Malformed)?;
-        let _ = link;
+        let (_, packet_bytes) = bytes.split_at_mut_checked(ethernet::HEADER).ok_or(Reason::Malformed)?;
         let (ip, segment) = packet_bytes.split_at_mut_checked(usize::from(packet.header)).ok_or(Reason::Malformed)?;
         let ip: &mut [u8; ipv4::HEADER] = ip.first_chunk_mut().ok_or(Reason::Malformed)?;
         if packet.protocol == protocol::TCP {
