@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::NOBODY;
 use super::siphash::{Purpose, SelectionHash};
 
 /// One owner of slots. Its identity is address and port, not its place in a list.
@@ -24,27 +25,26 @@ pub fn table(members: &[Member], size: u32, hash: &SelectionHash) -> Vec<u16> {
         return Vec::new();
     }
     let mut walks: Vec<Walk> = members.iter().map(|member| Walk::new(member, size, hash)).collect();
-    let mut owners = vec![super::NOBODY; size as usize];
-    let mut taken = Bits::new(size as usize);
+    let mut owners = vec![NOBODY; size as usize];
     let turns = turns(members, &quotas(members, size));
-    let (most, last) = turns.split_at(turns.len().saturating_sub(LAST));
+    // To f free slots a walk is size / f steps long, half of all steps for the last √size. Asking each free slot how far
+    // away it is costs f, which is less from there on.
+    let (most, last) = turns.split_at(turns.len().saturating_sub(size.isqrt() as usize));
     for &member in most {
-        let slot = walks[usize::from(member)].next_free(&mut taken, size);
+        let slot = walks[usize::from(member)].next_free(&owners, size);
         owners[slot as usize] = member;
     }
-    let mut free: Vec<u64> = (0..u64::from(size)).filter(|&slot| !taken.get(slot)).collect();
+    let mut free: Vec<u64> = (0..u64::from(size)).filter(|&slot| owners[slot as usize] == NOBODY).collect();
+    let modulus = Modulus::new(size);
     for &member in last {
-        let slot = walks[usize::from(member)].nearest(&mut free, size);
+        let slot = walks[usize::from(member)].nearest(&mut free, &modulus);
         owners[slot as usize] = member;
     }
     owners
 }
 
-/// So many slots are left when asking each how far away it is gets cheaper than walking: the walks to the last 64 slots
-/// would be two fifths of all steps.
-const LAST: usize = 64;
-
 /// A member's preference list (the paper's `permutation[i]`), generated as it is walked.
+#[derive(Clone, Copy)]
 struct Walk {
     next: u64,
     skip: u64,
@@ -58,43 +58,71 @@ impl Walk {
         Self { next: of(Purpose::Offset) % u64::from(size), skip }
     }
 
-    /// Claims the first free slot of the list. There must be one.
-    #[inline]
-    fn next_free(&mut self, taken: &mut Bits, size: u32) -> u32 {
-        let (skip, back) = (self.skip, self.skip.wrapping_sub(u64::from(size)));
-        let mut slot = self.next;
-        // The step modulo `size`: of both sums the one that did not pass the end (or below zero, which wraps) is less.
-        let step = |slot: u64| slot.wrapping_add(skip).min(slot.wrapping_add(back));
-        while taken.get(slot) {
-            slot = step(slot);
+    /// The slot behind `self.next`.
+    #[inline(always)]
+    fn step(&self, size: u32) -> u64 {
+        let sum = self.next + self.skip;
+        // Modulo `size`: where the sum did not pass the end, the difference wraps and is more.
+        sum.min(sum.wrapping_sub(u64::from(size)))
+    }
+
+    /// Goes to the first free slot of the list, and past it. There must be one.
+    #[inline(always)]
+    fn next_free(&mut self, owners: &[u16], size: u32) -> u32 {
+        while owners[self.next as usize] != NOBODY {
+            self.next = self.step(size);
         }
-        taken.set(slot);
-        self.next = step(slot);
+        let slot = self.next;
+        self.next = self.step(size);
         slot as u32
     }
 
     /// Claims the slot of `free` that comes first in the rest of the list: slot = next + steps * skip (mod size), solved
     /// for the steps. `free` must not be empty.
-    fn nearest(&self, free: &mut Vec<u64>, size: u32) -> u32 {
-        let size = u64::from(size);
-        let inverse = power(self.skip, size - 2, size);
-        let steps = |slot: u64| (slot + size - self.next) % size * inverse % size;
-        let first = (0..free.len()).min_by_key(|&at| steps(free[at])).expect("as many slots as turns");
-        free.swap_remove(first) as u32
+    fn nearest(&self, free: &mut Vec<u64>, modulus: &Modulus) -> u32 {
+        let inverse = modulus.inverse(self.skip);
+        let steps = |slot: u64| modulus.product(slot + modulus.prime - self.next, inverse);
+        // The least, with its place below it.
+        let least = free.iter().zip(0u64..).map(|(&slot, place)| steps(slot) << 32 | place).min();
+        free.swap_remove(least.expect("as many slots as turns") as u32 as usize) as u32
     }
 }
 
-/// `base` to the `exponent`, modulo `modulus`. For a prime p, b to the p - 2 is the inverse of b (Fermat).
-fn power(base: u64, mut exponent: u64, modulus: u64) -> u64 {
-    let (mut result, mut square) = (1, base);
-    while exponent > 0 {
-        if exponent & 1 != 0 {
-            result = result * square % modulus;
-        }
-        square = square * square % modulus;
-        exponent >>= 1;
+/// Arithmetic modulo a prime below 2^32, without divisions (Barrett, CRYPTO '86).
+struct Modulus {
+    prime: u64,
+    /// 2^64 / prime, rounded down.
+    reciprocal: u64,
+}
+
+impl Modulus {
+    fn new(prime: u32) -> Self {
+        let prime = u64::from(prime);
+        Self { prime, reciprocal: u64::MAX / prime }
     }
-    result
+
+    /// Of `a` below twice the prime and `b` below the prime.
+    #[inline(always)]
+    fn product(&self, a: u64, b: u64) -> u64 {
+        let product = a.min(a.wrapping_sub(self.prime)) * b;
+        let quotient = ((u128::from(product) * u128::from(self.reciprocal)) >> 64) as u64;
+        // The quotient is the true one or one less.
+        let rest = product - quotient * self.prime;
+        rest.min(rest.wrapping_sub(self.prime))
+    }
+
+    /// b to the p - 2 is the inverse of b (Fermat).
+    fn inverse(&self, base: u64) -> u64 {
+        let (mut result, mut square, mut exponent) = (1 % self.prime, base % self.prime, self.prime - 2);
+        while exponent > 0 {
+            if exponent & 1 != 0 {
+                result = self.product(result, square);
+            }
+            square = self.product(square, square);
+            exponent >>= 1;
+        }
+        result
+    }
 }
 
 /// Slots for each member: the exact share rounded down, the rest to the largest remainders (ties: the first).
@@ -115,6 +143,15 @@ fn quotas(members: &[Member], size: u32) -> Vec<u32> {
 /// so that nobody is left with only what others refused: claim j of a member comes in round j * heaviest / weight.
 fn turns(members: &[Member], quotas: &[u32]) -> Vec<u16> {
     let heaviest = members.iter().map(|member| u32::from(member.weight)).max().unwrap_or(0);
+    if members.iter().all(|member| u32::from(member.weight) == heaviest) {
+        // Of equals each plays in each round.
+        let most = quotas.iter().copied().max().unwrap_or(0);
+        let mut order = Vec::with_capacity(most as usize * members.len());
+        for round in 0..most {
+            order.extend((0..).zip(quotas).filter(|&(_, &quota)| quota > round).map(|(k, _)| k));
+        }
+        return order;
+    }
     let rounds_of = |k: usize| Rounds::new(heaviest, u32::from(members[k].weight)).take(quotas[k] as usize);
     let playing: Vec<usize> = (0..members.len()).filter(|&k| quotas[k] > 0).collect();
     // Sorted by counting: `places[r]` becomes where round r's next turn stands in the order.
@@ -171,25 +208,6 @@ impl Iterator for Rounds {
     }
 }
 
-/// One bit a slot: 8 KiB for the default table, so that the walks stay in the first-level cache.
-struct Bits(Vec<u64>);
-
-impl Bits {
-    fn new(count: usize) -> Self {
-        Self(vec![0; count.div_ceil(64)])
-    }
-
-    #[inline]
-    fn get(&self, at: u64) -> bool {
-        self.0[(at / 64) as usize] >> (at % 64) & 1 != 0
-    }
-
-    #[inline]
-    fn set(&mut self, at: u64) {
-        self.0[(at / 64) as usize] |= 1 << (at % 64);
-    }
-}
-
 /// Whether `number` is prime, by trial division.
 pub fn is_prime(number: u32) -> bool {
     let number = u64::from(number);
@@ -199,7 +217,6 @@ pub fn is_prime(number: u32) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::NOBODY;
     use super::*;
     use proptest::prelude::*;
     use std::net::Ipv4Addr;
