@@ -43,7 +43,8 @@ impl Work for AsTold {
         for (frame, verdict) in frames.iter_mut().zip(verdicts) {
             *verdict = match frame.bytes()[0] {
                 FORWARD => {
-                    Frame::prepend(frame, 4).unwrap()[..4].copy_from_slice(b"out:");
+                    let length = frame.bytes().len();
+                    Frame::reshape(frame, 4, length).unwrap()[..4].copy_from_slice(b"out:");
                     Verdict::Forward(port)
                 }
                 ACROSS => Verdict::Forward(PortIndex(1)),

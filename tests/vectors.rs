@@ -4,7 +4,7 @@ use std::fs;
 use std::hash::Hasher;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use penstock::maglev::{Member, SelectionHash, masked, slot, table};
+use penstock::maglev::{Client, Member, SelectionHash, masked, slot, table};
 
 const SEED: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
 const HASH: SelectionHash = SelectionHash::new(SEED);
@@ -73,7 +73,7 @@ fn the_messages_have_the_lengths_and_hashes_that_the_page_says() {
 fn a_client_has_the_hash_and_slots_that_the_page_says() {
     for row in rows("Slots", 0) {
         let client: SocketAddrV4 = number(&row[0]);
-        let of = HASH.client_v4(*client.ip(), client.port());
+        let of = HASH.client(Client::v4(*client.ip(), client.port()));
         assert_eq!(of, hash(&row[1]), "{row:?}");
         assert_eq!((slot(of, 13), slot(of, 65537)), (number(&row[2]), number(&row[3])), "{row:?}");
     }

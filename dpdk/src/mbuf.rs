@@ -124,6 +124,21 @@ impl Mbuf {
         true
     }
 
+    /// [`Mbuf::truncate`] to `length` and [`Mbuf::prepend`] of `front` in one; gives all of the frame. `None`, and nothing
+    /// changed, where either cannot be.
+    #[inline(always)]
+    pub fn reshape(&mut self, front: usize, length: usize) -> Option<&mut [u8]> {
+        let header = self.header_mut();
+        if front > usize::from(header.data_off) || length > usize::from(header.data_len) || header.nb_segs != 1 {
+            return None;
+        }
+        // No overflow: both lie within the buffer, whose size is a u16.
+        header.data_off -= front as u16;
+        header.data_len = (front + length) as u16;
+        header.pkt_len = (front + length) as u32;
+        Some(self.bytes_mut())
+    }
+
     /// Makes the frame `count` bytes longer at the end and gives these; they are whatever lay there. `None`, and nothing
     /// changed, where the tailroom does not suffice.
     #[inline]

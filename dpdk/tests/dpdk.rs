@@ -92,6 +92,7 @@ fn a_frame_grows_and_shrinks_within_its_buffer() {
 
     assert!(!mbuf.truncate(81) && !mbuf.strip(81), "longer than the frame");
     assert!(mbuf.truncate(30) && mbuf.strip(18));
+    assert!(mbuf.reshape(0, 13).is_none() && mbuf.reshape(129, 12).is_none());
     assert_eq!(mbuf.bytes(), [1, 1, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7]);
     assert_eq!((mbuf.headroom(), mbuf.tailroom(), mbuf.frame_length()), (126, 2176 - 126 - 12, 12));
 

@@ -20,6 +20,11 @@ pub struct Cell {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TrafficId(u32);
 
+impl TrafficId {
+    /// The cell that always is, and that nothing is counted in.
+    pub const NONE: Self = Self(0);
+}
+
 const CHUNK: usize = 256;
 type Chunk = Arc<[Cell; CHUNK]>;
 
@@ -50,7 +55,11 @@ pub struct Registry {
 
 impl Registry {
     pub fn new(lcores: usize) -> Self {
-        Self { lcores: vec![Traffic::default(); lcores], ids: HashMap::new(), free: Vec::new(), base: Vec::new() }
+        let lcores = vec![Traffic::default(); lcores];
+        let mut registry = Self { lcores, ids: HashMap::new(), free: Vec::new(), base: Vec::new() };
+        let first = registry.grow();
+        debug_assert_eq!(first, TrafficId::NONE);
+        registry
     }
 
     /// The id of a pair; a new one where the pair is new. `backend`: its address, with the port that it is sent to.

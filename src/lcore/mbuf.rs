@@ -18,14 +18,8 @@ impl Frame for Mbuf {
     }
 
     #[inline(always)]
-    fn prepend(&mut self, count: usize) -> Option<&mut [u8]> {
-        Mbuf::prepend(self, count)
-    }
-
-    /// A chain is never cut: the pipeline drops or punts what is not contiguous.
-    #[inline(always)]
-    fn truncate(&mut self, length: usize) {
-        Mbuf::truncate(self, length);
+    fn reshape(&mut self, front: usize, length: usize) -> Option<&mut [u8]> {
+        Mbuf::reshape(self, front, length)
     }
 
     #[inline(always)]

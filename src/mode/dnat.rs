@@ -115,8 +115,7 @@ impl Rewrite {
     }
 }
 
-/// What every router does: refuse what is too old or too big, cut what is behind the packet (a short frame keeps its
-/// padding: 60 bytes is the least that a station may send), put the next hop's addresses.
+/// What every router does: refuse what is too old or too big, cut what is behind the packet, put the next hop's addresses.
 #[inline]
 fn route<F: Frame>(frame: &mut F, packet: Packet, source: Mac, destination: Mac, mtu: u16) -> Result<(), Reason> {
     let ttl = frame.bytes().get(ethernet::HEADER + field::TTL).ok_or(Reason::Malformed)?;
@@ -126,8 +125,8 @@ fn route<F: Frame>(frame: &mut F, packet: Packet, source: Mac, destination: Mac,
     if packet.total > mtu {
         return Err(Reason::TooBig);
     }
-    frame.truncate((ethernet::HEADER + usize::from(packet.total)).max(ethernet::MINIMUM));
-    let link: &mut [u8; ethernet::HEADER] = frame.bytes_mut().first_chunk_mut().ok_or(Reason::Malformed)?;
+    let bytes = frame.reshape(0, packet.sent_length(frame)).ok_or(Reason::Malformed)?;
+    let link: &mut [u8; ethernet::HEADER] = bytes.first_chunk_mut().ok_or(Reason::Malformed)?;
     link[..6].copy_from_slice(&destination.0);
     link[6..12].copy_from_slice(&source.0);
     Ok(())

@@ -56,9 +56,9 @@ impl Mode for Ipip {
         if packet.total > self.room {
             return Err(Reason::TooBig);
         }
-        frame.truncate(ethernet::HEADER + usize::from(packet.total));
         // The headroom suffices by the contract of `Frame`, and the packet by that of `Packet`.
-        let bytes = frame.prepend(ipv4::HEADER).ok_or(Reason::TooBig)?;
+        let length = ethernet::HEADER + usize::from(packet.total);
+        let bytes = frame.reshape(ipv4::HEADER, length).ok_or(Reason::Malformed)?;
         let head: &mut [u8; INNER + ipv4::HEADER] = bytes.first_chunk_mut().ok_or(Reason::Malformed)?;
 
         let tos = head[INNER + field::TOS];

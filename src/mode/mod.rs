@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 
 use crate::counters::Reason;
 use crate::service::{Backend, Forwarding, Service};
-use crate::wire::{Frame, Mac};
+use crate::wire::{Frame, Mac, ethernet};
 
 pub use dnat::Reply;
 
@@ -48,6 +48,15 @@ pub struct Packet {
     pub total: u16,
     /// Of the payload: TCP or UDP, its fixed header checked.
     pub protocol: u8,
+}
+
+impl Packet {
+    /// Bytes of the frame to send where the packet has not grown: nothing behind it, but padding up to the least that a
+    /// station may send stays.
+    #[inline]
+    pub fn sent_length<F: Frame>(&self, frame: &F) -> usize {
+        (ethernet::HEADER + usize::from(self.total)).max(ethernet::MINIMUM).min(frame.bytes().len())
+    }
 }
 
 /// The identifications that one lcore gives to outer headers which may be fragmented (RFC 6864, section 4.3).

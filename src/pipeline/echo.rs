@@ -16,8 +16,9 @@ pub fn answer<F: Frame>(parsed: &Parsed, frame: &mut F, snapshot: &Snapshot) -> 
     if parsed.packet.total > hop.mtu {
         return Verdict::Drop(Reason::TooBig);
     }
-    frame.truncate((ethernet::HEADER + usize::from(parsed.packet.total)).max(ethernet::MINIMUM));
-    match turn_round(frame.bytes_mut(), parsed, &ethernet::header(hop.destination, hop.source, ethernet::IPV4)) {
+    let link = ethernet::header(hop.destination, hop.source, ethernet::IPV4);
+    let length = parsed.packet.sent_length(frame);
+    match frame.reshape(0, length).and_then(|bytes| turn_round(bytes, parsed, &link)) {
         Some(()) => Verdict::Answer(hop.port),
         None => Verdict::Drop(Reason::Malformed),
     }

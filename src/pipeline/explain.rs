@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::matching::{self, Match};
 use super::parse::Parsed;
 use super::{BURST, Pipeline, Verdict};
-use crate::maglev;
+use crate::maglev::{self, Client};
 use crate::service::{Backend, Service, State};
 use crate::snapshot::{Millis, PortIndex, Snapshot, Way};
 use crate::wire::Frame;
@@ -61,7 +61,7 @@ pub fn explain<F: Frame>(snapshot: &Snapshot, now: Millis, port: PortIndex, fram
     let (matched, choice, way) = match matching::find(&parsed, snapshot, now) {
         Match::Service(service) => {
             let compiled = snapshot.compiled_service(service);
-            let hash = snapshot.hash(parsed.source, parsed.source_port);
+            let hash = snapshot.hash().client(Client::v4(parsed.source, parsed.source_port));
             let slot = maglev::slot(hash, compiled.table_size());
             let chosen = |backend: &Backend| Chosen {
                 endpoint: compiled.definition().endpoint(backend),

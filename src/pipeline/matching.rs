@@ -1,7 +1,7 @@
 //! The second stage: whose a packet is. A service's, a reply's, ours to answer, the kernel's, or nobody's.
 
 use super::Verdict;
-use super::parse::{Kind, Parsed};
+use super::parse::{Flow, Kind, Parsed};
 use crate::counters::Reason;
 use crate::mode::Reply;
 use crate::snapshot::{Millis, ServiceIndex, Snapshot, Vip};
@@ -18,11 +18,11 @@ pub enum Match<'a> {
     Other(Verdict),
 }
 
-/// The service of a packet that [`Parsed::plain`] knows, where nothing is refused; [`find`] has the rest.
+/// The service of a flow that [`Parsed::plain`] gave, where nothing is refused; [`find`] has the rest.
 #[inline(always)]
-pub fn find_plain(parsed: &Parsed, snapshot: &Snapshot) -> Option<ServiceIndex> {
-    let service = snapshot.service(parsed.destination, parsed.destination_port, parsed.packet.protocol)?;
-    (snapshot.vip(parsed.source) != Vip::Yes && snapshot.accepts(service, parsed.source)).then_some(service)
+pub fn find_plain(flow: Flow, snapshot: &Snapshot) -> Option<ServiceIndex> {
+    let service = snapshot.service(flow.destination(), flow.destination_port(), flow.protocol())?;
+    (snapshot.vip(flow.source()) != Vip::Yes && snapshot.accepts(service, flow.source())).then_some(service)
 }
 
 /// Matches a packet against the snapshot; refusals in the order of [`Reason`].

@@ -1,16 +1,20 @@
 //! A burst in, verdicts out: parse -> match -> select -> mode. Knows no DPDK, allocates nothing.
 //!
 //! The burst goes through each stage as a whole, so that the cache misses of its packets overlap.
+//!
+//! Frames that are plainly a service's packets take the stages of [`Burst`]; everything else is read and matched by
+//! [`find_any`], and joins them where it belongs to a service after all.
 
 mod echo;
 mod explain;
 mod matching;
 mod parse;
 
-use crate::counters::Reason;
+use crate::counters::{Reason, Traffic, TrafficId};
+use crate::maglev::Client;
 use crate::mode::{Identification, Packet};
-use crate::snapshot::{Millis, PortIndex, ServiceIndex, Snapshot, Target, TargetIndex};
-use crate::wire::Frame;
+use crate::snapshot::{Millis, PortIndex, ServiceIndex, Snapshot, TargetIndex};
+use crate::wire::{Frame, Mac};
 
 pub use explain::{Choice, Chosen, Explanation, Matched, explain};
 use matching::Match;
@@ -39,25 +43,13 @@ pub enum Verdict {
 pub struct Pipeline {
     lcore: usize,
     id: Identification,
-    /// The packets of the burst that belong to services.
-    selected: [Selected; BURST],
-}
-
-/// A packet of a service, on its way through the stages.
-#[derive(Debug, Clone, Copy)]
-struct Selected {
-    /// The frame's place in the burst.
-    at: u8,
-    packet: Packet,
-    service: ServiceIndex,
-    hash: u64,
-    target: Option<TargetIndex>,
+    burst: Burst,
 }
 
 impl Pipeline {
     /// `lcore`: its index among the lcores that the snapshots were compiled for.
     pub fn new(lcore: usize) -> Self {
-        Self { lcore, id: Identification::default(), selected: [Selected::NOTHING; BURST] }
+        Self { lcore, id: Identification::default(), burst: Burst::EMPTY }
     }
 
     /// Decides on `frames` (at most [`BURST`], received on `port`), rewrites in place those that go on, and writes what
@@ -75,92 +67,195 @@ impl Pipeline {
     ) {
         let count = frames.len().min(BURST);
         let frames = &mut frames[..count];
-        let selected = self.find(frames, snapshot, now, port, verdicts);
-        // All slots are read before the first target is needed.
-        for packet in &mut self.selected[..selected] {
-            packet.target = snapshot.select(packet.service, packet.hash);
+        let mut others = self.burst.parse(frames, snapshot.port(port).mac);
+        others |= self.burst.find(snapshot);
+        while others != 0 {
+            let at = others.trailing_zeros() as usize;
+            others &= others - 1;
+            match find_any(&mut frames[at], snapshot, now, port) {
+                Ok((parsed, service)) => self.burst.add(at, &parsed, service),
+                Err(verdict) => verdicts[at] = verdict,
+            }
         }
-        self.apply(selected, frames, snapshot, verdicts);
+        self.burst.select(snapshot);
+        self.burst.apply(frames, snapshot, &mut self.id, verdicts);
+        self.burst.count(snapshot.traffic(self.lcore));
     }
+}
 
-    /// Parses, matches and hashes. Packets of services go on to the next stages, and are so many; the rest is decided here.
-    ///
-    /// The loop over all frames calls nothing, so that what it needs stays in registers; frames that it is not sure of
-    /// come after it.
-    #[inline]
-    fn find<F: Frame>(
-        &mut self,
-        frames: &mut [F],
-        snapshot: &Snapshot,
-        now: Millis,
-        port: PortIndex,
-        verdicts: &mut [Verdict; BURST],
-    ) -> usize {
-        let station = snapshot.port(port).mac.bits();
+/// The packets of a burst that belong to services, on their way through the stages.
+///
+/// Packets of a flow come in trains, one behind the other: what is found for the first of a train holds for all of it.
+#[derive(Debug)]
+struct Burst {
+    /// How many frames there are.
+    frames: usize,
+    /// By the frame's place: its train, or [`NO_TRAIN`].
+    trains: [u8; BURST],
+    /// By the frame's place, where it has a train.
+    packets: [Packet; BURST],
+    /// How many trains there are. What follows is by train.
+    count: usize,
+    flows: [Flow; BURST],
+    services: [ServiceIndex; BURST],
+    clients: [Client; BURST],
+    hashes: [u64; BURST],
+    targets: [TargetIndex; BURST],
+    traffic: [TrafficId; BURST],
+    /// What goes on to the target.
+    sent: [Sum; BURST],
+}
+
+const NO_TRAIN: u8 = u8::MAX;
+
+/// Packets, and their bytes of IP.
+#[derive(Debug, Clone, Copy)]
+struct Sum {
+    packets: u32,
+    bytes: u32,
+}
+
+impl Burst {
+    const EMPTY: Self = Self {
+        frames: 0,
+        trains: [NO_TRAIN; BURST],
+        packets: [Parsed::NOTHING.packet; BURST],
+        count: 0,
+        flows: [Flow::NONE; BURST],
+        services: [ServiceIndex::NONE; BURST],
+        clients: [Client::NONE; BURST],
+        hashes: [0; BURST],
+        targets: [TargetIndex::NOBODY; BURST],
+        traffic: [TrafficId::NONE; BURST],
+        sent: [Sum { packets: 0, bytes: 0 }; BURST],
+    };
+
+    /// Reads what is plain, and gives the places of what is not, a bit each.
+    #[inline(always)]
+    fn parse<F: Frame>(&mut self, frames: &[F], station: Mac) -> u32 {
+        let station = station.bits();
         for ahead in frames.iter().take(PREFETCH) {
             ahead.prefetch();
         }
-        let (mut selected, mut others) = (0, 0_u32);
+        let (mut count, mut others) = (0, 0_u32);
         let mut last = Flow::NONE;
         for (at, frame) in frames.iter().enumerate() {
             if let Some(ahead) = frames.get(at + PREFETCH) {
                 ahead.prefetch();
             }
-            match Parsed::plain(frame.bytes(), station) {
-                // Packets of a flow come in trains: what was found for one holds for the next.
-                Some((parsed, flow)) if flow == last => {
-                    let found = self.selected[(selected - 1) % BURST];
-                    self.selected[selected % BURST] = Selected { at: at as u8, packet: parsed.packet, ..found };
-                    selected += 1;
-                }
-                Some((parsed, flow)) if let Some(service) = matching::find_plain(&parsed, snapshot) => {
-                    self.selected[selected % BURST] = Selected::new(at, &parsed, service, snapshot);
-                    selected += 1;
-                    last = flow;
-                }
-                _ => others |= 1 << at,
+            let at = at % BURST;
+            let Some((packet, flow)) = Parsed::plain(frame.bytes(), station) else {
+                self.trains[at] = NO_TRAIN;
+                others |= 1 << at;
+                continue;
+            };
+            if flow != last {
+                self.flows[count % BURST] = flow;
+                self.sent[count % BURST] = Sum { packets: 0, bytes: 0 };
+                count += 1;
+                last = flow;
             }
+            let train = (count - 1) % BURST;
+            self.trains[at] = train as u8;
+            self.packets[at] = packet;
+            self.sent[train].packets += 1;
+            self.sent[train].bytes += u32::from(packet.total);
         }
-        while others != 0 {
-            let at = others.trailing_zeros() as usize;
-            others &= others - 1;
-            let Some(frame) = frames.get_mut(at) else { break };
-            match find_any(frame, snapshot, now, port) {
-                Ok((parsed, service)) => {
-                    self.selected[selected % BURST] = Selected::new(at, &parsed, service, snapshot);
-                    selected += 1;
-                }
-                Err(verdict) => verdicts[at] = verdict,
-            }
-        }
-        selected
+        (self.frames, self.count) = (frames.len().min(BURST), count.min(BURST));
+        others
     }
 
-    #[inline]
+    /// Matches the trains. Those that are not plainly a service's are broken up; gives the places of their frames.
+    #[inline(always)]
+    fn find(&mut self, snapshot: &Snapshot) -> u32 {
+        let mut others = 0;
+        for train in 0..self.count {
+            let flow = self.flows[train];
+            match matching::find_plain(flow, snapshot) {
+                Some(service) => {
+                    self.services[train] = service;
+                    self.clients[train] = Client::v4(flow.source(), flow.source_port());
+                }
+                None => others |= self.break_up(train),
+            }
+        }
+        others
+    }
+
+    /// Takes the packets out of a train; gives their places.
+    #[cold]
+    fn break_up(&mut self, train: usize) -> u32 {
+        self.services[train] = ServiceIndex::NONE;
+        self.sent[train] = Sum { packets: 0, bytes: 0 };
+        let mut places = 0;
+        for (at, of) in self.trains[..self.frames].iter_mut().enumerate() {
+            if usize::from(*of) == train {
+                *of = NO_TRAIN;
+                places |= 1 << at;
+            }
+        }
+        places
+    }
+
+    /// Adds a packet, a train of its own.
+    fn add(&mut self, at: usize, parsed: &Parsed, service: ServiceIndex) {
+        debug_assert!(self.count < BURST, "no more trains than frames: of those broken up nothing comes back");
+        let train = self.count % BURST;
+        self.count = train + 1;
+        self.trains[at] = train as u8;
+        self.packets[at] = parsed.packet;
+        self.services[train] = service;
+        self.clients[train] = Client::v4(parsed.source, parsed.source_port);
+        self.sent[train] = Sum { packets: 1, bytes: u32::from(parsed.packet.total) };
+    }
+
+    /// Finds every train's target: first all hashes, then all slots, whose cache misses overlap.
+    #[inline(always)]
+    fn select(&mut self, snapshot: &Snapshot) {
+        snapshot.hash().clients(&self.clients, &mut self.hashes, self.count);
+        for train in 0..self.count {
+            let target = snapshot.select(self.services[train], self.hashes[train]);
+            self.targets[train] = target;
+            // Reading it here also brings the target into the cache.
+            self.traffic[train] = snapshot.target(target).traffic;
+        }
+    }
+
+    /// Sends each packet to its train's target.
+    #[inline(always)]
     fn apply<F: Frame>(
         &mut self,
-        selected: usize,
         frames: &mut [F],
         snapshot: &Snapshot,
+        id: &mut Identification,
         verdicts: &mut [Verdict; BURST],
     ) {
-        let traffic = snapshot.traffic(self.lcore);
-        for &Selected { at, packet, target, .. } in &self.selected[..selected] {
-            let at = usize::from(at) % BURST;
-            let Some(frame) = frames.get_mut(at) else { continue };
-            verdicts[at] = match target.map(|target| snapshot.target(target)) {
-                None => Verdict::Drop(Reason::NoBackend),
-                Some(Target { mode: None, .. }) => Verdict::Drop(Reason::NoNextHop),
-                Some(Target { mode: Some(mode), traffic: id }) => match mode.apply(frame, packet, &mut self.id) {
-                    Ok(port) => {
-                        let cell = traffic.cell(*id);
-                        cell.packets.add(1);
-                        cell.bytes.add(u64::from(packet.total));
-                        Verdict::Forward(port)
-                    }
-                    Err(reason) => Verdict::Drop(reason),
-                },
+        for (at, frame) in frames.iter_mut().enumerate() {
+            let at = at % BURST;
+            let train = usize::from(self.trains[at]);
+            if train >= BURST {
+                continue;
+            }
+            let packet = self.packets[at];
+            let mode = snapshot.target(self.targets[train]).mode.as_ref();
+            verdicts[at] = match mode.map_err(|&reason| reason).and_then(|mode| mode.apply(frame, packet, id)) {
+                Ok(port) => Verdict::Forward(port),
+                Err(reason) => {
+                    self.sent[train].packets -= 1;
+                    self.sent[train].bytes -= u32::from(packet.total);
+                    Verdict::Drop(reason)
+                }
             };
+        }
+    }
+
+    /// Counts what went to the targets.
+    #[inline(always)]
+    fn count(&self, traffic: &Traffic) {
+        for train in 0..self.count.min(BURST) {
+            let (cell, sent) = (traffic.cell(self.traffic[train]), self.sent[train]);
+            cell.packets.add(u64::from(sent.packets));
+            cell.bytes.add(u64::from(sent.bytes));
         }
     }
 }
@@ -179,16 +274,5 @@ fn find_any<F: Frame>(
         Match::Reply(reply) => Err(matching::translate(reply, &parsed, frame, snapshot)),
         Match::Echo => Err(echo::answer(&parsed, frame, snapshot)),
         Match::Other(verdict) => Err(verdict),
-    }
-}
-
-impl Selected {
-    const NOTHING: Self =
-        Self { at: 0, packet: Parsed::NOTHING.packet, service: ServiceIndex::FIRST, hash: 0, target: None };
-
-    #[inline(always)]
-    fn new(at: usize, parsed: &Parsed, service: ServiceIndex, snapshot: &Snapshot) -> Self {
-        let hash = snapshot.hash(parsed.source, parsed.source_port);
-        Self { at: at as u8, packet: parsed.packet, service, hash, target: None }
     }
 }

@@ -9,7 +9,7 @@ use crate::snapshot::Port;
 use crate::wire::Mac;
 use crate::wire::ethernet::{self, Ethernet};
 use crate::wire::ipv4::{self, Ipv4, field, protocol};
-use crate::wire::{Malformed, be16, icmp, tcp, udp};
+use crate::wire::{Malformed, icmp, tcp, udp};
 
 /// Bytes that the straight path looks at: every frame of Ethernet's minimum has them.
 const PLAIN: usize = ethernet::HEADER + ipv4::HEADER + tcp::HEADER;
@@ -44,7 +44,9 @@ pub struct Parsed {
     pub fault: Option<Reason>,
 }
 
-/// Protocol, addresses and ports of a plain packet as one number: equal for the packets of a flow, and for no others.
+/// Protocol, addresses and ports of a plain packet in one number: equal for the packets of a flow, and for no others.
+///
+/// The bytes of the packet from the TTL to the ports; the TTL and the checksum, which differ, are 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Flow(u128);
 
@@ -54,11 +56,37 @@ impl Flow {
 
     #[inline(always)]
     fn of(head: &[u8; PLAIN]) -> Self {
-        // From the TTL to the ports; the TTL and the checksum between protocol and addresses may differ.
         const FROM: usize = ethernet::HEADER + field::TTL;
-        const DIFFER: u128 = u128::from_ne_bytes([0xff, 0, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        const SAME: u128 = u128::from_le_bytes([
+            0, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+        ]);
         let bytes = head[FROM..].first_chunk().map_or([0; 16], |bytes| *bytes);
-        Self(u128::from_ne_bytes(bytes) & !DIFFER)
+        Self(u128::from_le_bytes(bytes) & SAME)
+    }
+
+    #[inline(always)]
+    pub fn protocol(self) -> u8 {
+        (self.0 >> 8) as u8
+    }
+
+    #[inline(always)]
+    pub fn source(self) -> Ipv4Addr {
+        Ipv4Addr::from(((self.0 >> 32) as u32).to_le_bytes())
+    }
+
+    #[inline(always)]
+    pub fn destination(self) -> Ipv4Addr {
+        Ipv4Addr::from(((self.0 >> 64) as u32).to_le_bytes())
+    }
+
+    #[inline(always)]
+    pub fn source_port(self) -> u16 {
+        u16::from_be_bytes(((self.0 >> 96) as u16).to_le_bytes())
+    }
+
+    #[inline(always)]
+    pub fn destination_port(self) -> u16 {
+        u16::from_be_bytes(((self.0 >> 112) as u16).to_le_bytes())
     }
 }
 
@@ -73,11 +101,11 @@ impl Parsed {
         fault: None,
     };
 
-    /// The straight path: a frame to the station `to` ([`Mac::bits`]) with a faultless, unfragmented TCP or UDP packet without IP options.
-    /// All offsets are constant, so no bounds are checked but the first. `None`: something is special; whatever is
-    /// found here, [`Parsed::of`] finds too.
+    /// The straight path: a frame to the station `to` ([`Mac::bits`]) with a faultless, unfragmented TCP or UDP packet without
+    /// IP options. All offsets are constant, so no bounds are checked but the first. `None`: something is special; whatever
+    /// is found here, [`Parsed::of`] finds too.
     #[inline(always)]
-    pub fn plain(frame: &[u8], to: u64) -> Option<(Self, Flow)> {
+    pub fn plain(frame: &[u8], to: u64) -> Option<(Packet, Flow)> {
         const IP: usize = ethernet::HEADER;
         const SEGMENT: usize = IP + ipv4::HEADER;
         let (head, length): (&[u8; PLAIN], usize) = (frame.first_chunk()?, frame.len());
@@ -98,19 +126,11 @@ impl Parsed {
         if !has_ports || total > length - IP || ip.is_fragment() {
             return None;
         }
-        if !ip.plain_checksum_verifies() || ipv4::is_martian_source(ip.source()) {
+        if !ip.plain_checksum_verifies() || ipv4::may_be_martian(ip.source()) {
             return None;
         }
-        let parsed = Self {
-            source: ip.source(),
-            destination: ip.destination(),
-            source_port: be16(segment, 0),
-            destination_port: be16(segment, 2),
-            packet: Packet { header: ipv4::HEADER as u8, total: total as u16, protocol: ip.protocol() },
-            kind: Kind::Ported,
-            fault: None,
-        };
-        Some((parsed, Flow::of(head)))
+        let packet = Packet { header: ipv4::HEADER as u8, total: total as u16, protocol: ip.protocol() };
+        Some((packet, Flow::of(head)))
     }
 
     /// Reads a frame that `station` received, whatever it is.
@@ -242,7 +262,14 @@ mod tests {
             }
             frame.truncate(length);
             let any = Parsed::of(&frame, &STATION);
-            prop_assert!(Parsed::plain(&frame, STATION.mac.bits()).is_none_or(|(plain, _)| plain == any), "{any:?}");
+            if let Some((packet, flow)) = Parsed::plain(&frame, STATION.mac.bits()) {
+                let plain = Parsed {
+                    source: flow.source(), destination: flow.destination(),
+                    source_port: flow.source_port(), destination_port: flow.destination_port(),
+                    packet, kind: Kind::Ported, fault: None,
+                };
+                prop_assert_eq!((plain, flow.protocol()), (any, any.packet.protocol));
+            }
         }
     }
 }

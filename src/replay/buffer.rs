@@ -34,13 +34,11 @@ impl Frame for Buffer {
         &mut self.memory[self.start..]
     }
 
-    fn prepend(&mut self, count: usize) -> Option<&mut [u8]> {
-        self.start = self.start.checked_sub(count)?;
+    fn reshape(&mut self, front: usize, length: usize) -> Option<&mut [u8]> {
+        let end = self.start.checked_add(length).filter(|&end| end <= self.memory.len())?;
+        self.start = self.start.checked_sub(front)?;
+        self.memory.truncate(end);
         Some(self.bytes_mut())
-    }
-
-    fn truncate(&mut self, length: usize) {
-        self.memory.truncate(self.start.saturating_add(length));
     }
 }
 
@@ -51,11 +49,11 @@ mod tests {
     #[test]
     fn a_frame_grows_at_the_front_and_shrinks_at_the_end() {
         let mut buffer = Buffer::new(b"frame");
-        buffer.truncate(3);
-        buffer.truncate(9);
-        buffer.prepend(2).unwrap()[..2].copy_from_slice(b"a ");
+        assert!(buffer.reshape(0, 6).is_none() && buffer.reshape(Buffer::HEADROOM + 1, 3).is_none());
+        assert_eq!(buffer.bytes(), b"frame");
+        buffer.reshape(2, 3).unwrap()[..2].copy_from_slice(b"a ");
         assert_eq!(buffer.bytes(), b"a fra");
-        assert!(buffer.prepend(Buffer::HEADROOM).is_none());
+        assert!(buffer.reshape(Buffer::HEADROOM, 5).is_none());
         buffer.fill(b"");
         assert_eq!(buffer.bytes(), b"");
     }

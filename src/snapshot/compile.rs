@@ -9,7 +9,7 @@ use super::ranges::Ranges;
 use super::routes::{Routes, Way};
 use super::tables::{Mask, Recipe, Tables};
 use super::{CompiledService, Endpoint, Environment, Fabric, Millis, Snapshot, Target, ipv4_key};
-use crate::counters::Registry;
+use crate::counters::{Reason, Registry, TrafficId};
 use crate::maglev::{Member, SelectionHash};
 use crate::mode::{Context, Prepared, Reply};
 use crate::service::{Definitions, Forwarding, Protocol, Service, State};
@@ -64,7 +64,8 @@ impl Compiler {
         self.tables.prepare(&wanted, &self.hash);
 
         let mut unresolved: BTreeSet<IpAddr> = routes.unresolved_gateways().collect();
-        let mut targets = Vec::new();
+        // The first is NOBODY, in whose cell nothing is ever counted.
+        let mut targets = vec![Target { mode: Err(Reason::NoBackend), traffic: TrafficId::NONE }];
         let mut services = Vec::with_capacity(plans.len());
         self.counted.clear();
         for (service, plan) in definitions.services.iter().zip(plans) {
@@ -95,7 +96,7 @@ impl Compiler {
             .unzip();
 
         let bits = |address: &IpAddr| match address {
-            IpAddr::V4(address) => Some(u64::from(address.to_bits())),
+            IpAddr::V4(address) => Some(super::address_key(*address)),
             IpAddr::V6(_) => None,
         };
         let own: HashSet<u64> = fabric.own.iter().filter_map(bits).collect();
@@ -169,7 +170,8 @@ impl Compiler {
             Way::None => None,
         };
         let ipv4_source = self.environment.ipv4_source.unwrap_or(Ipv4Addr::UNSPECIFIED);
-        let mode = next_hop.map(|hop| Prepared::new(&Context { service, backend, next_hop: &hop, ipv4_source }));
+        let prepare = |next_hop| Prepared::new(&Context { service, backend, next_hop, ipv4_source });
+        let mode = next_hop.as_ref().map(prepare).ok_or(Reason::NoNextHop);
         Target { mode, traffic }
     }
 

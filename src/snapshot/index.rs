@@ -29,17 +29,20 @@ impl Index {
 
     #[inline(always)]
     pub fn get(&self, key: u64) -> Option<u32> {
-        let mut at = self.home(key);
-        while let Some(&(found, value)) = self.cells.get(at) {
-            if found == key {
-                return Some(value);
-            }
-            if found == FREE {
-                return None;
-            }
-            at += 1;
+        let home = self.home(key);
+        match self.cells.get(home) {
+            Some(&(found, value)) if found == key => Some(value),
+            Some(&(found, _)) if found != FREE => self.get_from(home + 1, key),
+            _ => None,
         }
-        None
+    }
+
+    /// The rest of the search, which few need.
+    #[cold]
+    fn get_from(&self, at: usize, key: u64) -> Option<u32> {
+        let (_, value) =
+            self.cells[at..].iter().take_while(|(found, _)| *found != FREE).find(|(found, _)| *found == key)?;
+        Some(*value)
     }
 
     /// Where the search for a key begins.

@@ -10,13 +10,12 @@ mod routes;
 mod tables;
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::counters::{Traffic, TrafficId};
+use crate::counters::{Reason, Traffic, TrafficId};
 use crate::maglev::{self, NOBODY, SelectionHash};
 use crate::mode::{Prepared, Reply};
 use crate::service::{Backend, Protocol, Service};
@@ -117,8 +116,8 @@ pub struct CompiledService {
 #[derive(Debug)]
 #[repr(align(64))]
 pub struct Target {
-    /// `None`: no next hop is known.
-    pub mode: Option<Prepared>,
+    /// What is done to packets, or why they cannot go there.
+    pub mode: Result<Prepared, Reason>,
     pub traffic: TrafficId,
 }
 
@@ -135,13 +134,18 @@ struct Endpoint {
 pub struct ServiceIndex(u32);
 
 impl ServiceIndex {
-    /// A value to begin arrays with.
-    pub const FIRST: Self = Self(0);
+    /// That of no service.
+    pub const NONE: Self = Self(u32::MAX);
 }
 
-/// Names a target of a snapshot: its place, counted from one.
+/// Names a target of a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TargetIndex(NonZeroU32);
+pub struct TargetIndex(u32);
+
+impl TargetIndex {
+    /// The target of what no backend may take: the first of every snapshot, which refuses.
+    pub const NOBODY: Self = Self(0);
+}
 
 /// Whose address a destination is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,7 +174,7 @@ impl Snapshot {
 
     #[inline]
     pub fn vip(&self, address: Ipv4Addr) -> Vip {
-        match self.vips.get(u64::from(address.to_bits())) {
+        match self.vips.get(address_key(address)) {
             None => Vip::No,
             Some(0) => Vip::Yes,
             Some(_) => Vip::Own,
@@ -179,7 +183,7 @@ impl Snapshot {
 
     /// Whether an address is one of the node's own.
     pub fn is_own(&self, address: Ipv4Addr) -> bool {
-        self.own.get(u64::from(address.to_bits())).is_some()
+        self.own.get(address_key(address)).is_some()
     }
 
     #[inline]
@@ -187,25 +191,26 @@ impl Snapshot {
         self.compiled(service).ranges.as_ref().is_none_or(|ranges| ranges.accept(client))
     }
 
+    /// The hash that chooses among backends.
     #[inline]
-    pub fn hash(&self, client: Ipv4Addr, port: u16) -> u64 {
-        self.hash.client_v4(client, port)
+    pub fn hash(&self) -> &SelectionHash {
+        &self.hash
     }
 
-    /// The target of the slot that `hash` falls into; `None` where no backend may take it.
+    /// The target of the slot that `hash` falls into; [`TargetIndex::NOBODY`] where no backend may take it, or where there
+    /// is no such service.
     #[inline]
-    pub fn select(&self, service: ServiceIndex, hash: u64) -> Option<TargetIndex> {
-        let service = self.compiled(service);
-        let member = *service.now.get(maglev::slot(hash, service.now.len() as u32))?;
-        if member == NOBODY {
-            return None;
+    pub fn select(&self, service: ServiceIndex, hash: u64) -> TargetIndex {
+        let Some(service) = self.services.get(service.0 as usize) else { return TargetIndex::NOBODY };
+        match service.now.get(maglev::slot(hash, service.now.len() as u32)) {
+            Some(&member) if member != NOBODY => TargetIndex(service.first_target + u32::from(member)),
+            _ => TargetIndex::NOBODY,
         }
-        NonZeroU32::new(service.first_target + u32::from(member) + 1).map(TargetIndex)
     }
 
     #[inline]
     pub fn target(&self, target: TargetIndex) -> &Target {
-        &self.targets[target.0.get() as usize - 1]
+        &self.targets[target.0 as usize]
     }
 
     /// How to turn a packet from this endpoint into a reply of its VIP, if it is one.
@@ -282,8 +287,15 @@ impl CompiledService {
     }
 }
 
+/// Of (address, port, protocol): in the order of a packet's bytes, which need no swap then.
+#[inline(always)]
 fn key(address: Ipv4Addr, port: u16, protocol: u8) -> u64 {
-    u64::from(address.to_bits()) << 24 | u64::from(port) << 8 | u64::from(protocol)
+    address_key(address) | u64::from(protocol) << 32 | u64::from(port.swap_bytes()) << 48
+}
+
+#[inline(always)]
+fn address_key(address: Ipv4Addr) -> u64 {
+    u64::from(u32::from_le_bytes(address.octets()))
 }
 
 /// An IPv4 service's key parts, where it is one.

@@ -44,8 +44,8 @@ impl Delta {
 /// A 32-bit sum of words brought back to 16 bits with end-around carry.
 #[inline]
 pub const fn fold(sum: u32) -> u16 {
-    let once = (sum & 0xffff) + (sum >> 16);
-    ((once & 0xffff) + (once >> 16)) as u16
+    // The upper half of this sum is that of both halves, and the carry out of the lower one.
+    (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
 }
 
 /// The one's complement sum of `bytes`, an odd last byte padded with zero. Not yet complemented.

@@ -38,7 +38,7 @@ impl<'a> Ethernet<'a> {
     #[inline]
     pub fn destination_bits(&self) -> u64 {
         let [a, b, c, d, e, f, g, h, ..] = *self.0;
-        u64::from_be_bytes([a, b, c, d, e, f, g, h]) >> 16
+        u64::from_le_bytes([a, b, c, d, e, f, g, h]) << 16
     }
 
     #[inline]
@@ -70,7 +70,10 @@ mod tests {
     fn a_header_reads_back() {
         let bytes = header(Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2]), IPV4);
         let view = Ethernet::of(&bytes).unwrap();
-        assert_eq!((view.destination_bits(), view.destination().bits()), (0x0200_0000_0001, 0x0200_0000_0001));
+        assert_eq!(
+            (view.destination_bits(), view.destination().bits()),
+            (0x0100_0000_0002_0000, 0x0100_0000_0002_0000)
+        );
         assert_eq!((view.destination().0[5], view.source().0[5], view.ether_type()), (1, 2, IPV4));
         assert!(Ethernet::of(&bytes[..13]).is_none());
     }

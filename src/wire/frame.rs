@@ -11,10 +11,10 @@ pub trait Frame {
     /// The frame's bytes from the Ethernet header on (first segment only).
     fn bytes(&self) -> &[u8];
     fn bytes_mut(&mut self) -> &mut [u8];
-    /// Makes the frame `count` bytes longer at the front; gives all of it. `None` where the headroom does not suffice.
-    fn prepend(&mut self, count: usize) -> Option<&mut [u8]>;
-    /// Cuts the frame to `length` bytes; a longer `length` changes nothing.
-    fn truncate(&mut self, length: usize);
+    /// Keeps the first `length` bytes, makes the frame `front` bytes longer in front of them, and gives all of it; the new
+    /// bytes are whatever lay there. `None`, and nothing changed, where the frame has not so many bytes in one piece, or
+    /// not so much headroom.
+    fn reshape(&mut self, front: usize, length: usize) -> Option<&mut [u8]>;
     /// Hints that the first bytes will be read soon.
     fn prefetch(&self) {}
 }

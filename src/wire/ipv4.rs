@@ -181,19 +181,23 @@ pub fn is_source_routed(mut options: &[u8]) -> bool {
 }
 
 /// A source address that no client can have: "this network", loopback, multicast, broadcast (RFC 1122, section 3.2.1.3).
-#[inline]
 pub fn is_martian_source(source: Ipv4Addr) -> bool {
-    /// By the first octet.
-    const MARTIAN: [bool; 256] = {
-        let mut martian = [false; 256];
+    may_be_martian(source) && (source.octets()[0] < 240 || source == Ipv4Addr::BROADCAST)
+}
+
+/// Whether the first octet is one of a martian's, for which one look suffices.
+#[inline(always)]
+pub fn may_be_martian(source: Ipv4Addr) -> bool {
+    const MAY_BE: [bool; 256] = {
+        let mut may_be = [false; 256];
         let mut octet = 0;
         while octet < 256 {
-            martian[octet] = matches!(octet, 0 | 127 | 224..=239);
+            may_be[octet] = matches!(octet, 0 | 127 | 224..);
             octet += 1;
         }
-        martian
+        may_be
     };
-    MARTIAN[usize::from(source.octets()[0])] || source == Ipv4Addr::BROADCAST
+    MAY_BE[usize::from(source.octets()[0])]
 }
 
 #[cfg(test)]

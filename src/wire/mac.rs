@@ -22,7 +22,7 @@ impl Mac {
     #[inline]
     pub const fn bits(self) -> u64 {
         let [a, b, c, d, e, f] = self.0;
-        u64::from_be_bytes([0, 0, a, b, c, d, e, f])
+        u64::from_le_bytes([0, 0, a, b, c, d, e, f])
     }
 }
 
