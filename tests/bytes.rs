@@ -260,10 +260,21 @@ proptest! {
         let frames: Vec<&Vec<u8>> = order.iter().map(|&which| &some[which % some.len()]).collect();
         let mut node = Node::default();
         let wanted: Vec<_> = frames.iter().map(|frame| node.receive(frame)).collect();
+        // The packets counted are those sent, and their bytes those that came, without Ethernet and padding.
+        let (mut packets, mut bytes) = (0, 0);
+        for (frame, _) in frames.iter().zip(&wanted).filter(|(_, (verdict, _))| matches!(verdict, Verdict::Forward(_))) {
+            packets += 1;
+            bytes += u64::from(read(frame).ip.total_len);
+        }
+        let counted = |node: &Node| node.counted().values().fold((0, 0), |sum, pair| (sum.0 + pair.0, sum.1 + pair.1));
+        prop_assert_eq!(counted(&node), (packets, bytes));
 
         let mut buffers: Vec<Buffer> = frames.iter().map(|frame| Buffer::new(frame)).collect();
         let mut verdicts = [Verdict::Punt; BURST];
-        node.pipeline.process(&node.snapshot, node.now, PortIndex(0), &mut buffers, &mut verdicts);
+        let only = node.pipeline.process(&node.snapshot, node.now, PortIndex(0), &mut buffers, &mut verdicts);
+        let all_forwarded = verdicts[..frames.len()].iter().all(|&verdict| verdict == Verdict::Forward(PortIndex(0)));
+        prop_assert_eq!(only, all_forwarded.then_some(PortIndex(0)));
+        prop_assert_eq!(counted(&node), (2 * packets, 2 * bytes));
         let got: Vec<_> = verdicts.into_iter().zip(buffers.iter().map(|buffer| buffer.bytes().to_vec())).collect();
         for ((got, wanted), frame) in got.iter().zip(&wanted).zip(&frames) {
             prop_assert_eq!(got.0, wanted.0);
@@ -291,8 +302,11 @@ fn dont_fragment(mut frame: Vec<u8>) -> Vec<u8> {
 fn any_frame() -> impl Strategy<Value = Vec<u8>> {
     let vip = prop_oneof![Just(TUNNEL_VIP), Just(NAT_VIP), Just(OWN_VIP), Just(LONELY_VIP)];
     let damage = proptest::collection::vec((0usize..60, any::<u8>()), 0..3);
-    (client(), vip, damage, prop_oneof![Just(usize::MAX), 0usize..80]).prop_map(|(client, vip, damage, length)| {
-        let mut frame = client.to(vip).frame();
+    let length = prop_oneof![Just(usize::MAX), 0usize..80];
+    (client(), vip, prop_oneof![0u8..3, Just(64)], damage, length).prop_map(|(client, vip, ttl, damage, length)| {
+        let mut made = client.to(vip);
+        made.ttl = ttl;
+        let mut frame = made.frame();
         for (at, byte) in damage {
             if let Some(place) = frame.get_mut(at) {
                 *place = byte;

@@ -39,8 +39,14 @@ const ACROSS: u8 = b'x';
 impl Work for AsTold {
     fn begin_round(&mut self) {}
 
-    fn process(&mut self, _: Millis, port: PortIndex, frames: &mut [Mbuf], verdicts: &mut [Verdict; BURST]) {
-        for (frame, verdict) in frames.iter_mut().zip(verdicts) {
+    fn process(
+        &mut self,
+        _: Millis,
+        port: PortIndex,
+        frames: &mut [Mbuf],
+        verdicts: &mut [Verdict; BURST],
+    ) -> Option<PortIndex> {
+        for (frame, verdict) in frames.iter_mut().zip(&mut *verdicts) {
             *verdict = match frame.bytes()[0] {
                 FORWARD => {
                     let length = frame.bytes().len();
@@ -53,6 +59,7 @@ impl Work for AsTold {
                 _ => Verdict::Drop(Reason::Malformed),
             };
         }
+        verdicts[..frames.len()].iter().all(|&verdict| verdict == Verdict::Forward(port)).then_some(port)
     }
 }
 

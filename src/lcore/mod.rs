@@ -73,8 +73,15 @@ pub trait Work {
     /// Once a round, idle or not: nothing of the last round is referred to any more.
     fn begin_round(&mut self);
 
-    /// Rewrites `frames` (at most [`BURST`], received by `port`) in place, and says what becomes of each.
-    fn process(&mut self, now: Millis, port: PortIndex, frames: &mut [Mbuf], verdicts: &mut [Verdict; BURST]);
+    /// Rewrites `frames` (at most [`BURST`], received by `port`) in place, and says what becomes of each. It may give the port
+    /// by which all of them are forwarded, so that nobody need look at each.
+    fn process(
+        &mut self,
+        now: Millis,
+        port: PortIndex,
+        frames: &mut [Mbuf],
+        verdicts: &mut [Verdict; BURST],
+    ) -> Option<PortIndex>;
 }
 
 /// The work of a running node: the pipeline, on the snapshot published last.
@@ -98,8 +105,14 @@ impl Work for Forwarding {
     }
 
     #[inline]
-    fn process(&mut self, now: Millis, port: PortIndex, frames: &mut [Mbuf], verdicts: &mut [Verdict; BURST]) {
-        self.pipeline.process(self.snapshots.quiescent(), now, port, frames, verdicts);
+    fn process(
+        &mut self,
+        now: Millis,
+        port: PortIndex,
+        frames: &mut [Mbuf],
+        verdicts: &mut [Verdict; BURST],
+    ) -> Option<PortIndex> {
+        self.pipeline.process(self.snapshots.quiescent(), now, port, frames, verdicts)
     }
 }
 
@@ -123,8 +136,13 @@ pub fn run<W: Work>(plan: Plan<W>) {
             let count = ports[index].queue.receive(&mut received);
             if count > 0 {
                 frames += count;
-                work.process(clock.at(round_start), PortIndex(index as u8), &mut received, &mut verdicts);
-                settle(&mut ports, index, &mut received, &verdicts, &mut sorted, &counters.ports[index]);
+                let only = work.process(clock.at(round_start), PortIndex(index as u8), &mut received, &mut verdicts);
+                let counters = &counters.ports[index];
+                // Nearly every burst goes on by one port as a whole, and need not be sorted.
+                match only.and_then(|port| ports.get_mut(usize::from(port.0))) {
+                    Some(lane) => forward(lane, &mut received, counters),
+                    None => settle(&mut ports, index, &mut received, &verdicts, &mut sorted, counters),
+                }
             }
         }
         let polling = &counters.polling;
@@ -150,8 +168,19 @@ const SORTED_PUNT: usize = 0;
 const SORTED_DROP: usize = 1;
 const SORTED_PORTS: usize = 2;
 
-/// Does with each frame that came by port `from` what its verdict says, and counts it.
+/// Sends a whole burst by one port.
 #[inline(always)]
+fn forward(lane: &mut Lane, received: &mut Batch, counters: &PortBlock) {
+    let count = received.len() as u64;
+    let refused = lane.queue.send(received) as u64;
+    counters.received.add(count);
+    counters.forwarded.add(count - refused);
+    if refused > 0 {
+        counters.dropped[Reason::TxFull as usize].add(refused);
+    }
+}
+
+/// Does with each frame that came by port `from` what its verdict says, and counts it.
 fn settle(
     ports: &mut [Lane],
     from: usize,
@@ -162,19 +191,6 @@ fn settle(
 ) {
     let count = received.len();
     let (mut forwarded, mut answered, mut punted) = (0, 0, 0);
-    // Nearly every burst goes on by one port as a whole, and need not be sorted.
-    if let Verdict::Forward(port) = verdicts[0]
-        && verdicts[..count].iter().all(|&verdict| verdict == Verdict::Forward(port))
-        && let Some(lane) = ports.get_mut(usize::from(port.0))
-    {
-        let refused = lane.queue.send(received) as u64;
-        counters.received.add(count as u64);
-        counters.forwarded.add(count as u64 - refused);
-        if refused > 0 {
-            counters.dropped[Reason::TxFull as usize].add(refused);
-        }
-        return;
-    }
     received.deal(sorted, |index| match verdicts[index] {
         Verdict::Forward(port) => {
             forwarded += 1;

@@ -13,14 +13,14 @@
 use super::{Context, Identification, Mode, Packet, PortIndex};
 use crate::counters::Reason;
 use crate::wire::ipv4::{self, field};
-use crate::wire::{Frame, be16, checksum, ethernet};
+use crate::wire::{Frame, checksum, ethernet, le64};
 
 /// Ethernet and outer IP header, whole but for what depends on the packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ipip {
     header: [u8; AFTER],
-    /// Sum over the outer IP header's words that do not depend on the packet.
-    partial_sum: u16,
+    /// Sum over the outer IP header's words that do not depend on the packet, which are the last three of 32 bits.
+    partial_sum: u32,
     /// Largest inner packet, bytes.
     room: u16,
     port: PortIndex,
@@ -40,12 +40,11 @@ impl Mode for Ipip {
         let mut header = [0; AFTER];
         let (link, ip) = header.split_at_mut(ethernet::HEADER);
         link.copy_from_slice(&ethernet::header(hop.destination, hop.source, ethernet::IPV4));
-        ip[0] = 0x45;
         ip[field::TTL] = 64;
         ip[field::PROTOCOL] = ipv4::protocol::IPIP;
         ip[field::SOURCE..][..4].copy_from_slice(&context.ipv4_source.octets());
         ip[field::DESTINATION..][..4].copy_from_slice(&backend.octets());
-        let partial_sum = checksum::sum(ip);
+        let partial_sum = u32::from(checksum::sum(ip).swap_bytes());
         Self { header, partial_sum, room: hop.mtu.saturating_sub(Self::OVERHEAD), port: hop.port }
     }
 
@@ -61,18 +60,18 @@ impl Mode for Ipip {
         let bytes = frame.reshape(ipv4::HEADER, length).ok_or(Reason::Malformed)?;
         let head: &mut [u8; INNER + ipv4::HEADER] = bytes.first_chunk_mut().ok_or(Reason::Malformed)?;
 
-        let tos = head[INNER + field::TOS];
-        let flags = be16(head, INNER + field::FLAGS) & ipv4::DF;
+        // The first eight bytes, from version to fragment offset, as one little-endian word; so are all sums.
+        const KEPT: u64 = u64::from_le_bytes([0, 0xff, 0, 0, 0, 0, DF, 0]);
+        const DF: u8 = (ipv4::DF >> 8) as u8;
+        let kept = le64(head, INNER) & KEPT;
         let total = packet.total + Self::OVERHEAD;
-        let id = if flags == 0 { id.next() } else { 0 };
-        let words = u32::from(self.partial_sum) + u32::from(tos) + u32::from(total) + u32::from(id) + u32::from(flags);
+        let id = if kept >> 48 == 0 { id.next() } else { 0 };
+        let word = 0x45 | kept | u64::from(total.swap_bytes()) << 16 | u64::from(id.swap_bytes()) << 32;
+        let sum = u64::from(self.partial_sum) + (word & 0xffff_ffff) + (word >> 32);
 
         head[..AFTER].copy_from_slice(&self.header);
-        head[IP + field::TOS] = tos;
-        head[IP + field::TOTAL_LENGTH..][..2].copy_from_slice(&total.to_be_bytes());
-        head[IP + field::IDENTIFICATION..][..2].copy_from_slice(&id.to_be_bytes());
-        head[IP + field::FLAGS..][..2].copy_from_slice(&flags.to_be_bytes());
-        head[IP + field::CHECKSUM..][..2].copy_from_slice(&(!checksum::fold(words)).to_be_bytes());
+        head[IP..][..8].copy_from_slice(&word.to_le_bytes());
+        head[IP + field::CHECKSUM..][..2].copy_from_slice(&(!checksum::fold_wide(sum)).to_le_bytes());
         Ok(self.port)
     }
 }

@@ -10,10 +10,10 @@ mod explain;
 mod matching;
 mod parse;
 
-use crate::counters::{Reason, Traffic, TrafficId};
+use crate::counters::{Reason, Traffic};
 use crate::maglev::Client;
 use crate::mode::{Identification, Packet};
-use crate::snapshot::{Millis, PortIndex, ServiceIndex, Snapshot, TargetIndex};
+use crate::snapshot::{Millis, PortIndex, ServiceIndex, Snapshot, Target, TargetIndex};
 use crate::wire::{Frame, Mac};
 
 pub use explain::{Choice, Chosen, Explanation, Matched, explain};
@@ -22,9 +22,6 @@ use parse::{Flow, Parsed};
 
 /// Frames taken from a queue at once.
 pub const BURST: usize = 32;
-
-/// How far ahead the parse stage asks for frames.
-const PREFETCH: usize = 4;
 
 /// What becomes of a frame; exactly one, always.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +50,7 @@ impl Pipeline {
     }
 
     /// Decides on `frames` (at most [`BURST`], received on `port`), rewrites in place those that go on, and writes what
-    /// becomes of each, in order.
+    /// becomes of each, in order. Gives the port by which all of them are forwarded, where it is one.
     ///
     /// Counts the traffic of services; the verdicts are counted by the caller, who knows what the device took.
     #[inline]
@@ -64,7 +61,7 @@ impl Pipeline {
         port: PortIndex,
         frames: &mut [F],
         verdicts: &mut [Verdict; BURST],
-    ) {
+    ) -> Option<PortIndex> {
         let count = frames.len().min(BURST);
         let frames = &mut frames[..count];
         let mut others = self.burst.parse(frames, snapshot.port(port).mac);
@@ -77,9 +74,10 @@ impl Pipeline {
                 Err(verdict) => verdicts[at] = verdict,
             }
         }
-        self.burst.select(snapshot);
-        self.burst.apply(frames, snapshot, &mut self.id, verdicts);
-        self.burst.count(snapshot.traffic(self.lcore));
+        let targets = self.burst.select(snapshot);
+        let port = self.burst.apply(frames, &targets, &mut self.id, verdicts);
+        self.burst.count(&targets, snapshot.traffic(self.lcore));
+        port
     }
 }
 
@@ -93,15 +91,14 @@ struct Burst {
     /// By the frame's place: its train, or [`NO_TRAIN`].
     trains: [u8; BURST],
     /// By the frame's place, where it has a train.
-    packets: [Packet; BURST],
+    lengths: [u16; BURST],
     /// How many trains there are. What follows is by train.
     count: usize,
     flows: [Flow; BURST],
+    packets: [Packet; BURST],
     services: [ServiceIndex; BURST],
     clients: [Client; BURST],
     hashes: [u64; BURST],
-    targets: [TargetIndex; BURST],
-    traffic: [TrafficId; BURST],
     /// What goes on to the target.
     sent: [Sum; BURST],
 }
@@ -115,18 +112,42 @@ struct Sum {
     bytes: u32,
 }
 
+/// The ports by which the frames of a burst are forwarded.
+struct Ports {
+    /// The bits that any of them has, and those that all have.
+    any: u8,
+    all: u8,
+    /// Some are not forwarded.
+    others: bool,
+}
+
+impl Ports {
+    const NONE: Self = Self { any: 0, all: u8::MAX, others: false };
+
+    #[inline(always)]
+    fn add(&mut self, port: PortIndex) {
+        self.any |= port.0;
+        self.all &= port.0;
+    }
+
+    /// The one port, if it is one and all are forwarded.
+    #[inline(always)]
+    fn only(&self) -> Option<PortIndex> {
+        (self.any == self.all && !self.others).then_some(PortIndex(self.any))
+    }
+}
+
 impl Burst {
     const EMPTY: Self = Self {
         frames: 0,
         trains: [NO_TRAIN; BURST],
-        packets: [Parsed::NOTHING.packet; BURST],
+        lengths: [0; BURST],
         count: 0,
         flows: [Flow::NONE; BURST],
+        packets: [Parsed::NOTHING.packet; BURST],
         services: [ServiceIndex::NONE; BURST],
         clients: [Client::NONE; BURST],
         hashes: [0; BURST],
-        targets: [TargetIndex::NOBODY; BURST],
-        traffic: [TrafficId::NONE; BURST],
         sent: [Sum { packets: 0, bytes: 0 }; BURST],
     };
 
@@ -134,17 +155,15 @@ impl Burst {
     #[inline(always)]
     fn parse<F: Frame>(&mut self, frames: &[F], station: Mac) -> u32 {
         let station = station.bits();
-        for ahead in frames.iter().take(PREFETCH) {
-            ahead.prefetch();
+        for frame in frames {
+            frame.prefetch();
         }
-        let (mut count, mut others) = (0, 0_u32);
+        let mut others = 0_u32;
         let mut last = Flow::NONE;
+        let mut count = 0;
         for (at, frame) in frames.iter().enumerate() {
-            if let Some(ahead) = frames.get(at + PREFETCH) {
-                ahead.prefetch();
-            }
             let at = at % BURST;
-            let Some((packet, flow)) = Parsed::plain(frame.bytes(), station) else {
+            let Some((total, flow)) = Parsed::plain(frame.bytes(), station) else {
                 self.trains[at] = NO_TRAIN;
                 others |= 1 << at;
                 continue;
@@ -155,11 +174,11 @@ impl Burst {
                 count += 1;
                 last = flow;
             }
-            let train = (count - 1) % BURST;
-            self.trains[at] = train as u8;
-            self.packets[at] = packet;
-            self.sent[train].packets += 1;
-            self.sent[train].bytes += u32::from(packet.total);
+            let current = (count - 1) % BURST;
+            self.trains[at] = current as u8;
+            self.lengths[at] = total;
+            self.sent[current].packets += 1;
+            self.sent[current].bytes += u32::from(total);
         }
         (self.frames, self.count) = (frames.len().min(BURST), count.min(BURST));
         others
@@ -173,6 +192,7 @@ impl Burst {
             let flow = self.flows[train];
             match matching::find_plain(flow, snapshot) {
                 Some(service) => {
+                    self.packets[train] = flow.packet();
                     self.services[train] = service;
                     self.clients[train] = Client::v4(flow.source(), flow.source_port());
                 }
@@ -203,7 +223,8 @@ impl Burst {
         let train = self.count % BURST;
         self.count = train + 1;
         self.trains[at] = train as u8;
-        self.packets[at] = parsed.packet;
+        self.lengths[at] = parsed.packet.total;
+        self.packets[train] = parsed.packet;
         self.services[train] = service;
         self.clients[train] = Client::v4(parsed.source, parsed.source_port);
         self.sent[train] = Sum { packets: 1, bytes: u32::from(parsed.packet.total) };
@@ -211,49 +232,56 @@ impl Burst {
 
     /// Finds every train's target: first all hashes, then all slots, whose cache misses overlap.
     #[inline(always)]
-    fn select(&mut self, snapshot: &Snapshot) {
+    fn select<'a>(&mut self, snapshot: &'a Snapshot) -> [&'a Target; BURST] {
         snapshot.hash().clients(&self.clients, &mut self.hashes, self.count);
-        for train in 0..self.count {
-            let target = snapshot.select(self.services[train], self.hashes[train]);
-            self.targets[train] = target;
-            // Reading it here also brings the target into the cache.
-            self.traffic[train] = snapshot.target(target).traffic;
+        let mut targets = [snapshot.target(TargetIndex::NOBODY); BURST];
+        for (train, target) in targets[..self.count].iter_mut().enumerate() {
+            *target = snapshot.target(snapshot.select(self.services[train], self.hashes[train]));
         }
+        targets
     }
 
-    /// Sends each packet to its train's target.
+    /// Sends each packet to its train's target. Gives the port by which all frames go, where it is one.
     #[inline(always)]
     fn apply<F: Frame>(
         &mut self,
         frames: &mut [F],
-        snapshot: &Snapshot,
+        targets: &[&Target; BURST],
         id: &mut Identification,
         verdicts: &mut [Verdict; BURST],
-    ) {
-        for (at, frame) in frames.iter_mut().enumerate() {
-            let at = at % BURST;
-            let train = usize::from(self.trains[at]);
+    ) -> Option<PortIndex> {
+        let mut ports = Ports::NONE;
+        let places = self.trains.iter().zip(&self.lengths).zip(verdicts);
+        for (frame, ((&train, &total), verdict)) in frames.iter_mut().zip(places) {
+            let train = usize::from(train);
             if train >= BURST {
+                ports.others = true;
                 continue;
             }
-            let packet = self.packets[at];
-            let mode = snapshot.target(self.targets[train]).mode.as_ref();
-            verdicts[at] = match mode.map_err(|&reason| reason).and_then(|mode| mode.apply(frame, packet, id)) {
-                Ok(port) => Verdict::Forward(port),
+            let packet = Packet { total, ..self.packets[train] };
+            let mode = targets[train].mode.as_ref();
+            *verdict = match mode.map_err(|&reason| reason).and_then(|mode| mode.apply(frame, packet, id)) {
+                Ok(port) => {
+                    ports.add(port);
+                    Verdict::Forward(port)
+                }
                 Err(reason) => {
+                    ports.others = true;
                     self.sent[train].packets -= 1;
-                    self.sent[train].bytes -= u32::from(packet.total);
+                    self.sent[train].bytes -= u32::from(total);
                     Verdict::Drop(reason)
                 }
             };
         }
+        ports.only()
     }
 
     /// Counts what went to the targets.
     #[inline(always)]
-    fn count(&self, traffic: &Traffic) {
-        for train in 0..self.count.min(BURST) {
-            let (cell, sent) = (traffic.cell(self.traffic[train]), self.sent[train]);
+    fn count(&self, targets: &[&Target; BURST], traffic: &Traffic) {
+        let count = self.count.min(BURST);
+        for (target, sent) in targets[..count].iter().zip(&self.sent[..count]) {
+            let cell = traffic.cell(target.traffic);
             cell.packets.add(u64::from(sent.packets));
             cell.bytes.add(u64::from(sent.bytes));
         }

@@ -48,6 +48,23 @@ pub const fn fold(sum: u32) -> u16 {
     (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
 }
 
+/// As [`fold`], from 64 bits.
+#[inline]
+pub const fn fold_wide(sum: u64) -> u16 {
+    fold((sum.wrapping_add(sum.rotate_left(32)) >> 32) as u32)
+}
+
+/// Whether a sum of words, of any width and byte order, folds to 0xffff, as that over a right checksum does.
+#[inline]
+pub const fn is_all_ones(sum: u64) -> bool {
+    // A multiple of 2^16 - 1 that is not zero. A multiple of an odd number is what its inverse modulo 2^64 takes to the
+    // quotient (Warren, Hacker's Delight, 10-17).
+    const MODULUS: u64 = 0xffff;
+    const INVERSE: u64 = 0xfffe_fffe_fffe_ffff;
+    const { assert!(MODULUS.wrapping_mul(INVERSE) == 1) }
+    sum.wrapping_mul(INVERSE) <= u64::MAX / MODULUS && sum != 0
+}
+
 /// The one's complement sum of `bytes`, an odd last byte padded with zero. Not yet complemented.
 #[inline]
 pub fn sum(bytes: &[u8]) -> u16 {
@@ -59,9 +76,7 @@ pub fn sum(bytes: &[u8]) -> u16 {
     let rest = words.remainder();
     last[..rest.len()].copy_from_slice(rest);
     total += u64::from(u32::from_be_bytes(last));
-    let total = (total & 0xffff_ffff) + (total >> 32);
-    let total = (total & 0xffff_ffff) + (total >> 32);
-    fold((total >> 16) as u32 + (total & 0xffff) as u32)
+    fold_wide(total)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::{Malformed, be16, be32, checksum};
+use super::{Malformed, be16, be32, checksum, le64};
 
 /// Bytes of a header without options.
 pub const HEADER: usize = 20;
@@ -133,29 +133,73 @@ impl<'a> Ipv4<'a> {
     /// Whether the checksum over the header verifies; `options` are the header's bytes behind the fixed part.
     #[inline]
     pub fn checksum_verifies(&self, options: &[u8]) -> bool {
-        if options.is_empty() {
-            return self.plain_checksum_verifies();
-        }
         checksum::fold(u32::from(checksum::sum(self.0)) + u32::from(checksum::sum(options))) == 0xffff
-    }
-
-    /// The same for a header without options: five words in whatever byte order the machine has, since a one's
-    /// complement sum of all ones is that in any (RFC 1071, section 2 B).
-    #[inline(always)]
-    pub fn plain_checksum_verifies(&self) -> bool {
-        let (words, _) = self.0.as_chunks::<4>();
-        let sum: u64 = words.iter().map(|&word| u64::from(u32::from_ne_bytes(word))).sum();
-        // All ones, in any of the ways to carry: a multiple of 2^16 - 1 that is not zero. A multiple of an odd number is
-        // what its inverse modulo 2^64 takes to the quotient (Warren, Hacker's Delight, 10-17).
-        const MODULUS: u64 = 0xffff;
-        const INVERSE: u64 = 0xfffe_fffe_fffe_ffff;
-        const { assert!(MODULUS.wrapping_mul(INVERSE) == 1) }
-        sum.wrapping_mul(INVERSE) <= u64::MAX / MODULUS && sum != 0
     }
 
     #[inline]
     fn flags(&self) -> u16 {
         be16(self.0, field::FLAGS)
+    }
+}
+
+/// A header without options, with the four bytes behind it (the ports of TCP and UDP), as three little-endian words: three
+/// loads, whatever is asked of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Plain {
+    /// Version to fragment offset.
+    first: u64,
+    /// TTL to source.
+    second: u64,
+    /// Destination and ports.
+    third: u64,
+}
+
+impl Plain {
+    /// Bytes looked at.
+    pub const LENGTH: usize = HEADER + 4;
+
+    /// `None` where `bytes` begin with anything but version 4 and a header without options.
+    #[inline(always)]
+    pub fn of(bytes: &[u8; Self::LENGTH]) -> Option<Self> {
+        let [first, second, third] = [0, 8, 16].map(|at| le64(bytes, at));
+        (first as u8 == 0x45).then_some(Self { first, second, third })
+    }
+
+    #[inline(always)]
+    pub fn total_length(&self) -> u16 {
+        ((self.first >> 16) as u16).swap_bytes()
+    }
+
+    /// Any fragment, the first too.
+    #[inline(always)]
+    pub fn is_fragment(&self) -> bool {
+        let [high, low] = (MORE_FRAGMENTS | FRAGMENT_OFFSET).to_be_bytes();
+        self.first & u64::from_le_bytes([0, 0, 0, 0, 0, 0, high, low]) != 0
+    }
+
+    #[inline(always)]
+    pub fn protocol(&self) -> u8 {
+        (self.second >> 8) as u8
+    }
+
+    #[inline(always)]
+    pub fn source(&self) -> Ipv4Addr {
+        Ipv4Addr::from(((self.second >> 32) as u32).to_le_bytes())
+    }
+
+    /// Whether the checksum over the header verifies. A one's complement sum may be taken in words of any width and byte
+    /// order (RFC 1071, section 2).
+    #[inline(always)]
+    pub fn checksum_verifies(&self) -> bool {
+        let (sum, carry) = self.first.overflowing_add(self.second);
+        let (sum, carry) = (sum + u64::from(carry)).overflowing_add(self.third & 0xffff_ffff);
+        checksum::is_all_ones(sum + u64::from(carry))
+    }
+
+    /// From the TTL to the ports, in the order of their bytes, the lowest first.
+    #[inline(always)]
+    pub fn tuple(&self) -> u128 {
+        u128::from(self.third) << 64 | u128::from(self.second)
     }
 }
 

@@ -23,6 +23,13 @@ pub(crate) fn be16(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
+/// The eight bytes at `at` as one word, the first lowest: for what is looked at in one go. Sums of such words are sums of
+/// swapped ones (RFC 1071, section 2 B).
+#[inline(always)]
+pub(crate) fn le64(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(std::array::from_fn(|k| bytes[at + k]))
+}
+
 /// The four bytes at `at`, in network order.
 #[inline(always)]
 pub(crate) fn be32(bytes: &[u8], at: usize) -> u32 {

@@ -1,7 +1,8 @@
 //! A small world for packets: a node's snapshot, and frames made by hand.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -102,6 +103,7 @@ pub fn fabric() -> Fabric {
 
 /// One lcore with a snapshot.
 pub struct Node {
+    pub compiler: Compiler,
     pub snapshot: Arc<Snapshot>,
     pub pipeline: Pipeline,
     pub now: Millis,
@@ -115,8 +117,9 @@ impl Default for Node {
 
 impl Node {
     pub fn new(definitions: &Definitions, fabric: &Fabric) -> Self {
-        let snapshot = Compiler::new(environment()).compile(definitions, fabric, Millis(0));
-        Self { snapshot, pipeline: Pipeline::new(0), now: Millis(0) }
+        let mut compiler = Compiler::new(environment());
+        let snapshot = compiler.compile(definitions, fabric, Millis(0));
+        Self { compiler, snapshot, pipeline: Pipeline::new(0), now: Millis(0) }
     }
 
     /// What becomes of a frame, and its bytes afterwards.
@@ -125,6 +128,11 @@ impl Node {
         let mut verdicts = [Verdict::Punt; BURST];
         self.pipeline.process(&self.snapshot, self.now, PortIndex(0), &mut buffer, &mut verdicts);
         (verdicts[0], buffer[0].bytes().to_vec())
+    }
+
+    /// Packets and bytes by service and backend, replies not.
+    pub fn counted(&self) -> HashMap<(Arc<str>, SocketAddr), (u64, u64)> {
+        self.compiler.registry().totals().map(|(pair, packets, bytes)| (pair.clone(), (packets, bytes))).collect()
     }
 
     pub fn verdict(&mut self, frame: &[u8]) -> Verdict {
