@@ -13,13 +13,13 @@
 use super::{Context, Identification, Mode, Packet, PortIndex};
 use crate::counters::Reason;
 use crate::wire::ipv4::{self, field};
-use crate::wire::{Frame, checksum, ethernet, le64};
+use crate::wire::{Frame, checksum, ethernet, le16};
 
 /// Ethernet and outer IP header, whole but for what depends on the packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ipip {
     header: [u8; AFTER],
-    /// Sum over the outer IP header's words that do not depend on the packet, which are the last three of 32 bits.
+    /// Sum over the outer IP header's little-endian words that do not depend on the packet.
     partial_sum: u32,
     /// Largest inner packet, bytes.
     room: u16,
@@ -40,6 +40,7 @@ impl Mode for Ipip {
         let mut header = [0; AFTER];
         let (link, ip) = header.split_at_mut(ethernet::HEADER);
         link.copy_from_slice(&ethernet::header(hop.destination, hop.source, ethernet::IPV4));
+        ip[0] = 0x45;
         ip[field::TTL] = 64;
         ip[field::PROTOCOL] = ipv4::protocol::IPIP;
         ip[field::SOURCE..][..4].copy_from_slice(&context.ipv4_source.octets());
@@ -60,18 +61,18 @@ impl Mode for Ipip {
         let bytes = frame.reshape(ipv4::HEADER, length).ok_or(Reason::Malformed)?;
         let head: &mut [u8; INNER + ipv4::HEADER] = bytes.first_chunk_mut().ok_or(Reason::Malformed)?;
 
-        // The first eight bytes, from version to fragment offset, as one little-endian word; so are all sums.
-        const KEPT: u64 = u64::from_le_bytes([0, 0xff, 0, 0, 0, 0, DF, 0]);
-        const DF: u8 = (ipv4::DF >> 8) as u8;
-        let kept = le64(head, INNER) & KEPT;
-        let total = packet.total + Self::OVERHEAD;
-        let id = if kept >> 48 == 0 { id.next() } else { 0 };
-        let word = 0x45 | kept | u64::from(total.swap_bytes()) << 16 | u64::from(id.swap_bytes()) << 32;
-        let sum = u64::from(self.partial_sum) + (word & 0xffff_ffff) + (word >> 32);
+        // All as little-endian words of two bytes, in which what is copied and summed needs no swap.
+        const DF: u16 = ipv4::DF.swap_bytes();
+        let tos = u16::from_le_bytes([0, head[INNER + field::TOS]]);
+        let flags = le16(head, INNER + field::FLAGS) & DF;
+        let total = (packet.total + Self::OVERHEAD).swap_bytes();
+        let id = if flags == 0 { id.next().swap_bytes() } else { 0 };
+        let sum = [tos, total, id, flags].into_iter().fold(self.partial_sum, |sum, word| sum + u32::from(word));
 
         head[..AFTER].copy_from_slice(&self.header);
+        let word = u64::from(flags) << 48 | u64::from(id) << 32 | u64::from(total) << 16 | u64::from(tos | 0x45);
         head[IP..][..8].copy_from_slice(&word.to_le_bytes());
-        head[IP + field::CHECKSUM..][..2].copy_from_slice(&(!checksum::fold_wide(sum)).to_le_bytes());
+        head[IP + field::CHECKSUM..][..2].copy_from_slice(&(!checksum::fold(sum)).to_le_bytes());
         Ok(self.port)
     }
 }

@@ -74,7 +74,8 @@ impl Pipeline {
                 Err(verdict) => verdicts[at] = verdict,
             }
         }
-        let targets = self.burst.select(snapshot);
+        let mut targets = [snapshot.target(TargetIndex::NOBODY); BURST];
+        self.burst.select(snapshot, &mut targets);
         let port = self.burst.apply(frames, &targets, &mut self.id, verdicts);
         self.burst.count(&targets, snapshot.traffic(self.lcore));
         port
@@ -232,13 +233,11 @@ impl Burst {
 
     /// Finds every train's target: first all hashes, then all slots, whose cache misses overlap.
     #[inline(always)]
-    fn select<'a>(&mut self, snapshot: &'a Snapshot) -> [&'a Target; BURST] {
+    fn select<'a>(&mut self, snapshot: &'a Snapshot, targets: &mut [&'a Target; BURST]) {
         snapshot.hash().clients(&self.clients, &mut self.hashes, self.count);
-        let mut targets = [snapshot.target(TargetIndex::NOBODY); BURST];
         for (train, target) in targets[..self.count].iter_mut().enumerate() {
             *target = snapshot.target(snapshot.select(self.services[train], self.hashes[train]));
         }
-        targets
     }
 
     /// Sends each packet to its train's target. Gives the port by which all frames go, where it is one.
