@@ -96,9 +96,32 @@ fn a_frame_grows_and_shrinks_within_its_buffer() {
     assert_eq!(mbuf.bytes(), [1, 1, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7]);
     assert_eq!((mbuf.headroom(), mbuf.tailroom(), mbuf.frame_length()), (126, 2176 - 126 - 12, 12));
 
+    mbuf.reshape(4, 6).unwrap()[..4].fill(3);
+    assert_eq!(mbuf.bytes(), [3, 3, 3, 3, 1, 1, 7, 7, 7, 7]);
+    assert_eq!((mbuf.headroom(), mbuf.tailroom(), mbuf.frame_length()), (122, 2176 - 122 - 10, 10));
+
     let rest = mbuf.tailroom();
     mbuf.append(rest).unwrap().fill(9);
     assert_eq!((mbuf.tailroom(), mbuf.bytes().last()), (0, Some(&9)));
+}
+
+#[test]
+fn a_frame_in_several_segments_keeps_its_shape() {
+    // Classic pcap: a header of 24 bytes, then 16 before the frame, which is longer than a buffer of the pool.
+    let words = |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+    let file = [words(&[0xa1b2_c3d4, 0x0004_0002, 0, 0, 65535, 1, 0, 0, 400, 400]), vec![5; 400]].concat();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("in");
+    std::fs::write(&path, file).unwrap();
+
+    let pool = Mempool::new(eal(), "chain", 255, 128 + 256).unwrap();
+    let (_port, mut queues) = start(&format!("net_pcap_chain,rx_pcap={}", path.display()), pool, 1);
+    let mut received = Batch::new();
+    assert_eq!(queues[0].receive(&mut received), 1);
+    let mbuf = &mut received[0];
+    assert!(!mbuf.is_contiguous());
+    assert!(mbuf.reshape(0, 100).is_none() && mbuf.reshape(20, 256).is_none());
+    assert_eq!((mbuf.bytes(), mbuf.frame_length(), mbuf.headroom()), (&[5; 256][..], 400, 128));
 }
 
 #[test]

@@ -27,8 +27,8 @@ impl Client {
     }
 }
 
-/// Compiled for several CPUs, the best of which is chosen when the program runs: with AVX2 four hashes go in step.
-#[multiversion::multiversion(targets("x86_64+avx512f+avx512vl+avx512dq+avx2", "x86_64+avx2"))]
+/// Compiled twice, and chosen when the program runs: where the CPU has AVX2, four hashes go in step.
+#[multiversion::multiversion(targets("x86_64+avx2"))]
 fn fill(hash: &SelectionHash, clients: &[Client], hashes: &mut [u64]) {
     for (hashed, &client) in hashes.iter_mut().zip(clients) {
         *hashed = hash.client(client);

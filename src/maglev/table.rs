@@ -35,16 +35,14 @@ pub fn table(members: &[Member], size: u32, hash: &SelectionHash) -> Vec<u16> {
         owners[slot as usize] = member;
     }
     let mut free: Vec<u64> = (0..u64::from(size)).filter(|&slot| owners[slot as usize] == NOBODY).collect();
-    let modulus = Modulus::new(size);
     for &member in last {
-        let slot = walks[usize::from(member)].nearest(&mut free, &modulus);
+        let slot = walks[usize::from(member)].nearest(&mut free, size);
         owners[slot as usize] = member;
     }
     owners
 }
 
 /// A member's preference list (the paper's `permutation[i]`), generated as it is walked.
-#[derive(Clone, Copy)]
 struct Walk {
     next: u64,
     skip: u64,
@@ -79,50 +77,26 @@ impl Walk {
 
     /// Claims the slot of `free` that comes first in the rest of the list: slot = next + steps * skip (mod size), solved
     /// for the steps. `free` must not be empty.
-    fn nearest(&self, free: &mut Vec<u64>, modulus: &Modulus) -> u32 {
-        let inverse = modulus.inverse(self.skip);
-        let steps = |slot: u64| modulus.product(slot + modulus.prime - self.next, inverse);
-        // The least, with its place below it.
-        let least = free.iter().zip(0u64..).map(|(&slot, place)| steps(slot) << 32 | place).min();
-        free.swap_remove(least.expect("as many slots as turns") as u32 as usize) as u32
+    fn nearest(&self, free: &mut Vec<u64>, size: u32) -> u32 {
+        let size = u64::from(size);
+        let inverse = power(self.skip, size - 2, size);
+        let steps = |slot: u64| (slot + size - self.next) % size * inverse % size;
+        let first = (0..free.len()).min_by_key(|&at| steps(free[at])).expect("as many slots as turns");
+        free.swap_remove(first) as u32
     }
 }
 
-/// Arithmetic modulo a prime below 2^32, without divisions (Barrett, CRYPTO '86).
-struct Modulus {
-    prime: u64,
-    /// 2^64 / prime, rounded down.
-    reciprocal: u64,
-}
-
-impl Modulus {
-    fn new(prime: u32) -> Self {
-        let prime = u64::from(prime);
-        Self { prime, reciprocal: u64::MAX / prime }
-    }
-
-    /// Of `a` below twice the prime and `b` below the prime.
-    #[inline(always)]
-    fn product(&self, a: u64, b: u64) -> u64 {
-        let product = a.min(a.wrapping_sub(self.prime)) * b;
-        let quotient = ((u128::from(product) * u128::from(self.reciprocal)) >> 64) as u64;
-        // The quotient is the true one or one less.
-        let rest = product - quotient * self.prime;
-        rest.min(rest.wrapping_sub(self.prime))
-    }
-
-    /// b to the p - 2 is the inverse of b (Fermat).
-    fn inverse(&self, base: u64) -> u64 {
-        let (mut result, mut square, mut exponent) = (1 % self.prime, base % self.prime, self.prime - 2);
-        while exponent > 0 {
-            if exponent & 1 != 0 {
-                result = self.product(result, square);
-            }
-            square = self.product(square, square);
-            exponent >>= 1;
+/// `base` to the `exponent`, modulo `modulus`. For a prime p, b to the p - 2 is the inverse of b (Fermat).
+fn power(base: u64, mut exponent: u64, modulus: u64) -> u64 {
+    let (mut result, mut square) = (1, base);
+    while exponent > 0 {
+        if exponent & 1 != 0 {
+            result = result * square % modulus;
         }
-        result
+        square = square * square % modulus;
+        exponent >>= 1;
     }
+    result
 }
 
 /// Slots for each member: the exact share rounded down, the rest to the largest remainders (ties: the first).

@@ -2,8 +2,8 @@
 
 /// One received frame, Ethernet header first, with headroom in front of it.
 ///
-/// Only one contiguous piece of it is seen. What a device delivers in several (a jumbo frame) claims more bytes than that
-/// piece holds, and so is malformed to a service: never half-read.
+/// Only one contiguous piece of it is seen, and what a device delivers in several (a jumbo frame) cannot be reshaped. So it
+/// is malformed to a service, even where the packet ends within the first piece: never half-read, never sent with a tail.
 pub trait Frame {
     /// Bytes that every implementation guarantees in front of a received frame.
     const HEADROOM: usize = 128;
