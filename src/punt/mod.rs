@@ -47,9 +47,9 @@ const BACKLOG: usize = 1024;
 /// Once so many frames are written that are not urgent, the rings are looked at again.
 const WRITES: usize = 64;
 
-/// The longest nap when nothing comes. The kernel's timers add up to 50 µs to it, so a frame waits 100 µs at most; the
-/// thread takes about 5 % of a CPU (measured on a virtual machine).
-const NAP: Duration = Duration::from_micros(50);
+/// The longest nap when nothing comes, and by how much each is longer than the last. The kernel's timers add up to 50 µs,
+/// so a frame waits 0.2 ms at most; the thread takes 5 to 10 % of a CPU (measured on virtual machines, whose timers are dear).
+const NAP: Duration = Duration::from_micros(150);
 const NAP_STEP: Duration = Duration::from_micros(10);
 
 /// The running thread; it ends when this is dropped.
