@@ -3,11 +3,13 @@
 //! Everything that changes what an lcore does goes through here, one change after another. Tables are built here, old
 //! snapshots are dropped here, and nothing in this room waits for a packet or makes one wait.
 
+mod clients;
 mod fabric;
 mod last_good;
 mod report;
 mod traffic;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -149,7 +151,9 @@ struct Thread {
     definitions: Option<Arc<Definitions>>,
     has_definitions: Arc<AtomicBool>,
     fabric: Fabric,
-    unresolved: usize,
+    /// Next hops of backends and routes whose MAC addresses are not known.
+    unresolved: Vec<IpAddr>,
+    clients: clients::Clients,
     /// When the change was noticed that not every lcore has adopted yet.
     pending: Option<Instant>,
     sums: traffic::Sums,
@@ -181,9 +185,9 @@ impl Thread {
         let mut compiler = Compiler::new(config.environment());
         let nothing = Arc::default();
         let first = compiler.compile(definitions.as_ref().unwrap_or(&nothing), &fabric, clock());
-        let unresolved = first.unresolved().len();
+        let unresolved = first.unresolved().to_vec();
         if let Some(kernel) = &kernel {
-            kernel.want(first.unresolved());
+            kernel.want(unresolved.clone());
         }
         let (publisher, readers) = quiescent::channel(config.dpdk.lcores.len(), first);
         let feed = Feed::start(&config.feed).map_err(Error::Feed)?;
@@ -201,6 +205,7 @@ impl Thread {
             has_definitions,
             fabric,
             unresolved,
+            clients: clients::Clients::default(),
             pending: None,
             sums: traffic::Sums::default(),
             feed_last_success: None,
@@ -210,6 +215,8 @@ impl Thread {
     }
 
     async fn run(mut self, mut requests: mpsc::UnboundedReceiver<Request>) {
+        let mut ask = tokio::time::interval(clients::PERIOD);
+        ask.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 (noticed, update) = self.feed.next() => self.take(noticed, update),
@@ -227,6 +234,7 @@ impl Thread {
                     Some(Request::Stop) | None => return,
                 },
                 () = tokio::time::sleep(LOOK_AGAIN), if self.pending.is_some() => self.settle(),
+                _ = ask.tick(), if self.kernel.is_some() => self.ask(),
             }
         }
     }
@@ -287,10 +295,8 @@ impl Thread {
         let nothing = Arc::default();
         let definitions = self.definitions.as_ref().unwrap_or(&nothing);
         let snapshot = self.compiler.compile(definitions, &self.fabric, (self.clock)());
-        self.unresolved = snapshot.unresolved().len();
-        if let Some(kernel) = &self.kernel {
-            kernel.want(snapshot.unresolved());
-        }
+        self.unresolved = snapshot.unresolved().to_vec();
+        self.want();
         self.publisher.publish(snapshot);
         // A change before the last was adopted: the older one counts, the lcores still wait for both.
         self.pending.get_or_insert(noticed);
@@ -298,6 +304,19 @@ impl Thread {
         while self.pending.is_some() && start.elapsed() < PATIENCE {
             std::thread::sleep(LOOK);
             self.settle();
+        }
+    }
+
+    /// Has the kernel asked for clients that packets wait for.
+    fn ask(&mut self) {
+        if self.clients.update(self.compiler.asked().take(), Instant::now()) {
+            self.want();
+        }
+    }
+
+    fn want(&self) {
+        if let Some(kernel) = &self.kernel {
+            kernel.want(self.unresolved.iter().copied().chain(self.clients.wanted()).collect());
         }
     }
 
@@ -325,7 +344,7 @@ impl Thread {
             feed_last_success: self.feed_last_success,
             backends,
             services: self.sums.of(names),
-            unresolved: self.unresolved,
+            unresolved: self.unresolved.len(),
         }
     }
 }
@@ -537,6 +556,11 @@ mod tests {
         assert!(Command::new("ip").args(arguments.split_whitespace()).status().unwrap().success(), "ip {arguments}");
     }
 
+    fn shown(arguments: &str) -> String {
+        let output = Command::new("ip").args(arguments.split_whitespace()).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    }
+
     #[test]
     fn a_changed_mac_reaches_the_lcores_within_a_tenth_of_a_second() {
         if !in_a_namespace("a_changed_mac_reaches_the_lcores_within_a_tenth_of_a_second") {
@@ -563,6 +587,13 @@ mod tests {
             }
         }
         assert_eq!(scene.report().unresolved, 0);
+        // A client that a packet should have gone to is asked for too.
+        scene.lcore.quiescent().next_hop("10.1.0.99".parse().unwrap());
+        let asked = Instant::now();
+        while !shown("neighbor show dev wan0").contains("10.1.0.99") {
+            assert!(asked.elapsed() < Duration::from_millis(500), "the kernel was never asked for the client");
+        }
+
         ip("neighbor replace 10.1.0.11 nud failed dev wan0");
         let changed = Instant::now();
         while scene.lcore.quiescent().next_hop(backend).is_some() {

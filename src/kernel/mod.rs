@@ -101,9 +101,9 @@ impl Kernel {
     }
 
     /// Says which next hops somebody waits for; they replace those of the call before.
-    pub fn want(&self, addresses: &[IpAddr]) {
+    pub fn want(&self, addresses: Vec<IpAddr>) {
         // Fails only when the task is gone, at the end of the runtime.
-        let _ = self.wanted.send(addresses.to_vec());
+        let _ = self.wanted.send(addresses);
     }
 }
 
@@ -372,7 +372,7 @@ mod tests {
         let twin = make_twin();
         ip("address add 10.0.0.1/24 dev wan0");
         let kernel = Kernel::start(&[twin]).await.unwrap();
-        kernel.want(&[IpAddr::from([10, 0, 0, 77]), IpAddr::from([10, 7, 0, 77])]);
+        kernel.want(vec![IpAddr::from([10, 0, 0, 77]), IpAddr::from([10, 7, 0, 77])]);
         let deadline = Instant::now() + Duration::from_secs(1);
         while !ip("neighbor show dev wan0").contains("10.0.0.77") {
             assert!(Instant::now() < deadline, "the kernel was never asked");

@@ -8,7 +8,7 @@ use super::index::Index;
 use super::ranges::Ranges;
 use super::routes::{Routes, Way};
 use super::tables::{Mask, Recipe, Tables};
-use super::{CompiledService, Endpoint, Environment, Fabric, Millis, Snapshot, Target, ipv4_key};
+use super::{Asked, CompiledService, Endpoint, Environment, Fabric, Millis, Snapshot, Target, ipv4_key};
 use crate::counters::{Reason, Registry, TrafficId};
 use crate::maglev::{Member, SelectionHash};
 use crate::mode::{Context, Prepared, Reply};
@@ -21,6 +21,7 @@ pub struct Compiler {
     hash: SelectionHash,
     tables: Tables,
     registry: Registry,
+    asked: Arc<Asked>,
     endpoints: HashMap<(Ipv4Addr, u16, Protocol), Served>,
     /// The pairs that the newest snapshot counts.
     counted: HashSet<(Arc<str>, SocketAddr)>,
@@ -39,6 +40,7 @@ impl Compiler {
             hash: SelectionHash::new(environment.seed),
             registry: Registry::new(environment.lcores),
             environment,
+            asked: Arc::default(),
             tables: Tables::default(),
             endpoints: HashMap::new(),
             counted: HashSet::new(),
@@ -48,6 +50,11 @@ impl Compiler {
     /// Packets and bytes of each backend of each service.
     pub fn registry(&self) -> &Registry {
         &self.registry
+    }
+
+    /// What the lcores ask for, whatever snapshot they use.
+    pub fn asked(&self) -> &Asked {
+        &self.asked
     }
 
     /// Forgets the counters of backends that left. Call it when every lcore has adopted the newest snapshot.
@@ -122,6 +129,7 @@ impl Compiler {
             endpoints: endpoints.into(),
             routes,
             unresolved: unresolved.into_iter().collect(),
+            asked: self.asked.clone(),
             traffic: (0..self.environment.lcores).map(|lcore| self.registry.traffic(lcore)).collect(),
         })
     }

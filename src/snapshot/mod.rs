@@ -3,6 +3,7 @@
 //! [`Compiler`] lives on the control side; what it makes, a [`Snapshot`], answers the pipeline's questions: whose VIP,
 //! which service, which backend, which way.
 
+mod asked;
 mod compile;
 mod index;
 mod ranges;
@@ -22,6 +23,7 @@ use crate::service::{Backend, Protocol, Service};
 use crate::wire::Mac;
 
 pub use crate::mode::{NextHop, PortIndex};
+pub use asked::Asked;
 pub use compile::Compiler;
 pub use ranges::Ranges;
 pub use routes::{Routes, Way};
@@ -97,6 +99,7 @@ pub struct Snapshot {
     routes: Routes,
     unresolved: Box<[IpAddr]>,
     traffic: Box<[Traffic]>,
+    asked: Arc<Asked>,
 }
 
 /// A service, and where its tables and backends are.
@@ -220,9 +223,17 @@ impl Snapshot {
         endpoint.until.is_none_or(|until| now < until).then_some(&endpoint.reply)
     }
 
+    /// The way to a client, for what does not go to a backend. Asks for a station that is not known.
     #[inline]
     pub fn next_hop(&self, to: Ipv4Addr) -> Option<&NextHop> {
-        self.routes.next_hop(to)
+        match self.routes.way(to) {
+            Way::Hop(hop) => Some(hop),
+            Way::OnLink => {
+                self.asked.ask(to.into());
+                None
+            }
+            Way::Ask(_) | Way::None => None,
+        }
     }
 
     #[inline]

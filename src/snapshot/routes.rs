@@ -95,14 +95,6 @@ impl Routes {
         &self.ways[self.which[behind - 1] as usize]
     }
 
-    #[inline]
-    pub fn next_hop(&self, to: Ipv4Addr) -> Option<&NextHop> {
-        match self.way(to) {
-            Way::Hop(hop) => Some(hop),
-            _ => None,
-        }
-    }
-
     /// Gateways whose MAC address is not known.
     pub fn unresolved_gateways(&self) -> impl Iterator<Item = IpAddr> {
         self.ways.iter().filter_map(|way| match way {
@@ -142,7 +134,10 @@ mod tests {
     #[test]
     fn the_own_neighbour_entry_then_the_longest_route() {
         let routes = Routes::new(&fabric());
-        let mac = |to: &str| routes.next_hop(to.parse().unwrap()).map(|hop| hop.destination.0[5]);
+        let mac = |to: &str| match routes.way(to.parse().unwrap()) {
+            Way::Hop(hop) => Some(hop.destination.0[5]),
+            _ => None,
+        };
         assert_eq!(mac("198.51.100.1"), Some(0xfe));
         assert_eq!(mac("255.255.255.255"), Some(0xfe));
         assert_eq!(mac("10.0.0.7"), Some(7));
