@@ -95,7 +95,7 @@ fn check_holds_the_definitions_against_the_node() {
     let place =
         Place::new(&[("penstock.toml", &CONFIG.replace("ipv4_source", "# ipv4_source")), ("services.json", SERVICES)]);
     let (code, _, errors) = said(&place.run(&["check", "--config", "penstock.toml"]));
-    let reason = "services.json: services[0].forwarding: \"ipip\" needs an outer source address, and the node has none: \
+    let reason = "services.json: services[0].forwarding: \"ipip\" needs an outer source address, and the node has none to send to 10.1.0.11 from: \
                   set [encap] ipv4_source in its configuration";
     assert_eq!((code, errors.lines().last()), (2, Some(reason)));
 }

@@ -107,7 +107,12 @@ fn cases() -> Vec<Case> {
                 m.source = ip("203.0.113.9");
             }),
         ),
-        ("a later fragment", Drop(Reason::FragmentUnknown), made(|m| m.flags = 3)),
+        ("a later fragment", Forward(HERE), made(|m| m.flags = 3)),
+        (
+            "a later fragment whose first never came",
+            Drop(Reason::FragmentUnknown),
+            made(|m| (m.flags, m.id) = (3, 0x4321)),
+        ),
         ("a later fragment of an echo", Drop(Reason::FragmentUnknown), {
             let mut m = Made::echo(TUNNEL_VIP);
             m.flags = 3;
@@ -125,8 +130,8 @@ fn cases() -> Vec<Case> {
         }),
         ("a service without backends", Drop(Reason::NoBackend), Made::tcp(LONELY_VIP, 80).frame()),
         ("a backend without a next hop", Drop(Reason::NoNextHop), Made::tcp(LONELY_VIP, 81).frame()),
-        ("the last hop of a ttl", Drop(Reason::TtlExceeded), nat(|m| m.ttl = 1)),
-        ("a ttl of none", Drop(Reason::TtlExceeded), nat(|m| m.ttl = 0)),
+        ("the last hop of a ttl", Answer(HERE), nat(|m| m.ttl = 1)),
+        ("a ttl of none", Answer(HERE), nat(|m| m.ttl = 0)),
         ("a tunnel leaves the ttl alone", Forward(HERE), made(|m| m.ttl = 1)),
         ("a reply's last hop", Drop(Reason::TtlExceeded), reply(|m| m.ttl = 1)),
         ("a reply to nowhere", Drop(Reason::NoNextHop), reply(|m| m.destination = ip("172.31.0.9"))),
@@ -137,13 +142,26 @@ fn cases() -> Vec<Case> {
         }),
     ];
     for (name, total, verdict) in
-        [("the biggest that fits a tunnel", 1480, Forward(HERE)), ("one byte more", 1481, Drop(Reason::TooBig))]
+        [("the biggest that fits a tunnel", 1480, Forward(HERE)), ("one byte more", 1481, Answer(HERE))]
     {
         cases.push((name, verdict, made(|m| m.segment.resize(total - 20, 0))));
     }
     for (name, total, verdict) in [
+        ("the biggest that fits a tunnel, without DF", 1480, Forward(HERE)),
+        ("one byte more, without DF", 1481, Drop(Reason::TooBig)),
+    ] {
+        cases.push((
+            name,
+            verdict,
+            made(|m| {
+                m.flags = 0;
+                m.segment.resize(total - 20, 0);
+            }),
+        ));
+    }
+    for (name, total, verdict) in [
         ("the biggest that fits the port", 1500, Forward(HERE)),
-        ("one byte more than the port takes", 1501, Drop(Reason::TooBig)),
+        ("one byte more than the port takes", 1501, Answer(HERE)),
     ] {
         cases.push((name, verdict, nat(|m| m.segment.resize(total - 20, 0))));
     }

@@ -2,18 +2,20 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use serde_json::json;
 
 use super::{Failure, inputs, print_json, replay};
+use crate::counters::Reason;
 use crate::pipeline::{Choice, Chosen, Explanation, Matched, Verdict, explain};
 use crate::replay::Buffer;
-use crate::service::{Forwarding, Protocol, State};
+use crate::service::{Hash, Protocol, Service, State};
 use crate::snapshot::{Compiler, Fabric, Millis, Way};
-use crate::wire::ethernet::{self, Ethernet};
-use crate::wire::ipv4::{self, Ipv4, field};
+use crate::wire::ethernet::{self, Ethernet, Link};
+use crate::wire::ipv4::{self, Ipv4, protocol};
+use crate::wire::ipv6::{self, Ipv6};
 use crate::wire::{Frame, Mac, checksum, tcp, udp};
 
 /// Say which service, backend and next hop a packet would get, and why
@@ -28,25 +30,29 @@ pub struct Args {
     /// The port that receives the packet; the first if not named
     #[arg(long, value_name = "NAME")]
     pub port: Option<String>,
-    /// Where the packet comes from, like 198.51.100.7:40000
+    /// Where the packet comes from, like 198.51.100.7:40000 or [2001:db8::7]:40000
     #[arg(value_name = "SRC:SPORT")]
-    pub source: SocketAddrV4,
+    pub source: SocketAddr,
     /// Where it is going, like 192.0.2.1:80
     #[arg(value_name = "DST:DPORT")]
-    pub destination: SocketAddrV4,
+    pub destination: SocketAddr,
     /// tcp or udp
-    #[arg(value_parser = protocol)]
+    #[arg(value_parser = known_protocol)]
     pub protocol: Protocol,
     /// Print the result as one JSON document
     #[arg(long)]
     pub json: bool,
 }
 
-fn protocol(text: &str) -> Result<Protocol, String> {
+fn known_protocol(text: &str) -> Result<Protocol, String> {
     [Protocol::Tcp, Protocol::Udp].into_iter().find(|protocol| protocol.name() == text).ok_or("tcp or udp".into())
 }
 
 pub fn run(args: &Args) -> Result<(), Failure> {
+    if args.source.is_ipv4() != args.destination.is_ipv4() {
+        let reason = format!("{} and {} are of different families", args.source, args.destination);
+        return Err(Failure::BadInput(reason));
+    }
     let loaded = inputs(&args.config, &args.services)?;
     let port = replay::port(&loaded.config, args.port.as_deref(), &args.config)?;
     let fabric = loaded.config.fabric();
@@ -79,22 +85,41 @@ fn first_packet(args: &Args, to: Mac) -> Vec<u8> {
         Protocol::Tcp => segment[12..14].copy_from_slice(&[(tcp::HEADER as u8 / 4) << 4, SYN]),
         Protocol::Udp => segment[4..6].copy_from_slice(&(udp::HEADER as u16).to_be_bytes()),
     }
-    let total = (ipv4::HEADER + header) as u16;
-    let mut ip = [0; ipv4::HEADER];
-    ip[0] = 0x45;
-    ip[field::TOTAL_LENGTH..][..2].copy_from_slice(&total.to_be_bytes());
-    ip[field::FLAGS..][..2].copy_from_slice(&ipv4::DF.to_be_bytes());
-    ip[field::TTL] = 64;
-    ip[field::PROTOCOL] = args.protocol.number();
-    ip[field::SOURCE..][..4].copy_from_slice(&args.source.ip().octets());
-    ip[field::DESTINATION..][..4].copy_from_slice(&args.destination.ip().octets());
-    let sum = !checksum::sum(&ip);
-    ip[field::CHECKSUM..][..2].copy_from_slice(&sum.to_be_bytes());
-    let pseudo =
-        [&ip[field::SOURCE..], &[0, args.protocol.number()], &(header as u16).to_be_bytes(), &segment].concat();
+    let (ip, addresses, ether_type) = match (args.source.ip(), args.destination.ip()) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            use ipv4::field;
+            let mut ip = vec![0; ipv4::HEADER];
+            ip[0] = 0x45;
+            ip[field::TOTAL_LENGTH..][..2].copy_from_slice(&((ipv4::HEADER + header) as u16).to_be_bytes());
+            ip[field::FLAGS..][..2].copy_from_slice(&ipv4::DF.to_be_bytes());
+            ip[field::TTL] = 64;
+            ip[field::PROTOCOL] = args.protocol.number();
+            ip[field::SOURCE..][..4].copy_from_slice(&from.octets());
+            ip[field::DESTINATION..][..4].copy_from_slice(&to.octets());
+            let sum = !checksum::sum(&ip);
+            ip[field::CHECKSUM..][..2].copy_from_slice(&sum.to_be_bytes());
+            (ip, field::SOURCE, ethernet::IPV4)
+        }
+        (from, to) => {
+            use ipv6::field;
+            let octets = |address: IpAddr| match address {
+                IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+                IpAddr::V6(address) => address.octets(),
+            };
+            let mut ip = vec![0; ipv6::HEADER];
+            ip[0] = 0x60;
+            ip[field::PAYLOAD_LENGTH..][..2].copy_from_slice(&(header as u16).to_be_bytes());
+            ip[field::NEXT_HEADER] = args.protocol.number();
+            ip[field::HOP_LIMIT] = 64;
+            ip[field::SOURCE..][..16].copy_from_slice(&octets(from));
+            ip[field::DESTINATION..][..16].copy_from_slice(&octets(to));
+            (ip, field::SOURCE, ethernet::IPV6)
+        }
+    };
+    let pseudo = [&ip[addresses..], &[0, args.protocol.number()], &(header as u16).to_be_bytes(), &segment].concat();
     let sum = !checksum::sum(&pseudo);
     segment[sum_at..][..2].copy_from_slice(&sum.to_be_bytes());
-    [&ethernet::header(to, Mac::default(), ethernet::IPV4)[..], &ip, &segment].concat()
+    [&ethernet::header(to, Mac::default(), ether_type)[..], &ip, &segment].concat()
 }
 
 /// A step's name, and what it found and why.
@@ -116,10 +141,16 @@ fn steps<'a>(
         "service",
         match &found.matched {
             Matched::Service(service) => {
-                format!("{:?}: VIP {}, port {}, {}", service.name, service.vip, service.port, service.protocol.name())
+                format!(
+                    "{:?}: VIP {}, port {}, {}",
+                    service.name,
+                    service.vip_text(),
+                    service.ports,
+                    service.protocol.name()
+                )
             }
             Matched::Reply(vip) => {
-                format!("none; the source is an endpoint of {}:{}, so this is a reply", vip.0, vip.1)
+                format!("none; the source is an endpoint of {}, so this is a reply", SocketAddr::from(*vip))
             }
             Matched::Echo => "none needed: an echo request to a VIP".into(),
             Matched::Nobody => match found.verdict {
@@ -129,8 +160,8 @@ fn steps<'a>(
         },
     ));
     if let (Some(choice), Matched::Service(service)) = (&found.choice, &found.matched) {
-        steps.extend(choice_steps(args, choice));
-        steps.push(("mode", mode(service.forwarding)));
+        steps.extend(choice_steps(args, service, choice));
+        steps.push(("mode", mode(service, choice.now.as_ref())));
     }
     if let Some((to, way)) = &found.way {
         steps.push(("next hop", next_hop(*to, way, fabric, name)));
@@ -141,19 +172,28 @@ fn steps<'a>(
             Verdict::Forward(port) => format!("forwarded by {}", name(port)),
             Verdict::Answer(port) => format!("answered by {}", name(port)),
             Verdict::Punt => "punted to the kernel twin".into(),
+            Verdict::Reject(port) => format!("dropped, no_backend; the client is told so by {}", name(port)),
             Verdict::Drop(reason) => format!("dropped, {reason}: {}", reason.help()),
         },
     ));
-    if matches!(found.verdict, Verdict::Forward(_) | Verdict::Answer(_)) {
+    if is_sent(found.verdict) {
         steps.extend(headers(frame).into_iter().map(|header| ("header", header)));
     }
     steps
 }
 
-fn choice_steps(args: &Args, choice: &Choice) -> Vec<Step> {
+fn is_sent(verdict: Verdict) -> bool {
+    matches!(verdict, Verdict::Forward(_) | Verdict::Answer(_) | Verdict::Reject(_))
+}
+
+fn choice_steps(args: &Args, service: &Service, choice: &Choice) -> Vec<Step> {
     let backend = |chosen: &Chosen| format!("{}, weight {}", chosen.endpoint, chosen.weight);
-    let mut steps =
-        vec![("hash", format!("five-tuple: SipHash-1-3 of {} under the seed is {:#018x}", args.source, choice.hash))];
+    let (name, hash) = (service.hash.name(), choice.hash);
+    let of = match service.hash {
+        Hash::SourceIp => args.source.ip().to_string(),
+        _ => args.source.to_string(),
+    };
+    let mut steps = vec![("hash", format!("{name}: SipHash-1-3 of {of} under the seed is {hash:#018x}"))];
     let Some(owner) = &choice.owner else {
         steps.push(("slot", "none: no backend has any weight, so there is no table".into()));
         return steps;
@@ -179,20 +219,19 @@ fn choice_steps(args: &Args, choice: &Choice) -> Vec<Step> {
     steps
 }
 
-fn mode(forwarding: Forwarding) -> String {
-    match crate::mode::overhead(forwarding) {
-        0 => format!("{}: the packet keeps its size", forwarding.name()),
-        bytes => format!("{}: the packet grows by {bytes} bytes", forwarding.name()),
+fn mode(service: &Service, chosen: Option<&Chosen>) -> String {
+    match chosen.map_or(0, |chosen| chosen.overhead) {
+        0 => format!("{}: the packet keeps its size", service.forwarding.name()),
+        bytes => format!("{}: the packet grows by {bytes} bytes", service.forwarding.name()),
     }
 }
 
 fn next_hop<'a>(
-    to: Ipv4Addr,
+    to: IpAddr,
     way: &Way,
     fabric: &Fabric,
     name: &impl Fn(crate::snapshot::PortIndex) -> &'a str,
 ) -> String {
-    let to = IpAddr::from(to);
     let route =
         fabric.routes.iter().filter(|route| route.prefix.contains(&to)).max_by_key(|route| route.prefix.prefix_len());
     let by = match route {
@@ -214,34 +253,63 @@ fn next_hop<'a>(
 /// The headers of a frame that is sent, one line each, from the outside in.
 fn headers(frame: &[u8]) -> Vec<String> {
     let mut lines = Vec::new();
-    let Some(link) = Ethernet::of(frame) else { return lines };
-    lines.push(format!("Ethernet {} -> {}, type {:#06x}", link.source(), link.destination(), link.ether_type()));
-    let mut bytes = &frame[ethernet::HEADER..];
-    while let Some(ip) = Ipv4::of(bytes) {
-        let df = if ip.dont_fragment() { ", DF" } else { "" };
-        let mut line = format!(
-            "IPv4 {} -> {}, protocol {}, TTL {}, ToS {:#04x}, id {}{df}, {} bytes",
-            ip.source(),
-            ip.destination(),
-            ip.protocol(),
-            ip.ttl(),
-            ip.tos(),
-            ip.identification(),
-            ip.total_length(),
-        );
-        let Ok(lengths) = ip.lengths(bytes.len()) else { break };
-        bytes = &bytes[lengths.header..lengths.total];
-        let inner = ip.protocol() == ipv4::protocol::IPIP;
-        if let (false, Some(ports)) = (inner, bytes.first_chunk::<4>()) {
+    let (Some(ethernet), Some(link)) = (Ethernet::of(frame), Link::of(frame)) else { return lines };
+    let tag = match frame.get(ethernet::HEADER..link.length) {
+        Some([high, low, ..]) => format!("VLAN {}, ", u16::from_be_bytes([*high, *low]) & 0xfff),
+        _ => String::new(),
+    };
+    lines.push(format!(
+        "Ethernet {} -> {}, {tag}type {:#06x}",
+        ethernet.source(),
+        ethernet.destination(),
+        link.ether_type
+    ));
+    let mut bytes = &frame[link.length..];
+    while let Some((mut line, number, header)) = ip_header(bytes) {
+        bytes = bytes.get(header..).unwrap_or_default();
+        if let (protocol::TCP | protocol::UDP, Some(ports)) = (number, bytes.first_chunk::<4>()) {
             let port = |at: usize| u16::from_be_bytes([ports[at], ports[at + 1]]);
             let _ = write!(line, "; ports {} -> {}", port(0), port(2));
         }
         lines.push(line);
-        if !inner {
+        if !matches!(number, protocol::IPIP | protocol::IPV6) {
             break;
         }
     }
     lines
+}
+
+/// A line about an IP header, what follows it, and where.
+fn ip_header(bytes: &[u8]) -> Option<(String, u8, usize)> {
+    if bytes.first()? >> 4 == 6 {
+        let ip = Ipv6::of(bytes)?;
+        let upper = ipv6::upper(bytes).ok()?;
+        let line = format!(
+            "IPv6 {} -> {}, protocol {}, hop limit {}, traffic class {:#04x}, flow label {:#07x}, {} bytes",
+            ip.source(),
+            ip.destination(),
+            upper.protocol,
+            ip.hop_limit(),
+            ip.traffic_class(),
+            ip.flow_label(),
+            ipv6::HEADER + usize::from(ip.payload_length()),
+        );
+        return Some((line, upper.protocol, upper.offset));
+    }
+    let ip = Ipv4::of(bytes)?;
+    let lengths = ip.lengths(bytes.len()).ok()?;
+    let df = if ip.dont_fragment() { ", DF" } else { "" };
+    let line = format!(
+        "IPv4 {} -> {}, protocol {}, TTL {}, ToS {:#04x}, id {}{df}, {} bytes",
+        ip.source(),
+        ip.destination(),
+        ip.protocol(),
+        ip.ttl(),
+        ip.tos(),
+        ip.identification(),
+        ip.total_length(),
+    );
+    Some((line, ip.protocol(), lengths.header))
 }
 
 fn print(steps: &[Step]) -> io::Result<()> {
@@ -268,6 +336,7 @@ fn document<'a>(
         Verdict::Forward(port) => ("forwarded", Some(name(port)), None),
         Verdict::Answer(port) => ("answered", Some(name(port)), None),
         Verdict::Punt => ("punted", None, None),
+        Verdict::Reject(port) => ("dropped", Some(name(port)), Some(Reason::NoBackend.name())),
         Verdict::Drop(reason) => ("dropped", None, Some(reason.name())),
     };
     let service = match &found.matched {
@@ -278,7 +347,7 @@ fn document<'a>(
         Some((_, Way::Hop(hop))) => json!({"mac": hop.destination.to_string(), "port": name(hop.port), "mtu": hop.mtu}),
         _ => serde_json::Value::Null,
     };
-    let sent = matches!(found.verdict, Verdict::Forward(_) | Verdict::Answer(_));
+    let sent = is_sent(found.verdict);
     json!({
         "service": service.map(|service| &*service.name),
         "forwarding": service.map(|service| service.forwarding.name()),

@@ -1,7 +1,7 @@
 //! The configuration as the snapshot's compiler takes it.
 
 use super::Config;
-use crate::snapshot::{self, Environment, Fabric, PortIndex};
+use crate::snapshot::{self, Environment, Fabric, Limit, PortIndex};
 use crate::wire::Mac;
 
 /// MAC address of a port that names none, where there is no device to ask.
@@ -13,7 +13,8 @@ impl Config {
         Environment {
             seed: self.hash.seed,
             table_size: self.hash.table_size,
-            ipv4_source: self.encap.ipv4_source,
+            encap: self.encap,
+            icmp_errors: Limit { per_second: self.icmp.errors_per_second, burst: self.icmp.burst },
             drain_timeout: self.flows.drain_timeout,
             lcores: self.dpdk.lcores.len(),
         }
@@ -36,6 +37,7 @@ impl Config {
             mac: neighbor.mac,
             // The reader takes at most `MOST_PORTS` ports.
             port: PortIndex(u8::try_from(neighbor.port).expect("at most 250 ports")),
+            vlan: neighbor.vlan,
         };
         Fabric {
             ports: self.ports.iter().enumerate().map(port).collect(),

@@ -1,19 +1,29 @@
 //! Whether definitions fit a node: what neither document shows by itself.
 
+use std::net::IpAddr;
+
 use super::Config;
+use crate::mode;
+use crate::service::Definitions;
 use crate::service::problem::{Errors, Report};
-use crate::service::{Definitions, Forwarding};
 
 /// Checks valid definitions (read from `file`) against a valid configuration. `check`, `replay` and the feed call it
 /// before they compile.
 pub fn fit(config: &Config, definitions: &Definitions, file: &str) -> Result<(), Errors> {
     let mut report = Report::new(file);
+    let encap = &config.encap;
+    let has_v4 = encap.ipv4_source.is_some() || encap.rss_source_v4.is_some();
+    let has_v6 = encap.ipv6_source.is_some() || encap.rss_source_v6.is_some();
     for (index, service) in definitions.services.iter().enumerate() {
-        if service.forwarding == Forwarding::Ipip && config.encap.ipv4_source.is_none() {
-            report.error(
-                format_args!("services[{index}].forwarding"),
-                "\"ipip\" needs an outer source address, and the node has none: set [encap] ipv4_source in its configuration",
+        let lacks = |to: IpAddr| if to.is_ipv4() { !has_v4 } else { !has_v6 };
+        let mut outer = service.backends.iter().filter_map(|backend| mode::outer(service, backend));
+        if let Some(to) = outer.find(|&to| lacks(to)) {
+            let key = if to.is_ipv4() { "ipv4_source" } else { "ipv6_source" };
+            let reason = format!(
+                "{:?} needs an outer source address, and the node has none to send to {to} from: set [encap] {key} in its configuration",
+                service.forwarding.name()
             );
+            report.error(format_args!("services[{index}].forwarding"), reason);
         }
         let (count, size) = (service.backends.len(), config.hash.table_size);
         if service.table_size.is_none() && count > size as usize {

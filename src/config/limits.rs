@@ -7,18 +7,6 @@ use crate::service::problem::Report;
 use crate::service::shape::Object;
 
 pub fn check(root: &Object<'_>, report: &mut Report) {
-    let encap = root.object("encap");
-    for key in ["rss_source_v4", "rss_source_v6"] {
-        if encap.has(key) {
-            report.error(
-                encap.path.key(key),
-                "known, but this release does not spread the outer source yet; leave it out",
-            );
-        }
-    }
-    for neighbor in root.objects("neighbor").filter(|neighbor| neighbor.has("vlan")) {
-        report.error(neighbor.path.key("vlan"), "known, but this release does not send VLAN tags yet; leave it out");
-    }
     let fragments = root.object("fragments");
     if fragments.get::<std::time::Duration>("hold").is_some_and(|hold| !hold.is_zero()) {
         report.error(fragments.path.key("hold"), "known, but this release does not hold fragments yet; use \"0ms\"");

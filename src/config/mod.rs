@@ -8,12 +8,13 @@ pub mod keys;
 mod limits;
 mod reader;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::mode::Encap;
 use crate::service::shape::choice;
 use crate::wire::Mac;
 
@@ -82,12 +83,6 @@ pub struct Icmp {
 }
 
 #[derive(Debug, Clone)]
-pub struct Encap {
-    pub ipv4_source: Option<Ipv4Addr>,
-    pub ipv6_source: Option<Ipv6Addr>,
-}
-
-#[derive(Debug, Clone)]
 pub struct Hash {
     pub seed: [u8; 16],
     /// Slots of a Maglev table, a prime.
@@ -106,6 +101,8 @@ pub struct Neighbor {
     pub mac: Mac,
     /// Index into [`Config::ports`].
     pub port: usize,
+    /// 1 to 4094.
+    pub vlan: Option<u16>,
 }
 
 #[derive(Debug, Clone)]

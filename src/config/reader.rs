@@ -1,14 +1,16 @@
 //! The document, read whole: every error at once, or a valid configuration.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path as FilePath, PathBuf};
 
 use ipnet::IpNet;
 
 use super::keys::{self, CONFIG};
 use super::limits;
-use super::{Config, Dpdk, Encap, Feed, FeedKind, Flows, Hash, Icmp, Metrics, Neighbor, Node, Port, Route};
+use super::{Config, Dpdk, Feed, FeedKind, Flows, Hash, Icmp, Metrics, Neighbor, Node, Port, Route};
+use crate::mode::Encap;
+use crate::service::not_one_station;
 use crate::service::problem::{Errors, Path, Report, Warning};
 use crate::service::shape::{self, Object, Shape};
 use crate::service::tree;
@@ -117,12 +119,31 @@ fn read_ports(root: &Object<'_>, report: &mut Report) -> Option<Vec<Port>> {
 fn read_encap(root: &Object<'_>, report: &mut Report) -> Encap {
     let encap = root.object("encap");
     let ipv4_source: Option<Ipv4Addr> = encap.get("ipv4_source");
-    if let Some(source) =
-        ipv4_source.filter(|source| source.is_unspecified() || source.is_multicast() || source.is_broadcast())
-    {
-        report.error(encap.path.key("ipv4_source"), format!("{source} is not the address of one host"));
+    let ipv6_source: Option<Ipv6Addr> = encap.get("ipv6_source");
+    let sources = [("ipv4_source", ipv4_source.map(IpAddr::from)), ("ipv6_source", ipv6_source.map(IpAddr::from))];
+    for (key, source) in sources {
+        if let Some(source) = source.filter(|&source| not_one_station(source).is_some()) {
+            report.error(encap.path.key(key), format!("{source} is not the address of one host"));
+        }
     }
-    Encap { ipv4_source, ipv6_source: encap.get("ipv6_source") }
+    let (spread_v4, spread_v6): (Option<IpNet>, Option<IpNet>) =
+        (encap.get("rss_source_v4"), encap.get("rss_source_v6"));
+    let mut refuse = |key: &str, prefix: Option<IpNet>, is_of_family: bool, example: &str| {
+        let Some(prefix) = prefix else { return };
+        if !is_of_family {
+            report.error(encap.path.key(key), format!("{prefix} is of the other family; give a prefix like {example}"));
+        } else if let Some(why) = not_one_station(prefix.addr()) {
+            report.error(
+                encap.path.key(key),
+                format!("{prefix} {why}; the receivers' replies and errors come back to it"),
+            );
+        }
+    };
+    refuse("rss_source_v4", spread_v4, spread_v4.is_some_and(|prefix| prefix.addr().is_ipv4()), "100.64.0.0/16");
+    refuse("rss_source_v6", spread_v6, spread_v6.is_some_and(|prefix| prefix.addr().is_ipv6()), "fd00:1::/96");
+    let v4 = |prefix| if let IpNet::V4(prefix) = prefix { Some(prefix) } else { None };
+    let v6 = |prefix| if let IpNet::V6(prefix) = prefix { Some(prefix) } else { None };
+    Encap { ipv4_source, ipv6_source, rss_source_v4: spread_v4.and_then(v4), rss_source_v6: spread_v6.and_then(v6) }
 }
 
 fn read_neighbors(root: &Object<'_>, report: &mut Report) -> Option<Vec<Neighbor>> {
@@ -149,7 +170,9 @@ fn read_neighbors(root: &Object<'_>, report: &mut Report) -> Option<Vec<Neighbor
             found
         });
         match (address, mac, port) {
-            (Some(address), Some(mac), Some(port)) => neighbors.push(Neighbor { address, mac, port }),
+            (Some(address), Some(mac), Some(port)) => {
+                neighbors.push(Neighbor { address, mac, port, vlan: neighbor.get("vlan") });
+            }
             _ => whole = false,
         }
     }

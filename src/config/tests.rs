@@ -1,6 +1,7 @@
 //! Configurations and what is said about them.
 
 use std::net::IpAddr;
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -200,7 +201,7 @@ fn definitions_must_fit_the_node() {
     assert_eq!(said(&small, r#""forwarding": "dnat", "table_size": 5,"#), Ok(()));
     assert_eq!(
         said(LEAST, r#""forwarding": "ipip","#),
-        Err("s.json: services[0].forwarding: \"ipip\" needs an outer source address, and the node has none: \
+        Err("s.json: services[0].forwarding: \"ipip\" needs an outer source address, and the node has none to send to 10.1.0.1 from: \
              set [encap] ipv4_source in its configuration"
             .to_owned())
     );
@@ -236,14 +237,15 @@ fn broken() -> Vec<(String, Vec<String>)> {
         ("twin = \"wan0\"", "twin = \"a-name-that-is-too-long\"", "port[0].twin: \"a-name-that-is-too-long\" is not the name of a network interface: 1 to 15 bytes, no spaces, slashes or colons".into()),
         ("ipv4_source = \"10.0.0.1\"", "ipv4_source = \"fd00::1\"", "encap.ipv4_source: \"fd00::1\" is not an IPv4 address".into()),
         ("ipv4_source = \"10.0.0.1\"", "ipv4_source = \"0.0.0.0\"", "encap.ipv4_source: 0.0.0.0 is not the address of one host".into()),
-        ("ipv4_source = \"10.0.0.1\"", "rss_source_v4 = \"100.64.0.0/16\"", "encap.rss_source_v4: known, but this release does not spread the outer source yet; leave it out".into()),
+        ("ipv4_source = \"10.0.0.1\"", "rss_source_v4 = \"fd00::/16\"", "encap.rss_source_v4: fd00::/16 is of the other family; give a prefix like 100.64.0.0/16".into()),
+        ("ipv4_source = \"10.0.0.1\"", "rss_source_v4 = \"224.0.0.0/8\"", "encap.rss_source_v4: 224.0.0.0/8 is a multicast address; the receivers' replies and errors come back to it".into()),
         ("ports = \"1024-32767\"", "ports = \"0-9\"", "snat.ports: \"0-9\" is not a range of ports like \"8000-8099\"".into()),
         ("seed = \"AAECAwQFBgcICQoLDA0ODw==\"", "", "hash.seed: required, but absent. The same on every node of a fleet; make one with: head -c 16 /dev/urandom | base64".into()),
         ("seed = \"AAECAwQFBgcICQoLDA0ODw==\"", "seed = \"AAECAwQF\"", "hash.seed: \"AAECAwQF\" is not 16 bytes in base64; make them with: head -c 16 /dev/urandom | base64".into()),
         ("table_size = 251", "table_size = 65536", "hash.table_size: 65536 is not a prime from 3 to 16777216".into()),
         ("hold = \"0ms\"", "hold = \"20ms\"", "fragments.hold: known, but this release does not hold fragments yet; use \"0ms\"".into()),
         ("port = \"lan0\"", "port = \"lan1\"", "neighbor[0].port: no [[port]] has the name \"lan1\"; did you mean \"lan0\"?".into()),
-        ("port = \"lan0\"", "port = \"lan0\"\nvlan = 100", "neighbor[0].vlan: known, but this release does not send VLAN tags yet; leave it out".into()),
+        ("port = \"lan0\"", "port = \"lan0\"\nvlan = 4095", "neighbor[0].vlan: 4095 is not a number from 1 to 4094".into()),
         ("prefix = \"0.0.0.0/0\"", "prefix = \"0.0.0.0\"", "route[0].prefix: \"0.0.0.0\" is not a prefix like \"198.51.100.0/24\" (one address: \"/32\" or \"/128\")".into()),
         ("prefix = \"0.0.0.0/0\"", "prefix = \"::/0\"", "route[0].via: 10.0.0.254 and the prefix ::/0 are of different families".into()),
         ("kind = \"file\"", "kind = \"http\"", "feed.kind: \"http\" is known, but this release does not read such a feed yet: use \"file\"".into()),

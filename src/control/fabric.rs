@@ -34,6 +34,7 @@ mod tests {
             address: IpAddr::from([10, 0, 0, 254]),
             mac: Mac([2, 0, 0, 0, 0, last]),
             port: PortIndex(0),
+            vlan: None,
         };
         let route = |last| Route { prefix: "0.0.0.0/0".parse().unwrap(), via: Some(IpAddr::from([10, 0, 0, last])) };
         let fixed = Fabric { neighbors: vec![neighbor(1)], routes: vec![route(1)], ..Fabric::default() };

@@ -90,6 +90,8 @@ impl Known {
             address,
             mac: entry.mac,
             port: entry.port,
+            // The twin is untagged; what is behind a tag stands in the configuration.
+            vlan: None,
         }));
         let mut last = None;
         for (&(prefix, _), hop) in &self.routes {

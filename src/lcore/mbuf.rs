@@ -23,6 +23,11 @@ impl Frame for Mbuf {
     }
 
     #[inline(always)]
+    fn strip(&mut self, count: usize) -> bool {
+        Mbuf::strip(self, count)
+    }
+
+    #[inline(always)]
     fn prefetch(&self) {
         Mbuf::prefetch(self);
     }

@@ -200,6 +200,10 @@ fn settle(
             answered += 1;
             SORTED_PORTS + usize::from(port.0)
         }
+        Verdict::Reject(port) => {
+            counters.dropped[Reason::NoBackend as usize].add(1);
+            SORTED_PORTS + usize::from(port.0)
+        }
         Verdict::Punt => {
             punted += 1;
             SORTED_PUNT
@@ -216,7 +220,7 @@ fn settle(
             let (less_forwarded, less_answered) = refused_of(&verdicts[..count], PortIndex(index as u8), refused);
             forwarded -= less_forwarded;
             answered -= less_answered;
-            counters.dropped[Reason::TxFull as usize].add(refused as u64);
+            counters.dropped[Reason::TxFull as usize].add(less_forwarded + less_answered);
         }
     }
     if punted > 0 {
@@ -236,14 +240,16 @@ fn settle(
     counters.punted.add(punted);
 }
 
-/// How many of the `refused` frames for `port` were forwarded, how many answered. A device takes from the front, so these
-/// are the last.
+/// How many of the `refused` frames for `port` were forwarded, how many answered; the rest are refusals, which count as dropped
+/// already. A device takes from the front, so these are the last.
 #[cold]
 fn refused_of(verdicts: &[Verdict], port: PortIndex, refused: usize) -> (u64, u64) {
-    let to_port = |verdict: &&Verdict| **verdict == Verdict::Forward(port) || **verdict == Verdict::Answer(port);
-    let last = verdicts.iter().rev().filter(to_port).take(refused);
-    let forwarded = last.filter(|verdict| matches!(verdict, Verdict::Forward(_))).count();
-    (forwarded as u64, (refused - forwarded) as u64)
+    let [forward, answer, reject] = [Verdict::Forward(port), Verdict::Answer(port), Verdict::Reject(port)];
+    let to_port = |verdict: &&Verdict| [forward, answer, reject].contains(verdict);
+    let count = |of: Verdict| {
+        verdicts.iter().rev().filter(to_port).take(refused).filter(|&&verdict| verdict == of).count() as u64
+    };
+    (count(forward), count(answer))
 }
 
 /// Sends what the kernel twin gave.
@@ -263,12 +269,13 @@ mod tests {
 
     #[test]
     fn the_refused_are_the_last_of_their_port() {
-        use Verdict::{Answer, Forward, Punt};
+        use Verdict::{Answer, Forward, Punt, Reject};
         let (here, there) = (PortIndex(0), PortIndex(1));
         let verdicts = [Forward(here), Answer(here), Forward(there), Punt, Answer(there), Forward(here)];
         assert_eq!(refused_of(&verdicts, here, 1), (1, 0));
         assert_eq!(refused_of(&verdicts, here, 2), (1, 1));
         assert_eq!(refused_of(&verdicts, here, 3), (2, 1));
         assert_eq!(refused_of(&verdicts, there, 2), (1, 1));
+        assert_eq!(refused_of(&[Forward(here), Reject(here), Answer(here)], here, 2), (0, 1));
     }
 }

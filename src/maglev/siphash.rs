@@ -1,9 +1,10 @@
 //! SipHash-1-3 (Aumasson and Bernstein, "SipHash: a fast short-input PRF", 2012) under the fleet's seed.
 //!
 //! Messages of several kinds are hashed; their lengths differ, and SipHash takes the length in, so none can stand for
-//! another: an IPv4 client (6 bytes), a redraw of a slot (8), a member of a table (19).
+//! another: an IPv4 source (4 bytes), an IPv4 client (6), a redraw of a slot (8), an IPv6 source (16), an IPv6 client (18), a
+//! member of a table (19).
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The keyed hash that every choice is made by. Equal on every node, in every version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +55,31 @@ impl SelectionHash {
         State::new(self).finish(client.0, 6)
     }
 
+    /// Of a client of either family: its address and port, both in network order.
+    pub fn end(&self, address: IpAddr, port: u16) -> u64 {
+        match address {
+            IpAddr::V4(address) => self.client(Client::v4(address, port)),
+            IpAddr::V6(address) => self.address(address).finish(u64::from(port.swap_bytes()), 18),
+        }
+    }
+
+    /// Of a client's address alone.
+    pub fn source(&self, address: IpAddr) -> u64 {
+        match address {
+            IpAddr::V4(address) => State::new(self).finish(u64::from(address.to_bits().swap_bytes()), 4),
+            IpAddr::V6(address) => self.address(address).finish(0, 16),
+        }
+    }
+
+    /// After the 16 bytes of an address.
+    fn address(&self, address: Ipv6Addr) -> State {
+        let address = u128::from_le_bytes(address.octets());
+        let mut state = State::new(self);
+        state.word(address as u64);
+        state.word((address >> 64) as u64);
+        state
+    }
+
     /// Of the first `count` of a burst's clients (at most `N`), each into its place: many at once where the CPU can.
     #[inline]
     pub fn clients<const N: usize>(&self, clients: &[Client; N], hashes: &mut [u64; N], count: usize) {
@@ -68,11 +94,7 @@ impl SelectionHash {
             IpAddr::V4(address) => address.to_ipv6_mapped(),
             IpAddr::V6(address) => address,
         };
-        let address = u128::from_le_bytes(mapped.octets());
-        let mut state = State::new(self);
-        state.word(address as u64);
-        state.word((address >> 64) as u64);
-        state.finish(u64::from(port.unwrap_or(0).swap_bytes()) | (purpose as u64) << 16, 19)
+        self.address(mapped).finish(u64::from(port.unwrap_or(0).swap_bytes()) | (purpose as u64) << 16, 19)
     }
 
     /// Of the `attempt`-th redraw of a slot: slot (4 bytes), attempt (4), both in network order.
@@ -155,6 +177,11 @@ mod tests {
             prop_assert_eq!(hash.member(IpAddr::from(long), Some(port), Purpose::Skip), reference(seed, &member));
             let mapped = [&[0; 10][..], &[0xff, 0xff], &address, &[0, 0, 1]].concat();
             prop_assert_eq!(hash.member(IpAddr::from(address), None, Purpose::Offset), reference(seed, &mapped));
+
+            prop_assert_eq!(hash.end(address.into(), port), reference(seed, &client));
+            prop_assert_eq!(hash.end(long.into(), port), reference(seed, &[&long[..], &port.to_be_bytes()].concat()));
+            prop_assert_eq!(hash.source(address.into()), reference(seed, &address));
+            prop_assert_eq!(hash.source(long.into()), reference(seed, &long));
 
             let of = |k: u16| Client::v4(address.into(), port.wrapping_add(k));
             let (clients, mut hashes) = (std::array::from_fn::<_, 32, _>(|k| of(k as u16)), [0; 32]);

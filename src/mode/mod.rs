@@ -2,31 +2,42 @@
 //!
 //! A mode is a plain struct made by `prepare` (control side, before any packet: all that can be known is worked out) and
 //! used by `apply` (lcore: straight-line, infallible but for refusals). To add one: its file, one line in the list below.
+//!
+//! What modes share stands beside them: [`outer`] (the outer IP header of tunnels), [`udp_tunnel`], [`rewrite`] (an address and
+//! port put in place of others), [`link`] (the Ethernet header).
 
 mod dnat;
+mod dscp;
+mod geneve;
+mod gre;
+mod gue;
 mod ipip;
+mod l2dsr;
+pub mod link;
+mod outer;
+mod rewrite;
+mod udp_tunnel;
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::counters::Reason;
 use crate::service::{Backend, Forwarding, Service};
-use crate::wire::{Frame, Mac, ethernet};
+use crate::wire::{Frame, ethernet, ipv4, ipv6};
 
 pub use dnat::Reply;
+pub use link::{NextHop, PortIndex};
 
-/// Index of a port in the configuration's order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PortIndex(pub u8);
-
-/// Where a packet leaves to: the Ethernet addresses, the port and its limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NextHop {
-    /// The port's own address.
-    pub source: Mac,
-    pub destination: Mac,
-    pub port: PortIndex,
-    /// Largest IP packet that leaves by the port, bytes.
-    pub mtu: u16,
+/// What the node puts into outer headers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Encap {
+    /// Outer sources; definitions with tunnels are refused where there is none of the backend's family.
+    pub ipv4_source: Option<Ipv4Addr>,
+    pub ipv6_source: Option<Ipv6Addr>,
+    /// Where the outer source is spread by flow instead.
+    pub rss_source_v4: Option<Ipv4Net>,
+    pub rss_source_v6: Option<Ipv6Net>,
 }
 
 /// All that is known of a backend before any packet comes.
@@ -35,19 +46,33 @@ pub struct Context<'a> {
     pub service: &'a Service,
     pub backend: &'a Backend,
     pub next_hop: &'a NextHop,
-    /// The outer source of tunnels.
-    pub ipv4_source: Ipv4Addr,
+    pub encap: &'a Encap,
 }
 
-/// What parsing found out about the packet in a frame: IPv4 right behind an untagged Ethernet header, lengths checked.
+/// What a packet carries behind its IP headers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Content {
+    /// TCP or UDP with its fixed header whole: all of it, or the first fragment.
+    Tcp,
+    Udp,
+    /// A later fragment of either.
+    LaterFragment,
+    /// An ICMP or ICMPv6 error that quotes a TCP or UDP packet of the flow.
+    Error,
+}
+
+/// What parsing found out about the packet in a frame: IP right behind an untagged Ethernet header, lengths checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packet {
-    /// Bytes of the IP header, options included.
-    pub header: u8,
-    /// Bytes of header and payload, padding excluded.
+    /// Bytes of the IP header, options or extension headers included.
+    pub header: u16,
+    /// Bytes of headers and payload, padding excluded; what is longer than this can say fits no port.
     pub total: u16,
-    /// Of the payload: TCP or UDP, its fixed header checked.
-    pub protocol: u8,
+    pub content: Content,
+    /// The flow's port at the VIP.
+    pub port: u16,
+    /// The priority (PCP) of the tag that it came with, 0 to 7.
+    pub priority: u8,
 }
 
 impl Packet {
@@ -59,9 +84,15 @@ impl Packet {
     }
 }
 
+/// What one lcore's modes keep from packet to packet.
+#[derive(Debug, Default)]
+pub struct State {
+    id: Identification,
+}
+
 /// The identifications that one lcore gives to outer headers which may be fragmented (RFC 6864, section 4.3).
 #[derive(Debug, Default)]
-pub struct Identification(u16);
+struct Identification(u16);
 
 impl Identification {
     #[inline]
@@ -73,45 +104,93 @@ impl Identification {
 
 /// The interface between the pipeline and a mode.
 trait Mode: Sized {
-    /// Bytes that a packet grows by.
-    const OVERHEAD: u16;
+    /// Bytes that a packet of `service` grows by, at most, on its way to `backend`.
+    fn overhead(service: &Service, backend: &Backend) -> u16;
+
+    /// Where an outer header leads, in modes that have one.
+    fn outer(_: &Backend) -> Option<IpAddr> {
+        None
+    }
 
     fn prepare(context: &Context) -> Self;
 
-    /// Turns the frame into what is to be sent, and says by which port.
-    fn apply<F: Frame>(&self, frame: &mut F, packet: Packet, id: &mut Identification) -> Result<PortIndex, Reason>;
+    /// Turns the frame into what is to be sent, and says by which port. `hash` is that of the client's address and port.
+    /// On a refusal the frame is as it was.
+    fn apply<F: Frame>(&self, frame: &mut F, packet: Packet, hash: u64, state: &mut State)
+    -> Result<PortIndex, Reason>;
+}
+
+/// For what is larger than most.
+impl<M: Mode> Mode for Box<M> {
+    fn overhead(service: &Service, backend: &Backend) -> u16 {
+        M::overhead(service, backend)
+    }
+
+    fn outer(backend: &Backend) -> Option<IpAddr> {
+        M::outer(backend)
+    }
+
+    fn prepare(context: &Context) -> Self {
+        Self::new(M::prepare(context))
+    }
+
+    #[inline]
+    fn apply<F: Frame>(
+        &self,
+        frame: &mut F,
+        packet: Packet,
+        hash: u64,
+        state: &mut State,
+    ) -> Result<PortIndex, Reason> {
+        M::apply(self, frame, packet, hash, state)
+    }
 }
 
 macro_rules! modes {
-    ($($name:ident: $of:path,)*) => {
+    ($($name:ident: $of:ty,)*) => {
         /// A backend, made ready for its packets.
         #[derive(Debug, Clone, PartialEq, Eq)]
         pub enum Prepared {
             $($name($of),)*
+            /// Any of them, towards a next hop behind a VLAN tag.
+            Tagged(Box<link::Tagged<Prepared>>),
         }
 
         impl Prepared {
             pub fn new(context: &Context) -> Self {
-                match context.service.forwarding {
+                let prepared = match context.service.forwarding {
                     $(Forwarding::$name => Self::$name(Mode::prepare(context)),)*
+                };
+                match context.next_hop.vlan {
+                    None => prepared,
+                    Some(vlan) => Self::Tagged(Box::new(link::Tagged { inner: prepared, vlan })),
                 }
             }
 
-            /// Turns the frame into what is to be sent, and says by which port. On a refusal the frame is as it was.
+            /// Turns the frame into what is to be sent, and says by which port. `hash` is that of the client's address and
+            /// port. On a refusal the frame is as it was.
             #[inline]
             pub fn apply<F: Frame>(
-                &self, frame: &mut F, packet: Packet, id: &mut Identification,
+                &self, frame: &mut F, packet: Packet, hash: u64, state: &mut State,
             ) -> Result<PortIndex, Reason> {
                 match self {
-                    $(Self::$name(mode) => mode.apply(frame, packet, id),)*
+                    $(Self::$name(mode) => mode.apply(frame, packet, hash, state),)*
+                    Self::Tagged(tagged) => tagged.apply(frame, packet, |inner, frame| inner.apply(frame, packet, hash, state)),
                 }
             }
         }
 
-        /// Bytes that a packet grows by.
-        pub const fn overhead(forwarding: Forwarding) -> u16 {
-            match forwarding {
-                $(Forwarding::$name => <$of as Mode>::OVERHEAD,)*
+        /// Bytes that a packet of `service` grows by, at most, on its way to `backend`.
+        pub fn overhead(service: &Service, backend: &Backend) -> u16 {
+            match service.forwarding {
+                $(Forwarding::$name => <$of as Mode>::overhead(service, backend),)*
+            }
+        }
+
+        /// Where an outer header leads, in modes that have one.
+        pub fn outer(service: &Service, backend: &Backend) -> Option<IpAddr> {
+            match service.forwarding {
+                $(Forwarding::$name => <$of as Mode>::outer(backend),)*
             }
         }
     };
@@ -119,5 +198,18 @@ macro_rules! modes {
 
 modes! {
     Ipip: ipip::Ipip,
+    Gre: gre::Gre,
+    Gue: gue::Gue,
+    Geneve: Box<geneve::Geneve>,
+    Dscp: dscp::Dscp,
+    L2dsr: l2dsr::L2dsr,
     Dnat: dnat::Dnat,
+}
+
+/// Bytes of an IP header of the address's family.
+fn ip_header(address: IpAddr) -> u16 {
+    match address {
+        IpAddr::V4(_) => ipv4::HEADER as u16,
+        IpAddr::V6(_) => ipv6::HEADER as u16,
+    }
 }

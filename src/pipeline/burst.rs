@@ -1,13 +1,17 @@
 //! The packets of a burst that belong to services, stage by stage: arrays that each stage reads and writes as a whole, so that
 //! it keeps what it needs in registers, and the cache misses of different packets overlap.
 
+use std::net::IpAddr;
+
 use super::matching;
-use super::parse::{Flow, Parsed};
+use super::parse::{Flow, Parsed, Tuple};
+use super::refusal::Refused;
 use super::{BURST, Verdict};
 use crate::counters::Traffic;
 use crate::maglev::Client;
-use crate::mode::{Identification, Packet};
-use crate::snapshot::{PortIndex, ServiceIndex, Snapshot, Target};
+use crate::mode::{Packet, State};
+use crate::service::Hash;
+use crate::snapshot::{Owner, PortIndex, ServiceIndex, Snapshot, Target};
 use crate::wire::{Frame, Mac};
 
 /// The packets of a burst that belong to services, on their way through the stages.
@@ -28,11 +32,23 @@ pub struct Burst {
     services: [ServiceIndex; BURST],
     clients: [Client; BURST],
     hashes: [u64; BURST],
+    /// The trains that are chosen for otherwise, a bit each, and how.
+    special: u32,
+    choices: [Choice; BURST],
     /// What goes on to the target: all that came, less what is refused on the way.
     sent: [Sum; BURST],
 }
 
 const NO_TRAIN: u8 = u8::MAX;
+
+/// How a train is chosen for that is not an IPv4 client's to a service which goes by address and port.
+#[derive(Debug, Clone, Copy)]
+struct Choice {
+    /// The hash of the client's address and port.
+    client: u64,
+    /// The hash that the slot is found by.
+    slot: u64,
+}
 
 /// Packets, and their bytes of IP.
 #[derive(Debug, Clone, Copy)]
@@ -77,6 +93,8 @@ impl Burst {
         services: [ServiceIndex::NONE; BURST],
         clients: [Client::NONE; BURST],
         hashes: [0; BURST],
+        special: 0,
+        choices: [Choice { client: 0, slot: 0 }; BURST],
         sent: [Sum { packets: 0, bytes: 0 }; BURST],
     };
 
@@ -109,7 +127,7 @@ impl Burst {
             self.sent[current].packets += 1;
             self.sent[current].bytes += u32::from(total);
         }
-        (self.frames, self.count) = (frames.len().min(BURST), count.min(BURST));
+        (self.frames, self.count, self.special) = (frames.len().min(BURST), count.min(BURST), 0);
         others
     }
 
@@ -125,10 +143,43 @@ impl Burst {
                     self.services[train] = service;
                     self.clients[train] = Client::v4(flow.source(), flow.source_port());
                 }
-                None => others |= self.break_up(train),
+                None => others |= self.find_other(train, snapshot),
             }
         }
         others
+    }
+
+    /// Matches a train of a service that asks for more than its table.
+    #[inline(never)]
+    fn find_other(&mut self, train: usize, snapshot: &Snapshot) -> u32 {
+        let flow = self.flows[train].tuple();
+        let found = snapshot.service(flow.destination, flow.destination_port, flow.protocol);
+        let is_for =
+            |service: ServiceIndex| snapshot.accepts(service, flow.source) && snapshot.owner(flow.source) != Owner::Vip;
+        match found.map(|found| found.service).filter(|&service| is_for(service)) {
+            Some(service) => {
+                self.packets[train] = self.flows[train].packet();
+                self.services[train] = service;
+                self.choose(train, &flow, snapshot);
+                0
+            }
+            None => self.break_up(train),
+        }
+    }
+
+    /// Notes how the train's target will be chosen.
+    fn choose(&mut self, train: usize, flow: &Tuple, snapshot: &Snapshot) {
+        let (hash, service) = (snapshot.hash(), snapshot.definition(self.services[train]));
+        let by_client = service.hash == Hash::FiveTuple;
+        match flow.source {
+            IpAddr::V4(source) if by_client => self.clients[train] = Client::v4(source, flow.source_port),
+            source => {
+                let client = hash.end(source, flow.source_port);
+                let slot = if by_client { client } else { hash.source(source) };
+                self.choices[train] = Choice { client, slot };
+                self.special |= 1 << train;
+            }
+        }
     }
 
     /// Takes the packets out of a train; gives their places.
@@ -147,7 +198,7 @@ impl Burst {
     }
 
     /// Adds a packet, a train of its own.
-    pub fn add(&mut self, at: usize, parsed: &Parsed, service: ServiceIndex) {
+    pub fn add(&mut self, at: usize, parsed: &Parsed, service: ServiceIndex, snapshot: &Snapshot) {
         debug_assert!(self.count < BURST, "no more trains than frames: of those broken up nothing comes back");
         let train = self.count % BURST;
         self.count = train + 1;
@@ -155,7 +206,7 @@ impl Burst {
         self.lengths[at] = parsed.packet.total;
         self.packets[train] = parsed.packet;
         self.services[train] = service;
-        self.clients[train] = Client::v4(parsed.source, parsed.source_port);
+        self.choose(train, &parsed.flow, snapshot);
         self.sent[train] = Sum { packets: 1, bytes: u32::from(parsed.packet.total) };
     }
 
@@ -166,16 +217,30 @@ impl Burst {
         for (train, target) in targets[..self.count].iter_mut().enumerate() {
             *target = snapshot.target(snapshot.select(self.services[train], self.hashes[train]));
         }
+        if self.special != 0 {
+            self.select_special(snapshot, targets);
+        }
     }
 
-    /// Sends each packet to its train's target. Gives the port by which all frames go, where it is one.
+    #[inline(never)]
+    fn select_special<'a>(&mut self, snapshot: &'a Snapshot, targets: &mut [&'a Target; BURST]) {
+        for train in (0..self.count).filter(|train| self.special & 1 << train != 0) {
+            let Choice { client, slot } = self.choices[train];
+            self.hashes[train] = client;
+            targets[train] = snapshot.target(snapshot.select(self.services[train], slot));
+        }
+    }
+
+    /// Sends each packet to its train's target; `refuse` says what becomes of those that cannot go there. Gives the port by which
+    /// all frames go, where it is one.
     #[inline(always)]
     pub fn apply<F: Frame>(
         &mut self,
         frames: &mut [F],
         targets: &[&Target; BURST],
-        id: &mut Identification,
+        state: &mut State,
         verdicts: &mut [Verdict; BURST],
+        refuse: impl Fn(&mut F, Refused) -> Verdict,
     ) -> Option<PortIndex> {
         let mut ports = Ports::NONE;
         let places = self.trains.iter().zip(&self.lengths).zip(verdicts);
@@ -186,8 +251,8 @@ impl Burst {
                 continue;
             }
             let packet = Packet { total, ..self.packets[train] };
-            let mode = targets[train].mode.as_ref();
-            *verdict = match mode.map_err(|&reason| reason).and_then(|mode| mode.apply(frame, packet, id)) {
+            let (mode, hash) = (targets[train].mode.as_ref(), self.hashes[train]);
+            *verdict = match mode.map_err(|&reason| reason).and_then(|mode| mode.apply(frame, packet, hash, state)) {
                 Ok(port) => {
                     ports.add(port);
                     Verdict::Forward(port)
@@ -196,7 +261,8 @@ impl Burst {
                     ports.others = true;
                     self.sent[train].packets -= 1;
                     self.sent[train].bytes -= u32::from(total);
-                    Verdict::Drop(reason)
+                    let (service, room) = (self.services[train], targets[train].room);
+                    refuse(frame, Refused { reason, packet, service, room })
                 }
             };
         }

@@ -1,13 +1,14 @@
 //! Why a packet goes where it goes: the pipeline's own steps, one at a time, with what each found.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::matching::{self, Match};
 use super::parse::Parsed;
 use super::{BURST, Pipeline, Verdict};
-use crate::maglev::{self, Client};
-use crate::service::{Backend, Service, State};
+use crate::maglev;
+use crate::mode;
+use crate::service::{Backend, Hash, Service, State};
 use crate::snapshot::{Millis, PortIndex, Snapshot, Way};
 use crate::wire::Frame;
 
@@ -18,7 +19,7 @@ pub struct Explanation {
     /// Of a service's packet.
     pub choice: Option<Choice>,
     /// Where the packet goes next: towards the backend, or the client of a reply or answer.
-    pub way: Option<(Ipv4Addr, Way)>,
+    pub way: Option<(IpAddr, Way)>,
     pub verdict: Verdict,
 }
 
@@ -27,7 +28,7 @@ pub struct Explanation {
 pub enum Matched {
     Service(Arc<Service>),
     /// From an endpoint of a `dnat` service, which serves this VIP and port.
-    Reply((Ipv4Addr, u16)),
+    Reply((IpAddr, u16)),
     /// An echo request to a VIP.
     Echo,
     /// The verdict says it.
@@ -50,6 +51,10 @@ pub struct Choice {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chosen {
     pub endpoint: SocketAddr,
+    /// Where its packets are sent: elsewhere where a node takes the tunnel for it.
+    pub to: IpAddr,
+    /// Bytes that packets grow by, at most.
+    pub overhead: u16,
     pub weight: u16,
     pub state: State,
 }
@@ -57,28 +62,31 @@ pub struct Chosen {
 /// Explains what becomes of `frame`, received on `port`, and does it to the frame.
 pub fn explain<F: Frame>(snapshot: &Snapshot, now: Millis, port: PortIndex, frame: &mut F) -> Explanation {
     let parsed = Parsed::of(frame.bytes(), snapshot.port(port));
-    let way = |to: Ipv4Addr| Some((to, *snapshot.way(to)));
+    let way = |to: IpAddr| Some((to, snapshot.way(to)));
     let (matched, choice, way) = match matching::find(&parsed, snapshot, now) {
         Match::Service(service) => {
             let compiled = snapshot.compiled_service(service);
-            let hash = snapshot.hash().client(Client::v4(parsed.source, parsed.source_port));
+            let (flow, hash) = (&parsed.flow, snapshot.hash());
+            let hash = match compiled.definition().hash {
+                Hash::SourceIp => hash.source(flow.source),
+                _ => hash.end(flow.source, flow.source_port),
+            };
             let slot = maglev::slot(hash, compiled.table_size());
             let chosen = |backend: &Backend| Chosen {
                 endpoint: compiled.definition().endpoint(backend),
+                to: backend.tunnel_endpoint(),
+                overhead: mode::overhead(compiled.definition(), backend),
                 weight: backend.weight,
                 state: backend.state,
             };
             let taker = compiled.now(slot).map(chosen);
-            let way = match taker.as_ref().map(|taker| taker.endpoint.ip()) {
-                Some(std::net::IpAddr::V4(to)) => way(to),
-                _ => None,
-            };
+            let way = taker.as_ref().and_then(|taker| way(taker.to));
             let owner = compiled.owner(slot).map(chosen);
             let choice = Choice { hash, slot, table_size: compiled.table_size(), owner, now: taker };
             (Matched::Service(compiled.definition().clone()), Some(choice), way)
         }
         Match::Reply(_) => {
-            let endpoint = snapshot.endpoint(parsed.source, parsed.source_port, parsed.packet.protocol);
+            let endpoint = snapshot.endpoint(parsed.flow.source, parsed.flow.source_port, parsed.flow.protocol);
             let matched = endpoint.map_or(Matched::Nobody, |(vip, _)| Matched::Reply(vip));
             (matched, None, way(parsed.destination))
         }

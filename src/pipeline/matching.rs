@@ -4,8 +4,7 @@ use super::Verdict;
 use super::parse::{Flow, Kind, Parsed};
 use crate::counters::Reason;
 use crate::mode::Reply;
-use crate::snapshot::{Millis, ServiceIndex, Snapshot, Vip};
-use crate::wire::Frame;
+use crate::snapshot::{Millis, Owner, ServiceIndex, Snapshot};
 
 /// Whose a packet is.
 #[derive(Debug)]
@@ -18,82 +17,79 @@ pub enum Match<'a> {
     Other(Verdict),
 }
 
-/// The service of a flow that [`Parsed::plain`] gave, where nothing is refused; [`find`] has the rest.
+/// The service of a flow that [`Parsed::plain`] gave, where nothing but its table is left to ask; [`find`] has the rest.
 #[inline(always)]
 pub fn find_plain(flow: Flow, snapshot: &Snapshot) -> Option<ServiceIndex> {
-    let service = snapshot.service(flow.destination(), flow.destination_port(), flow.protocol())?;
-    (snapshot.vip(flow.source()) != Vip::Yes && snapshot.accepts(service, flow.source())).then_some(service)
+    let found = snapshot.exact_v4(flow.destination(), flow.destination_port(), flow.protocol())?;
+    (found.is_plain && !snapshot.is_vip_v4(flow.source())).then_some(found.service)
 }
 
 /// Matches a packet against the snapshot; refusals in the order of [`Reason`].
 pub fn find<'a>(parsed: &Parsed, snapshot: &'a Snapshot, now: Millis) -> Match<'a> {
-    if parsed.kind == Kind::Ported {
-        let service = snapshot.service(parsed.destination, parsed.destination_port, parsed.packet.protocol);
-        if let Some(service) = service {
-            return match refusal(parsed, snapshot, Some(service)) {
-                None => Match::Service(service),
-                Some(reason) => Match::Other(Verdict::Drop(reason)),
-            };
-        }
-    }
-    find_other(parsed, snapshot, now)
-}
-
-/// All that is not for a service.
-fn find_other<'a>(parsed: &Parsed, snapshot: &'a Snapshot, now: Millis) -> Match<'a> {
     match parsed.kind {
         Kind::Foreign => return Match::Other(Verdict::Punt),
         Kind::Unreadable => return Match::Other(Verdict::Drop(Reason::Malformed)),
         _ => {}
     }
-    match snapshot.vip(parsed.destination) {
-        Vip::Yes => match refusal(parsed, snapshot, None) {
-            None => Match::Echo,
-            Some(reason) => Match::Other(Verdict::Drop(reason)),
-        },
-        Vip::Own => Match::Other(Verdict::Punt),
-        Vip::No => match find_reply(parsed, snapshot, now) {
-            Some(reply) => Match::Reply(reply),
-            None => Match::Other(Verdict::Punt),
-        },
+    let service = find_service(parsed, snapshot);
+    match snapshot.owner(parsed.destination) {
+        Owner::Vip => {}
+        // What no service takes of the node's own address is the kernel's.
+        Owner::Node if service.is_some() => {}
+        Owner::Node => return Match::Other(Verdict::Punt),
+        Owner::Other => {
+            return match find_reply(parsed, snapshot, now) {
+                Some(reply) => Match::Reply(reply),
+                None => Match::Other(Verdict::Punt),
+            };
+        }
+    }
+    match (refusal(parsed, snapshot, service), service) {
+        (Some(reason), _) => Match::Other(Verdict::Drop(reason)),
+        (None, Some(service)) => Match::Service(service),
+        (None, None) => Match::Echo,
+    }
+}
+
+/// The service that the packet's flow belongs to.
+fn find_service(parsed: &Parsed, snapshot: &Snapshot) -> Option<ServiceIndex> {
+    let flow = &parsed.flow;
+    // An error says whose packet it quotes; somebody else's is none of the flow's.
+    if flow.destination != parsed.destination {
+        return None;
+    }
+    match parsed.kind {
+        Kind::Ported | Kind::Error => {
+            Some(snapshot.service(flow.destination, flow.destination_port, flow.protocol)?.service)
+        }
+        Kind::LaterFragment => snapshot.service_of_any_port(flow.destination, flow.protocol),
+        _ => None,
     }
 }
 
 /// Why a packet to a VIP is refused; `None`: it is not, being for `service`, or without one an echo request.
-#[inline]
 fn refusal(parsed: &Parsed, snapshot: &Snapshot, service: Option<ServiceIndex>) -> Option<Reason> {
     if let Some(fault) = parsed.fault.filter(|&fault| fault < Reason::BadSource) {
         return Some(fault);
     }
-    if parsed.fault.is_some() || snapshot.vip(parsed.source) == Vip::Yes {
+    if parsed.fault.is_some() || snapshot.owner(parsed.source) == Owner::Vip {
         return Some(Reason::BadSource);
     }
     match (service, parsed.kind) {
-        (Some(service), _) if snapshot.accepts(service, parsed.source) => None,
+        (Some(service), _) if snapshot.accepts(service, parsed.flow.source) => None,
         (Some(_), _) => Some(Reason::SourceRefused),
         (None, Kind::EchoRequest) => None,
-        (None, Kind::OtherIcmp) => Some(Reason::IcmpIgnored),
-        (None, Kind::LaterFragment) => Some(Reason::FragmentUnknown),
+        (None, Kind::OtherIcmp | Kind::Error) => Some(Reason::IcmpIgnored),
+        (None, Kind::LaterFragment | Kind::LaterIcmp) => Some(Reason::FragmentUnknown),
         (None, Kind::Ported) => Some(Reason::NoService),
         (None, _) => Some(Reason::UnknownProtocol),
     }
 }
 
-/// A sound packet of an endpoint that is not for us; everything else is left to the kernel.
+/// A sound packet of an endpoint that is not for us, or an error about one that went to it; everything else is left to the kernel.
 fn find_reply<'a>(parsed: &Parsed, snapshot: &'a Snapshot, now: Millis) -> Option<&'a Reply> {
-    if parsed.kind != Kind::Ported || parsed.fault.is_some() || snapshot.is_own(parsed.destination) {
-        return None;
-    }
-    snapshot.reply(parsed.source, parsed.source_port, parsed.packet.protocol, now)
-}
-
-/// Sends a reply on to its client.
-pub fn translate<F: Frame>(reply: &Reply, parsed: &Parsed, frame: &mut F, snapshot: &Snapshot) -> Verdict {
-    match snapshot.next_hop(parsed.destination) {
-        None => Verdict::Drop(Reason::NoNextHop),
-        Some(hop) => match reply.apply(frame, parsed.packet, hop) {
-            Ok(port) => Verdict::Forward(port),
-            Err(reason) => Verdict::Drop(reason),
-        },
-    }
+    let is_one = matches!(parsed.kind, Kind::Ported | Kind::Error)
+        && parsed.fault.is_none()
+        && parsed.flow.destination == parsed.destination;
+    is_one.then(|| snapshot.reply(parsed.flow.source, parsed.flow.source_port, parsed.flow.protocol, now))?
 }

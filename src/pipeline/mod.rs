@@ -8,18 +8,21 @@
 mod burst;
 mod echo;
 mod explain;
+mod fragments;
 mod matching;
 mod parse;
+mod refusal;
 
 use crate::counters::Reason;
-use crate::mode::Identification;
+use crate::mode::{Reply, State, link};
 use crate::snapshot::{Millis, PortIndex, ServiceIndex, Snapshot, TargetIndex};
 use crate::wire::Frame;
 
 use burst::Burst;
 pub use explain::{Choice, Chosen, Explanation, Matched, explain};
+use fragments::Fragments;
 use matching::Match;
-use parse::Parsed;
+use parse::{Kind, Parsed};
 
 /// Frames taken from a queue at once.
 pub const BURST: usize = 32;
@@ -31,6 +34,8 @@ pub enum Verdict {
     Forward(PortIndex),
     /// Turned into an answer of our own, to be sent by this port.
     Answer(PortIndex),
+    /// Nobody may take it: turned into a refusal, to be sent by this port, and counted as dropped for [`Reason::NoBackend`].
+    Reject(PortIndex),
     /// Unchanged, for the kernel twin of the port it came by.
     Punt,
     Drop(Reason),
@@ -40,14 +45,15 @@ pub enum Verdict {
 #[derive(Debug)]
 pub struct Pipeline {
     lcore: usize,
-    id: Identification,
+    state: State,
+    fragments: Fragments,
     burst: Burst,
 }
 
 impl Pipeline {
     /// `lcore`: its index among the lcores that the snapshots were compiled for.
     pub fn new(lcore: usize) -> Self {
-        Self { lcore, id: Identification::default(), burst: Burst::EMPTY }
+        Self { lcore, state: State::default(), fragments: Fragments::default(), burst: Burst::EMPTY }
     }
 
     /// Decides on `frames` (at most [`BURST`], received on `port`), rewrites in place those that go on, and writes what
@@ -70,32 +76,59 @@ impl Pipeline {
         while others != 0 {
             let at = others.trailing_zeros() as usize;
             others &= others - 1;
-            match find_any(&mut frames[at], snapshot, now, port) {
-                Ok((parsed, service)) => self.burst.add(at, &parsed, service),
+            match find_any(&mut frames[at], snapshot, now, port, &mut self.fragments) {
+                Ok((parsed, service)) => self.burst.add(at, &parsed, service, snapshot),
                 Err(verdict) => verdicts[at] = verdict,
             }
         }
         let mut targets = [snapshot.target(TargetIndex::NOBODY); BURST];
         self.burst.select(snapshot, &mut targets);
-        let port = self.burst.apply(frames, &targets, &mut self.id, verdicts);
+        let port = self.burst.apply(frames, &targets, &mut self.state, verdicts, |frame, refused| {
+            refusal::answer(frame, refused, snapshot, now)
+        });
         self.burst.count(&targets, snapshot.traffic(self.lcore));
         port
     }
 }
 
-/// Reads and matches any frame: a packet of a service, or the verdict.
+/// Reads and matches any frame: a packet of a service, with the tags off its frame, or the verdict.
 #[inline(never)]
 fn find_any<F: Frame>(
     frame: &mut F,
     snapshot: &Snapshot,
     now: Millis,
     port: PortIndex,
+    fragments: &mut Fragments,
 ) -> Result<(Parsed, ServiceIndex), Verdict> {
-    let parsed = Parsed::of(frame.bytes(), snapshot.port(port));
-    match matching::find(&parsed, snapshot, now) {
+    let mut parsed = Parsed::of(frame.bytes(), snapshot.port(port));
+    if parsed.kind == Kind::LaterFragment {
+        let ports = parsed.datagram.and_then(|datagram| fragments.ports(&datagram, now));
+        parsed.take_ports(ports);
+    }
+    let found = matching::find(&parsed, snapshot, now);
+    if matches!(found, Match::Service(_) | Match::Reply(_) | Match::Echo) {
+        if let (Some(datagram), true) = (parsed.datagram, parsed.is_first_fragment()) {
+            fragments.remember(datagram, (parsed.flow.source_port, parsed.flow.destination_port), now);
+        }
+        if !link::strip_tags(frame, usize::from(parsed.link)) {
+            return Err(Verdict::Drop(Reason::Malformed));
+        }
+    }
+    match found {
         Match::Service(service) => Ok((parsed, service)),
-        Match::Reply(reply) => Err(matching::translate(reply, &parsed, frame, snapshot)),
+        Match::Reply(reply) => Err(translate(reply, &parsed, frame, snapshot)),
         Match::Echo => Err(echo::answer(&parsed, frame, snapshot)),
         Match::Other(verdict) => Err(verdict),
+    }
+}
+
+/// Sends a reply on to its client.
+fn translate<F: Frame>(reply: &Reply, parsed: &Parsed, frame: &mut F, snapshot: &Snapshot) -> Verdict {
+    match snapshot.next_hop(parsed.destination) {
+        None => Verdict::Drop(Reason::NoNextHop),
+        Some(hop) => match reply.apply(frame, parsed.packet, hop) {
+            Ok(port) => Verdict::Forward(port),
+            Err(reason) => Verdict::Drop(reason),
+        },
     }
 }

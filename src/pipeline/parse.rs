@@ -1,15 +1,18 @@
 //! The first stage: what a frame is, from its bytes alone. One bounds check a header.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use crate::counters::Reason;
-use crate::mode::Packet;
+use crate::mode::{Content, Packet};
 use crate::snapshot::Port;
 #[cfg(doc)]
 use crate::wire::Mac;
-use crate::wire::ethernet::{self, Ethernet};
+use crate::wire::ethernet::{self, Ethernet, Link};
 use crate::wire::ipv4::{self, Ipv4, protocol};
+use crate::wire::ipv6::{self, Ipv6};
 use crate::wire::{Malformed, icmp, tcp, udp};
+
+const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// Bytes that the straight path looks at: every frame of Ethernet's minimum has them.
 const PLAIN: usize = ethernet::HEADER + ipv4::HEADER + tcp::HEADER;
@@ -17,7 +20,7 @@ const PLAIN: usize = ethernet::HEADER + ipv4::HEADER + tcp::HEADER;
 /// What kind of thing a frame carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Not IPv4: the kernel's.
+    /// Not IP: the kernel's.
     Foreign,
     /// Too short to tell whose it is.
     Unreadable,
@@ -25,23 +28,50 @@ pub enum Kind {
     Ported,
     /// A later fragment of TCP or UDP.
     LaterFragment,
+    /// A later fragment of ICMP.
+    LaterIcmp,
     EchoRequest,
+    /// An ICMP error that quotes a TCP or UDP packet.
+    Error,
     OtherIcmp,
-    /// IPv4 with whatever else inside, or with a fault that hides what.
+    /// IP with whatever else inside, or with a fault that hides what.
     Other,
 }
 
-/// A frame's findings. Address and port fields mean something for the kinds that have them.
+/// Who sends what to whom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Parsed {
-    pub source: Ipv4Addr,
-    pub destination: Ipv4Addr,
+pub struct Tuple {
+    pub source: IpAddr,
+    pub destination: IpAddr,
     pub source_port: u16,
     pub destination_port: u16,
+    pub protocol: u8,
+}
+
+/// What the fragments of one packet have in common (RFC 791, RFC 8200).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Datagram {
+    pub source: IpAddr,
+    pub destination: IpAddr,
+    pub identification: u32,
+    pub protocol: u8,
+}
+
+/// A frame's findings. What a kind does not have means nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parsed {
+    pub source: IpAddr,
+    pub destination: IpAddr,
+    /// Of an error: that of the packet which it quotes, turned round, so that it goes where its flow goes.
+    pub flow: Tuple,
     pub packet: Packet,
     pub kind: Kind,
+    /// Which packet a fragment is part of.
+    pub datagram: Option<Datagram>,
     /// Why a VIP would refuse it, as far as the bytes alone say; the first in the order of [`Reason`].
     pub fault: Option<Reason>,
+    /// Bytes of the Ethernet header, tags included.
+    pub link: u8,
 }
 
 /// Protocol, addresses and ports of a plain packet in one number: equal for the packets of a flow, and for no others.
@@ -63,7 +93,18 @@ impl Flow {
     /// What its packets have in common; their length is not.
     #[inline(always)]
     pub fn packet(self) -> Packet {
-        Packet { header: ipv4::HEADER as u8, total: 0, protocol: self.protocol() }
+        let content = if self.protocol() == protocol::TCP { Content::Tcp } else { Content::Udp };
+        Packet { header: ipv4::HEADER as u16, total: 0, content, port: self.destination_port(), priority: 0 }
+    }
+
+    pub fn tuple(self) -> Tuple {
+        Tuple {
+            source: self.source().into(),
+            destination: self.destination().into(),
+            source_port: self.source_port(),
+            destination_port: self.destination_port(),
+            protocol: self.protocol(),
+        }
     }
 
     #[inline(always)]
@@ -94,13 +135,14 @@ impl Flow {
 
 impl Parsed {
     pub const NOTHING: Self = Self {
-        source: Ipv4Addr::UNSPECIFIED,
-        destination: Ipv4Addr::UNSPECIFIED,
-        source_port: 0,
-        destination_port: 0,
-        packet: Packet { header: 0, total: 0, protocol: 0 },
+        source: NOBODY,
+        destination: NOBODY,
+        flow: Tuple { source: NOBODY, destination: NOBODY, source_port: 0, destination_port: 0, protocol: 0 },
+        packet: Packet { header: 0, total: 0, content: Content::LaterFragment, port: 0, priority: 0 },
         kind: Kind::Unreadable,
+        datagram: None,
         fault: None,
+        link: ethernet::HEADER as u8,
     };
 
     /// The straight path: a frame to the station `to` ([`Mac::bits`]) with a faultless, unfragmented TCP or UDP packet without
@@ -134,68 +176,177 @@ impl Parsed {
 
     /// Reads a frame that `station` received, whatever it is.
     pub fn of(frame: &[u8], station: &Port) -> Self {
-        let Some(link) = Ethernet::of(frame) else { return Self::NOTHING };
-        if link.ether_type() != ethernet::IPV4 {
-            return Self { kind: Kind::Foreign, ..Self::NOTHING };
+        let (Some(header), Some(link)) = (Ethernet::of(frame), Link::of(frame)) else { return Self::NOTHING };
+        let bytes = &frame[link.length..];
+        let read = match link.ether_type {
+            ethernet::IPV4 => Self::of_v4(bytes),
+            ethernet::IPV6 => Self::of_v6(bytes),
+            _ => return Self { kind: Kind::Foreign, ..Self::NOTHING },
+        };
+        let Some(mut parsed) = read else { return Self::NOTHING };
+        parsed.link = link.length as u8;
+        parsed.packet.priority = link.priority;
+        let to = header.destination();
+        if to != station.mac && (to.is_group() || !station.promiscuous) {
+            parsed.fault = Some(Reason::NotForUs);
         }
-        let bytes = &frame[ethernet::HEADER..];
-        let Some(ip) = Ipv4::of(bytes) else { return Self::NOTHING };
-        let mut parsed = Self {
-            source: ip.source(),
-            destination: ip.destination(),
-            packet: Packet { protocol: ip.protocol(), ..Self::NOTHING.packet },
-            kind: Kind::Other,
-            ..Self::NOTHING
-        };
-        let malformed = parsed.read(&ip, bytes).is_err();
-        let to = link.destination();
-        parsed.fault = if to != station.mac && (to.is_group() || !station.promiscuous) {
-            Some(Reason::NotForUs)
-        } else if malformed {
-            Some(Reason::Malformed)
-        } else {
-            parsed.fault(&ip, &bytes[ipv4::HEADER..usize::from(parsed.packet.header)])
-        };
         parsed
     }
 
-    /// Reads on behind the fixed IP header, as far as the lengths are true.
-    fn read(&mut self, ip: &Ipv4, bytes: &[u8]) -> Result<(), Malformed> {
+    /// Gives a later fragment the ports of its first, where they are known: it goes where that went.
+    pub fn take_ports(&mut self, ports: Option<(u16, u16)>) {
+        if let Some(ports) = ports {
+            (self.flow.source_port, self.flow.destination_port) = ports;
+            self.packet.port = ports.1;
+            self.kind = Kind::Ported;
+        }
+    }
+
+    /// Whether it has the ports that later ones lack.
+    pub fn is_first_fragment(&self) -> bool {
+        self.kind == Kind::Ported && self.datagram.is_some() && self.packet.content != Content::LaterFragment
+    }
+
+    /// `None` where the addresses are not all there.
+    fn of_v4(bytes: &[u8]) -> Option<Self> {
+        let ip = Ipv4::of(bytes)?;
+        let mut parsed = Self::between(ip.source().into(), ip.destination().into(), ip.protocol());
+        parsed.fault = parsed.read_v4(&ip, bytes).err();
+        Some(parsed)
+    }
+
+    fn of_v6(bytes: &[u8]) -> Option<Self> {
+        let ip = Ipv6::of(bytes)?;
+        let mut parsed = Self::between(ip.source().into(), ip.destination().into(), ip.next_header());
+        parsed.fault = parsed.read_v6(&ip, bytes).err();
+        Some(parsed)
+    }
+
+    fn between(source: IpAddr, destination: IpAddr, protocol: u8) -> Self {
+        let flow = Tuple { source, destination, protocol, ..Self::NOTHING.flow };
+        Self { source, destination, flow, kind: Kind::Other, ..Self::NOTHING }
+    }
+
+    /// Reads on behind the fixed header, as far as the lengths are true; gives the fault.
+    fn read_v4(&mut self, ip: &Ipv4, bytes: &[u8]) -> Result<(), Reason> {
         let lengths = ip.lengths(bytes.len())?;
-        self.packet.header = lengths.header as u8;
+        self.packet.header = lengths.header as u16;
         self.packet.total = lengths.total as u16;
         let payload = &bytes[lengths.header..lengths.total];
-        let is_fragment = ip.is_fragment();
-        match ip.protocol() {
-            protocol::TCP | protocol::UDP if ip.is_later_fragment() => self.kind = Kind::LaterFragment,
-            protocol::TCP => self.take(tcp::ports(payload, is_fragment)?),
-            protocol::UDP => self.take(udp::ports(payload, is_fragment)?),
-            // A fragmented echo is not answered: it would have to be put together first.
-            protocol::ICMP if ip.is_later_fragment() => self.kind = Kind::LaterFragment,
-            protocol::ICMP if is_fragment => self.kind = Kind::OtherIcmp,
-            protocol::ICMP if icmp::is_echo_request(payload)? => self.kind = Kind::EchoRequest,
-            protocol::ICMP => self.kind = Kind::OtherIcmp,
-            _ => {}
+        let part = match (ip.is_fragment(), ip.is_later_fragment()) {
+            (false, _) => Part::Whole,
+            (true, false) => Part::First,
+            (true, true) => Part::Later,
+        };
+        if part != Part::Whole {
+            self.datagram = Some(self.datagram(u32::from(ip.identification())));
         }
+        match ip.protocol() {
+            protocol::ICMP => self.read_icmp(part, payload, icmp::Message::of_v4, icmp::Quote::of_v4)?,
+            number => self.read_transport(number, part, payload)?,
+        }
+        let options = &bytes[ipv4::HEADER..lengths.header];
+        match () {
+            () if !ip.checksum_verifies(options) => Err(Reason::BadChecksum),
+            () if !options.is_empty() && ipv4::is_source_routed(options) => Err(Reason::SourceRouted),
+            () if ipv4::is_martian_source(ip.source()) => Err(Reason::BadSource),
+            () => Ok(()),
+        }
+    }
+
+    fn read_v6(&mut self, ip: &Ipv6, bytes: &[u8]) -> Result<(), Reason> {
+        let total = ip.total(bytes.len())?;
+        let upper = ipv6::upper(&bytes[..total])?;
+        self.flow.protocol = upper.protocol;
+        self.packet.header = upper.offset as u16;
+        self.packet.total = u16::try_from(total).unwrap_or(u16::MAX);
+        let payload = &bytes[upper.offset..total];
+        let part = match upper.fragment {
+            None => Part::Whole,
+            Some(fragment) if fragment.is_later => Part::Later,
+            Some(_) => Part::First,
+        };
+        self.datagram = upper.fragment.map(|fragment| self.datagram(fragment.identification));
+        match upper.protocol {
+            protocol::ICMPV6 => self.read_icmp(part, payload, icmp::Message::of_v6, icmp::Quote::of_v6)?,
+            number => self.read_transport(number, part, payload)?,
+        }
+        match () {
+            () if upper.is_source_routed => Err(Reason::SourceRouted),
+            () if ipv6::is_martian_source(ip.source()) => Err(Reason::BadSource),
+            () => Ok(()),
+        }
+    }
+
+    fn datagram(&self, identification: u32) -> Datagram {
+        let (source, destination, protocol) = (self.source, self.destination, self.flow.protocol);
+        Datagram { source, destination, identification, protocol }
+    }
+
+    fn read_transport(&mut self, number: u8, part: Part, payload: &[u8]) -> Result<(), Malformed> {
+        let (content, ports) = match number {
+            protocol::TCP | protocol::UDP if part == Part::Later => {
+                self.kind = Kind::LaterFragment;
+                return Ok(());
+            }
+            protocol::TCP => (Content::Tcp, tcp::ports(payload, part == Part::First)?),
+            protocol::UDP => (Content::Udp, udp::ports(payload, part == Part::First)?),
+            _ => return Ok(()),
+        };
+        self.kind = Kind::Ported;
+        self.packet.content = content;
+        (self.flow.source_port, self.flow.destination_port) = ports;
+        self.packet.port = self.flow.destination_port;
         Ok(())
     }
 
-    fn take(&mut self, (source, destination): (u16, u16)) {
-        self.kind = Kind::Ported;
-        self.source_port = source;
-        self.destination_port = destination;
+    fn read_icmp(
+        &mut self,
+        part: Part,
+        payload: &[u8],
+        kind: impl Fn(&[u8]) -> Result<icmp::Message, Malformed>,
+        quote: impl Fn(&[u8]) -> Option<icmp::Quote>,
+    ) -> Result<(), Malformed> {
+        self.kind = match part {
+            Part::Later => Kind::LaterIcmp,
+            // What is fragmented is not answered: it would have to be put together first.
+            Part::First => Kind::OtherIcmp,
+            Part::Whole => match kind(payload)? {
+                icmp::Message::EchoRequest => Kind::EchoRequest,
+                icmp::Message::Other => Kind::OtherIcmp,
+                icmp::Message::Error => match quote(payload) {
+                    // The flow's own packets come from where the quoted one was going.
+                    Some(quote) => {
+                        self.flow = Tuple {
+                            source: quote.destination,
+                            destination: quote.source,
+                            source_port: quote.destination_port,
+                            destination_port: quote.source_port,
+                            protocol: quote.protocol,
+                        };
+                        self.packet.content = Content::Error;
+                        self.packet.port = quote.source_port;
+                        Kind::Error
+                    }
+                    None => Kind::OtherIcmp,
+                },
+            },
+        };
+        Ok(())
     }
+}
 
-    fn fault(&self, ip: &Ipv4, options: &[u8]) -> Option<Reason> {
-        if !ip.checksum_verifies(options) {
-            Some(Reason::BadChecksum)
-        } else if !options.is_empty() && ipv4::is_source_routed(options) {
-            Some(Reason::SourceRouted)
-        } else if ipv4::is_martian_source(self.source) {
-            Some(Reason::BadSource)
-        } else {
-            None
-        }
+/// Which part of a packet a frame carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Whole,
+    First,
+    Later,
+}
+
+impl From<Malformed> for Reason {
+    fn from(_: Malformed) -> Self {
+        Self::Malformed
     }
 }
 
@@ -263,9 +414,8 @@ mod tests {
             let any = Parsed::of(&frame, &STATION);
             if let Some((total, flow)) = Parsed::plain(&frame, STATION.mac.bits()) {
                 let plain = Parsed {
-                    source: flow.source(), destination: flow.destination(),
-                    source_port: flow.source_port(), destination_port: flow.destination_port(),
-                    packet: Packet { total, ..flow.packet() }, kind: Kind::Ported, fault: None,
+                    source: flow.source().into(), destination: flow.destination().into(), flow: flow.tuple(),
+                    packet: Packet { total, ..flow.packet() }, kind: Kind::Ported, ..Parsed::NOTHING
                 };
                 prop_assert_eq!(plain, any);
             }

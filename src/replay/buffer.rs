@@ -40,6 +40,14 @@ impl Frame for Buffer {
         self.memory.truncate(end);
         Some(self.bytes_mut())
     }
+
+    fn strip(&mut self, count: usize) -> bool {
+        let has = count <= self.bytes().len();
+        if has {
+            self.start += count;
+        }
+        has
+    }
 }
 
 #[cfg(test)]

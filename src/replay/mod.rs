@@ -157,7 +157,7 @@ impl Batch {
         for (lcore, at, stamp) in self.order.drain(..) {
             let lcore = &lcores[lcore];
             let writer = match lcore.verdicts[at] {
-                Verdict::Forward(_) | Verdict::Answer(_) => &mut outputs.sent,
+                Verdict::Forward(_) | Verdict::Answer(_) | Verdict::Reject(_) => &mut outputs.sent,
                 Verdict::Punt => &mut outputs.punted,
                 Verdict::Drop(_) => &mut None,
             };
@@ -176,6 +176,7 @@ fn count(verdict: Verdict, totals: &mut Totals) {
         Verdict::Forward(_) => totals.forwarded += 1,
         Verdict::Answer(_) => totals.answered += 1,
         Verdict::Punt => totals.punted += 1,
+        Verdict::Reject(_) => totals.dropped[Reason::NoBackend as usize] += 1,
         Verdict::Drop(reason) => totals.dropped[reason as usize] += 1,
     }
 }

@@ -2,7 +2,7 @@
 
 use super::shape::Otherwise::{Bool, Integer, Text};
 use super::shape::{Format, Key, Shape, format};
-use super::{AllDown, CheckKind, CheckTarget, Protocol, State, Tracking};
+use super::{AllDown, CheckKind, CheckTarget, Hash, NoBackend, Protocol, State, Tracking};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
@@ -186,5 +186,5 @@ const IDLE: Shape = Shape::Duration { least: "1s", most: "365d" };
 const PROBE: Shape = Shape::Duration { least: "10ms", most: "1h" };
 const PROBES: Shape = Shape::Integer { least: 1, most: 1000 };
 const FORWARDING: &[&str] = super::reader::Mode::NAMES;
-const HASH: &[&str] = super::reader::Hash::NAMES;
-const NO_BACKEND: &[&str] = &["drop", "reject"];
+const HASH: &[&str] = Hash::NAMES;
+const NO_BACKEND: &[&str] = NoBackend::NAMES;

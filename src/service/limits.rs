@@ -3,10 +3,10 @@
 //! Refused is what ignoring would forward wrongly; what would merely not act is warned of.
 
 use super::problem::{Errors, Report};
-use super::reader::{Draft, Hash, Mode, Ports};
+use super::reader::Draft;
 use super::shape::Object;
 use super::tree::Value;
-use super::{AllDown, CheckKind, State, Tracking};
+use super::{AllDown, CheckKind, Forwarding, Hash, State, Tracking};
 
 /// A document of another family, told by its top.
 pub fn refuse_kubernetes(document: &Value<'_>, file: &str) -> Result<(), Errors> {
@@ -23,55 +23,18 @@ pub fn refuse_kubernetes(document: &Value<'_>, file: &str) -> Result<(), Errors>
 
 /// Reports what of one service this release cannot honour.
 pub fn check(object: &Object<'_>, draft: &Draft, report: &mut Report) {
-    if let Some(mode) = draft.mode.filter(|mode| !matches!(mode, Mode::Ipip | Mode::Dnat)) {
+    if let Some(mode) = draft.mode.filter(|mode| mode.forwarding().is_none()) {
         let reason = format!(
-            "{:?} is known, but this release does not forward by it yet: use \"ipip\" or \"dnat\"",
-            mode.name()
+            "{:?} is known, but this release does not forward by it yet: use one of {}",
+            mode.name(),
+            Forwarding::NAMES.join(", ")
         );
         report.error(object.path.key("forwarding"), reason);
     }
-    if let Some(vip) = draft.vip {
-        if vip.addr().is_ipv6() {
-            report.error(
-                object.path.key("vip"),
-                "IPv6 is known, but this release does not balance it yet: use an IPv4 address",
-            );
-        }
-        if vip.prefix_len() < vip.max_prefix_len() {
-            report.error(
-                object.path.key("vip"),
-                "a prefix is known, but this release does not match prefixes yet: use one address",
-            );
-        }
-    }
-    for (backend, drafted) in object.objects("backends").zip(&draft.backends) {
-        if drafted.address.is_some_and(|address| address.is_ipv6()) {
-            report.error(
-                backend.path.key("address"),
-                "IPv6 is known, but this release does not send to it yet: use an IPv4 address",
-            );
-        }
-    }
-    match draft.ports {
-        Some(Ports::ALL) => report.error(
-            object.path.key("port"),
-            "0, all ports, is known, but this release does not match it yet: write a service for each port",
-        ),
-        Some(ports) if ports.single().is_none() => report.error(
-            object.path.key("port"),
-            "a range is known, but this release does not match ranges yet: write a service for each port",
-        ),
-        _ => {}
-    }
-    if let Some(hash) = draft.hash.filter(|&hash| hash != Hash::FiveTuple) {
-        let reason = format!("{:?} is known, but this release does not hash so yet: use \"five-tuple\"", hash.name());
+    if draft.hash == Some(Hash::QuicCid) {
+        let reason =
+            "\"quic-cid\" is known, but this release does not hash so yet: use \"five-tuple\" or \"source-ip\"";
         report.error(object.path.key("hash"), reason);
-    }
-    if object.get::<String>("no_backend").as_deref() == Some("reject") {
-        report.error(
-            object.path.key("no_backend"),
-            "\"reject\" is known, but this release does not answer so yet: use \"drop\"",
-        );
     }
 }
 

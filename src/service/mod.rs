@@ -15,6 +15,7 @@ pub mod shape;
 pub mod tree;
 mod writer;
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +24,10 @@ use ipnet::IpNet;
 
 pub use problem::{Errors, Problem, Warning};
 pub use reader::read;
+pub use rules::not_one_station;
 use shape::choice;
+
+use crate::wire::Mac;
 
 /// Backends that one service can have: a slot of a table names one in two bytes.
 pub const MOST_BACKENDS: usize = 65_534;
@@ -40,11 +44,14 @@ pub struct Definitions {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
     pub name: Arc<str>,
-    pub vip: IpAddr,
-    pub port: u16,
+    /// One address where the length is full.
+    pub vip: IpNet,
+    pub ports: Ports,
     pub protocol: Protocol,
     pub forwarding: Forwarding,
+    pub hash: Hash,
     pub tracking: Tracking,
+    pub no_backend: NoBackend,
     pub backends: Vec<Backend>,
     /// Empty: any client.
     pub source_ranges: Vec<IpNet>,
@@ -56,6 +63,70 @@ pub struct Service {
     pub health: Health,
     /// Read and kept; this release has no affinity.
     pub affinity_timeout: Option<Duration>,
+    /// The code point of `dscp`, 1 to 63.
+    pub dscp: Option<u8>,
+    pub gue: Gue,
+    pub geneve: Geneve,
+    /// Whether the outer UDP header of `gue` and `geneve` has a checksum.
+    pub udp_checksum: bool,
+}
+
+/// Details of `gue`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Gue {
+    /// 0: with a GUE header; 1: IP directly in UDP.
+    pub variant: u8,
+    /// UDP destination.
+    pub port: u16,
+}
+
+/// Details of `geneve`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Geneve {
+    /// UDP destination.
+    pub port: u16,
+    /// Virtual network identifier, 24 bits.
+    pub vni: u32,
+    pub inner_destination: Mac,
+    pub inner_source: Mac,
+}
+
+/// The ports of a service, first to last; all of them: 0 to 65535.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Ports {
+    pub first: u16,
+    pub last: u16,
+}
+
+impl Ports {
+    pub const ALL: Self = Self { first: 0, last: u16::MAX };
+
+    pub const fn one(port: u16) -> Self {
+        Self { first: port, last: port }
+    }
+
+    /// The port, where it is a single one.
+    pub fn single(self) -> Option<u16> {
+        (self.first == self.last).then_some(self.first)
+    }
+
+    pub fn contains(self, port: u16) -> bool {
+        (self.first..=self.last).contains(&port)
+    }
+
+    pub fn overlaps(self, other: Self) -> bool {
+        self.first <= other.last && other.first <= self.last
+    }
+}
+
+impl fmt::Display for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.single() {
+            Some(port) => write!(f, "{port}"),
+            None if *self == Self::ALL => write!(f, "0"),
+            None => write!(f, "{}-{}", self.first, self.last),
+        }
+    }
 }
 
 /// An address that serves a service.
@@ -66,12 +137,30 @@ pub struct Backend {
     pub port: Option<u16>,
     pub weight: u16,
     pub state: State,
+    /// The outer destination of `geneve`; `None`: the address.
+    pub tunnel_endpoint: Option<IpAddr>,
+}
+
+impl Backend {
+    /// Where its packets are sent.
+    pub fn tunnel_endpoint(&self) -> IpAddr {
+        self.tunnel_endpoint.unwrap_or(self.address)
+    }
 }
 
 impl Service {
-    /// Address and port that a backend is sent to.
+    /// Address and port that a backend is sent to; port 0 where the packet keeps one of several.
     pub fn endpoint(&self, backend: &Backend) -> SocketAddr {
-        SocketAddr::new(backend.address, backend.port.unwrap_or(self.port))
+        SocketAddr::new(backend.address, backend.port.or(self.ports.single()).unwrap_or(0))
+    }
+
+    /// The VIP, as it is written.
+    pub fn vip_text(&self) -> String {
+        if self.vip.prefix_len() == self.vip.max_prefix_len() {
+            self.vip.addr().to_string()
+        } else {
+            self.vip.to_string()
+        }
     }
 }
 
@@ -98,7 +187,33 @@ choice! {
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
     Forwarding {
         Ipip "ipip"
+        Gre "gre"
+        Gue "gue"
+        Geneve "geneve"
+        Dscp "dscp"
+        L2dsr "l2dsr"
         Dnat "dnat"
+    }
+}
+
+choice! {
+    /// What of a packet chooses its backend.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+    Hash {
+        FiveTuple "five-tuple"
+        SourceIp "source-ip"
+        QuicCid "quic-cid"
+    }
+}
+
+choice! {
+    /// What a packet gets when no backend may take it.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+    NoBackend {
+        #[default]
+        Drop "drop"
+        /// A TCP RST, or ICMP port unreachable.
+        Reject "reject"
     }
 }
 

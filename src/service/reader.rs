@@ -10,7 +10,10 @@ use ipnet::IpNet;
 use super::problem::{Errors, Path, Report, Warning};
 use super::shape::{self, Object, Read, Shape, choice};
 use super::tree::{self, Value};
-use super::{Backend, Definitions, Forwarding, Health, HealthCheck, IdleTimeout, Protocol, Service, State, Tracking};
+use super::{
+    Backend, Definitions, Forwarding, Geneve, Gue, Hash, Health, HealthCheck, IdleTimeout, NoBackend, Ports, Protocol,
+    Service, State, Tracking,
+};
 use super::{keys, limits, rules};
 
 /// Reads a document of service definitions (JSON). `file` names it in errors; services that are the same in `previous`
@@ -74,6 +77,11 @@ choice! {
 }
 
 impl Mode {
+    /// `None`: this release does not forward by it.
+    pub fn forwarding(self) -> Option<Forwarding> {
+        Forwarding::named(self.name())
+    }
+
     pub fn changes_port(self) -> bool {
         matches!(self, Self::Dnat | Self::DnatDsr | Self::Snat | Self::Geneve)
     }
@@ -81,36 +89,6 @@ impl Mode {
     /// Whether VIP and backend may be of different families.
     pub fn crosses_families(self) -> bool {
         !matches!(self, Self::Dscp | Self::L2dsr | Self::Dnat | Self::DnatDsr)
-    }
-}
-
-choice! {
-    /// What of a packet chooses its backend.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    Hash {
-        FiveTuple "five-tuple"
-        SourceIp "source-ip"
-        QuicCid "quic-cid"
-    }
-}
-
-/// The ports of a service, first to last; all of them: 0 to 65535.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Ports {
-    pub first: u16,
-    pub last: u16,
-}
-
-impl Ports {
-    pub const ALL: Self = Self { first: 0, last: u16::MAX };
-
-    /// The port, where it is a single one.
-    pub fn single(self) -> Option<u16> {
-        (self.first == self.last).then_some(self.first)
-    }
-
-    pub fn overlaps(self, other: Self) -> bool {
-        self.first <= other.last && other.first <= self.last
     }
 }
 
@@ -147,6 +125,10 @@ pub struct Draft {
     /// As written, else by the protocol.
     pub tracking: Option<Tracking>,
     pub dscp: Option<u8>,
+    pub no_backend: Option<NoBackend>,
+    pub gue: Option<Gue>,
+    pub geneve: Option<Geneve>,
+    pub udp_checksum: Option<bool>,
     pub table_size: Option<u32>,
     pub source_ranges: Vec<IpNet>,
     pub deny_ranges: Vec<IpNet>,
@@ -162,6 +144,7 @@ pub struct BackendDraft {
     pub port: Option<u16>,
     pub weight: Option<u16>,
     pub state: Option<State>,
+    pub tunnel_endpoint: Option<IpAddr>,
 }
 
 impl Draft {
@@ -179,6 +162,10 @@ impl Draft {
             hash: object.get("hash"),
             tracking,
             dscp: object.get("dscp"),
+            no_backend: object.get("no_backend"),
+            gue: read_gue(&object.object("gue")),
+            geneve: read_geneve(&object.object("geneve")),
+            udp_checksum: object.get("udp_checksum"),
             table_size: object.get("table_size"),
             source_ranges: object.list("source_ranges"),
             deny_ranges: object.list("deny_ranges"),
@@ -191,28 +178,25 @@ impl Draft {
 
     /// `None` where something is absent that the checks require.
     fn finish(self) -> Option<Service> {
-        let vip = self.vip.filter(|vip| vip.prefix_len() == vip.max_prefix_len())?.addr();
-        let port = self.ports?.single()?;
-        let forwarding = match self.mode? {
-            Mode::Ipip => Forwarding::Ipip,
-            Mode::Dnat => Forwarding::Dnat,
-            _ => return None,
-        };
+        let ports = self.ports?;
+        let forwarding = self.mode?.forwarding()?;
         let backend = |backend: BackendDraft| {
             Some(Backend {
                 address: backend.address?,
                 // The service's own port is as good as none: equal sets are equal.
-                port: backend.port.filter(|&own| own != port),
+                port: backend.port.filter(|&own| Some(own) != ports.single()),
                 weight: backend.weight?,
                 state: backend.state?,
+                tunnel_endpoint: backend.tunnel_endpoint,
             })
         };
         Some(Service {
             name: self.name?.into(),
-            vip,
-            port,
+            vip: self.vip?,
+            ports,
             protocol: self.protocol?,
             forwarding,
+            hash: self.hash?,
             tracking: self.tracking?,
             backends: self.backends.into_iter().map(backend).collect::<Option<_>>()?,
             source_ranges: self.source_ranges,
@@ -221,6 +205,11 @@ impl Draft {
             table_size: self.table_size,
             health: self.health?,
             affinity_timeout: self.affinity_timeout,
+            no_backend: self.no_backend?,
+            dscp: self.dscp,
+            gue: self.gue?,
+            geneve: self.geneve?,
+            udp_checksum: self.udp_checksum?,
         })
     }
 }
@@ -232,6 +221,7 @@ impl BackendDraft {
             port: object.get("port"),
             weight: object.get("weight"),
             state: object.get("state"),
+            tunnel_endpoint: object.get("tunnel_endpoint"),
         }
     }
 
@@ -243,6 +233,21 @@ impl BackendDraft {
 
 fn read_idle_timeout(object: &Object<'_>) -> Option<IdleTimeout> {
     Some(IdleTimeout { tcp: object.get("tcp")?, tcp_closing: object.get("tcp_closing")?, udp: object.get("udp")? })
+}
+
+fn read_gue(object: &Object<'_>) -> Option<Gue> {
+    let variant = object.get("variant")?;
+    let usual = if variant == 0 { 6080 } else { 9886 };
+    Some(Gue { variant, port: if object.has("port") { object.get("port")? } else { usual } })
+}
+
+fn read_geneve(object: &Object<'_>) -> Option<Geneve> {
+    Some(Geneve {
+        port: object.get("port")?,
+        vni: object.get("vni")?,
+        inner_destination: object.get("inner_destination")?,
+        inner_source: object.get("inner_source")?,
+    })
 }
 
 fn read_health(service: &Object<'_>) -> Option<Health> {

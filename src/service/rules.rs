@@ -9,9 +9,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::problem::Report;
-use super::reader::{BackendDraft, Draft, Hash, Mode, Ports};
+use super::reader::{BackendDraft, Draft, Mode};
 use super::shape::Object;
-use super::{CheckKind, MOST_BACKENDS, Protocol, State, Tracking};
+use super::{CheckKind, Hash, MOST_BACKENDS, Ports, Protocol, State, Tracking};
 
 /// The rules of one service by itself.
 pub fn within(object: &Object<'_>, draft: &Draft, report: &mut Report) {
@@ -100,7 +100,7 @@ fn vip(object: &Object<'_>, draft: &Draft, report: &mut Report) {
 }
 
 /// Why nothing can be sent to an address, if so.
-fn not_one_station(address: IpAddr) -> Option<&'static str> {
+pub fn not_one_station(address: IpAddr) -> Option<&'static str> {
     let zero_net = matches!(address, IpAddr::V4(v4) if v4.octets()[0] == 0);
     let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
     match () {

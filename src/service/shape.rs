@@ -416,15 +416,20 @@ macro_rules! choice {
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name,)* }
             }
+
+            /// That of this name.
+            pub fn named(name: &str) -> Option<Self> {
+                match name {
+                    $($name => Some(Self::$variant),)*
+                    _ => None,
+                }
+            }
         }
 
         impl $crate::service::shape::Read for $kind {
             fn read(value: &$crate::service::tree::Value<'_>) -> Option<Self> {
                 match value {
-                    $crate::service::tree::Value::Text(text) => match text.as_ref() {
-                        $($name => Some(Self::$variant),)*
-                        _ => None,
-                    },
+                    $crate::service::tree::Value::Text(text) => Self::named(text),
                     _ => None,
                 }
             }

@@ -6,7 +6,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::Serialize;
 
-use super::{AllDown, Backend, Definitions, HealthCheck, IdleTimeout, Service, duration};
+use super::{
+    AllDown, Backend, Definitions, Forwarding, Hash, HealthCheck, IdleTimeout, NoBackend, Ports, Service, duration,
+};
 
 impl Definitions {
     /// A whole document, the same for equal sets.
@@ -29,10 +31,12 @@ struct Document<'a> {
 #[derive(Serialize)]
 struct Written<'a> {
     name: &'a str,
-    vip: IpAddr,
-    port: u16,
+    vip: String,
+    port: WrittenPorts,
     protocol: &'a str,
     forwarding: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hash: Option<&'a str>,
     tracking: &'a str,
     backends: Vec<WrittenBackend>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -48,6 +52,38 @@ struct Written<'a> {
     idle_timeout: WrittenIdleTimeout,
     #[serde(skip_serializing_if = "Option::is_none")]
     table_size: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    no_backend: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dscp: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gue: Option<WrittenGue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    geneve: Option<WrittenGeneve>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    udp_checksum: Option<bool>,
+}
+
+/// A number, or a range as text.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum WrittenPorts {
+    One(u16),
+    Several(String),
+}
+
+#[derive(Serialize)]
+struct WrittenGue {
+    variant: u8,
+    port: u16,
+}
+
+#[derive(Serialize)]
+struct WrittenGeneve {
+    port: u16,
+    vni: u32,
+    inner_destination: String,
+    inner_source: String,
 }
 
 #[derive(Serialize)]
@@ -57,6 +93,8 @@ struct WrittenBackend {
     port: Option<u16>,
     weight: u16,
     state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tunnel_endpoint: Option<IpAddr>,
 }
 
 #[derive(Serialize)]
@@ -90,10 +128,14 @@ fn written(service: &Service) -> Written<'_> {
     let text = |timeout: Duration| duration::format(timeout);
     Written {
         name: &service.name,
-        vip: service.vip,
-        port: service.port,
+        vip: service.vip_text(),
+        port: match service.ports {
+            Ports::ALL => WrittenPorts::One(0),
+            ports => ports.single().map_or_else(|| WrittenPorts::Several(ports.to_string()), WrittenPorts::One),
+        },
         protocol: service.protocol.name(),
         forwarding: service.forwarding.name(),
+        hash: Some(service.hash).filter(|&hash| hash != Hash::FiveTuple).map(Hash::name),
         tracking: service.tracking.name(),
         backends: service.backends.iter().map(written_backend).collect(),
         health_check: service.health.check.as_ref().map(written_check),
@@ -103,11 +145,28 @@ fn written(service: &Service) -> Written<'_> {
         affinity_timeout: service.affinity_timeout.map(text),
         idle_timeout: WrittenIdleTimeout { tcp: text(tcp), tcp_closing: text(tcp_closing), udp: text(udp) },
         table_size: service.table_size,
+        no_backend: Some(service.no_backend).filter(|&it| it != NoBackend::default()).map(NoBackend::name),
+        dscp: service.dscp,
+        gue: (service.forwarding == Forwarding::Gue)
+            .then_some(WrittenGue { variant: service.gue.variant, port: service.gue.port }),
+        geneve: (service.forwarding == Forwarding::Geneve).then(|| WrittenGeneve {
+            port: service.geneve.port,
+            vni: service.geneve.vni,
+            inner_destination: service.geneve.inner_destination.to_string(),
+            inner_source: service.geneve.inner_source.to_string(),
+        }),
+        udp_checksum: service.udp_checksum.then_some(true),
     }
 }
 
 fn written_backend(backend: &Backend) -> WrittenBackend {
-    WrittenBackend { address: backend.address, port: backend.port, weight: backend.weight, state: backend.state.name() }
+    WrittenBackend {
+        address: backend.address,
+        port: backend.port,
+        weight: backend.weight,
+        state: backend.state.name(),
+        tunnel_endpoint: backend.tunnel_endpoint,
+    }
 }
 
 fn written_check(check: &HealthCheck) -> WrittenCheck<'_> {

@@ -1,18 +1,20 @@
 //! Definitions + next hops + time -> snapshot. Runs on the control side; may take its time and allocate.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use super::endpoints::{Endpoints, Served};
 use super::index::Index;
 use super::ranges::Ranges;
 use super::routes::{Routes, Way};
 use super::tables::{Mask, Recipe, Tables};
-use super::{Asked, CompiledService, Endpoint, Environment, Fabric, Millis, Snapshot, Target, ipv4_key};
+use super::vips::Vips;
+use super::{Asked, CompiledService, Environment, Fabric, Limiter, Millis, Snapshot, Target};
 use crate::counters::{Reason, Registry, TrafficId};
 use crate::maglev::{Member, SelectionHash};
-use crate::mode::{Context, Prepared, Reply};
-use crate::service::{Definitions, Forwarding, Protocol, Service, State};
+use crate::mode::{self, Context, Prepared};
+use crate::service::{Definitions, Forwarding, Hash, Service, State};
 
 /// Makes snapshots, and keeps what goes from one to the next: tables, counters, endpoints that left.
 #[derive(Debug)]
@@ -22,15 +24,16 @@ pub struct Compiler {
     tables: Tables,
     registry: Registry,
     asked: Arc<Asked>,
-    endpoints: HashMap<(Ipv4Addr, u16, Protocol), Served>,
+    limiter: Arc<Limiter>,
+    endpoints: HashMap<Served, Endpoint>,
     /// The pairs that the newest snapshot counts.
     counted: HashSet<(Arc<str>, SocketAddr)>,
 }
 
-/// What an endpoint serves, or served until it left.
+/// What an endpoint's replies become, and until when, where it left.
 #[derive(Debug, Clone, Copy)]
-struct Served {
-    vip: (Ipv4Addr, u16),
+struct Endpoint {
+    vip: (IpAddr, Option<u16>),
     until: Option<Millis>,
 }
 
@@ -39,6 +42,7 @@ impl Compiler {
         Self {
             hash: SelectionHash::new(environment.seed),
             registry: Registry::new(environment.lcores),
+            limiter: Arc::new(Limiter::new(environment.icmp_errors)),
             environment,
             asked: Arc::default(),
             tables: Tables::default(),
@@ -72,7 +76,7 @@ impl Compiler {
 
         let mut unresolved: BTreeSet<IpAddr> = routes.unresolved_gateways().collect();
         // The first is NOBODY, in whose cell nothing is ever counted.
-        let mut targets = vec![Target { mode: Err(Reason::NoBackend), traffic: TrafficId::NONE }];
+        let mut targets = vec![Target { traffic: TrafficId::NONE, room: 0, mode: Err(Reason::NoBackend) }];
         let mut services = Vec::with_capacity(plans.len());
         self.counted.clear();
         for (service, plan) in definitions.services.iter().zip(plans) {
@@ -84,7 +88,7 @@ impl Compiler {
             services.push(CompiledService {
                 now,
                 first_target,
-                ranges: Ranges::new(&service.source_ranges, &service.deny_ranges),
+                ranges: ranges(service),
                 owners,
                 definition: service.clone(),
                 members: plan.members.into(),
@@ -92,45 +96,22 @@ impl Compiler {
         }
 
         self.note_endpoints(definitions, now);
-        let (endpoint_keys, endpoints): (Vec<_>, Vec<_>) = self
-            .endpoints
-            .iter()
-            .map(|(&(address, port, protocol), served)| {
-                let reply = Reply::new((address, port), served.vip);
-                let endpoint = Endpoint { reply, vip: served.vip, until: served.until };
-                (super::key(address, port, protocol.number()), endpoint)
-            })
-            .unzip();
-
-        let bits = |address: &IpAddr| match address {
-            IpAddr::V4(address) => Some(super::address_key(*address)),
-            IpAddr::V6(_) => None,
-        };
-        let own: HashSet<u64> = fabric.own.iter().filter_map(bits).collect();
-        let vips: HashSet<u64> = definitions.services.iter().filter_map(|service| bits(&service.vip)).collect();
-        let vips: Vec<(u64, u32)> = vips.into_iter().map(|vip| (vip, u32::from(own.contains(&vip)))).collect();
-        let service_of: Vec<(u64, u32)> = definitions
-            .services
-            .iter()
-            .zip(0..)
-            .filter_map(|(service, number)| Some((ipv4_key(service.vip, service.port, service.protocol)?, number)))
-            .collect();
-
+        let endpoints = self.endpoints.iter().map(|(&served, endpoint)| (served, endpoint.vip, endpoint.until));
+        let is_plain = |service: &Service| service.hash == Hash::FiveTuple && ranges(service).is_none();
         Arc::new(Snapshot {
             version: definitions.version.clone(),
             hash: self.hash,
             ports: fabric.ports.clone().into(),
-            vips: Index::new(vips),
-            own: Index::new(own.into_iter().map(|address| (address, 0))),
-            service_of: Index::new(service_of),
+            vips: Vips::new(definitions, is_plain),
+            own: Index::new(fabric.own.iter().map(|&address| ((address, 0, 0), 0))),
             services: services.into(),
             targets: targets.into(),
-            endpoint_of: Index::new(endpoint_keys.into_iter().zip(0..)),
-            endpoints: endpoints.into(),
+            endpoints: Endpoints::new(endpoints),
             routes,
             unresolved: unresolved.into_iter().collect(),
-            asked: self.asked.clone(),
             traffic: (0..self.environment.lcores).map(|lcore| self.registry.traffic(lcore)).collect(),
+            asked: self.asked.clone(),
+            limiter: self.limiter.clone(),
         })
     }
 
@@ -161,45 +142,47 @@ impl Compiler {
         let endpoint = service.endpoint(backend);
         let traffic = self.registry.id(&service.name, endpoint);
         self.counted.insert((service.name.clone(), endpoint));
-        let way = match backend.address {
-            IpAddr::V4(address) => *routes.way(address),
-            IpAddr::V6(_) => Way::None,
-        };
-        let next_hop = match way {
+        let to = backend.tunnel_endpoint();
+        let next_hop = match routes.way(to) {
+            // Its own Ethernet address is what `l2dsr` needs; a router's would bring the packet back.
+            Way::Hop(_) if service.forwarding == Forwarding::L2dsr && !routes.is_neighbor(to) => None,
             Way::Hop(hop) => Some(hop),
             Way::Ask(gateway) => {
                 unresolved.insert(gateway);
                 None
             }
             Way::OnLink => {
-                unresolved.insert(backend.address);
+                unresolved.insert(to);
                 None
             }
             Way::None => None,
         };
-        let ipv4_source = self.environment.ipv4_source.unwrap_or(Ipv4Addr::UNSPECIFIED);
-        let prepare = |next_hop| Prepared::new(&Context { service, backend, next_hop, ipv4_source });
+        let encap = &self.environment.encap;
+        let prepare = |next_hop| Prepared::new(&Context { service, backend, next_hop, encap });
+        let room = next_hop.map_or(0, |hop| hop.mtu.saturating_sub(mode::overhead(service, backend)));
         let mode = next_hop.as_ref().map(prepare).ok_or(Reason::NoNextHop);
-        Target { mode, traffic }
+        Target { traffic, room, mode }
     }
 
     /// Notes which endpoints serve what, when others left, and forgets those that left long ago.
     fn note_endpoints(&mut self, definitions: &Definitions, now: Millis) {
         let until = Millis(now.0.saturating_add(self.environment.drain_timeout.as_millis() as u64));
-        for served in self.endpoints.values_mut() {
-            served.until.get_or_insert(until);
+        for endpoint in self.endpoints.values_mut() {
+            endpoint.until.get_or_insert(until);
         }
         for service in definitions.services.iter().filter(|service| service.forwarding == Forwarding::Dnat) {
             for backend in &service.backends {
-                let endpoint = service.endpoint(backend);
-                if let (IpAddr::V4(vip), IpAddr::V4(address)) = (service.vip, endpoint.ip()) {
-                    let served = Served { vip: (vip, service.port), until: None };
-                    self.endpoints.insert((address, endpoint.port(), service.protocol), served);
-                }
+                let served = Served::new(service, backend);
+                let vip = (service.vip.addr(), service.ports.single());
+                self.endpoints.insert(served, Endpoint { vip, until: None });
             }
         }
-        self.endpoints.retain(|_, served| served.until.is_none_or(|until| now < until));
+        self.endpoints.retain(|_, endpoint| endpoint.until.is_none_or(|until| now < until));
     }
+}
+
+fn ranges(service: &Service) -> Option<Ranges> {
+    Ranges::new(service.vip.addr(), &service.source_ranges, &service.deny_ranges)
 }
 
 /// What a service asks of the tables.

@@ -1,55 +1,126 @@
-//! A read-only hash table from packed keys to numbers: one multiplication, mostly one cache line.
+//! Read-only hash tables from addresses and ports to numbers: one multiplication, mostly one cache line.
 
-/// Linear probing; keys are packed addresses and ports, all below `u64::MAX`. Sparse (a load of at most a quarter), since the
-/// source of every packet is looked up and not found: it mostly meets a free cell at once, and the branch is foreseen.
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Numbers by (address, port, protocol number) of both families; by address alone where the others are 0.
 #[derive(Debug)]
 pub struct Index {
-    cells: Box<[(u64, u32)]>,
-    shift: u32,
+    v4: Cells<u64>,
+    v6: Cells<[u64; 3]>,
 }
-
-const FREE: u64 = u64::MAX;
 
 impl Index {
     /// Of two entries with one key the last counts.
-    pub fn new(entries: impl IntoIterator<Item = (u64, u32)>) -> Self {
-        let entries: Vec<(u64, u32)> = entries.into_iter().collect();
+    pub fn new(entries: impl IntoIterator<Item = ((IpAddr, u16, u8), u32)>) -> Self {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for ((address, port, protocol), value) in entries {
+            match address {
+                IpAddr::V4(address) => v4.push((key_v4(address, port, protocol), value)),
+                IpAddr::V6(address) => v6.push((key_v6(address, port, protocol), value)),
+            }
+        }
+        Self { v4: Cells::new(v4), v6: Cells::new(v6) }
+    }
+
+    #[inline(always)]
+    pub fn get(&self, address: IpAddr, port: u16, protocol: u8) -> Option<u32> {
+        match address {
+            IpAddr::V4(address) => self.get_v4(address, port, protocol),
+            IpAddr::V6(address) => self.v6.get(key_v6(address, port, protocol)),
+        }
+    }
+
+    #[inline(always)]
+    pub fn get_v4(&self, address: Ipv4Addr, port: u16, protocol: u8) -> Option<u32> {
+        self.v4.get(key_v4(address, port, protocol))
+    }
+}
+
+/// In the order of a packet's bytes, which need no swap then.
+#[inline(always)]
+fn key_v4(address: Ipv4Addr, port: u16, protocol: u8) -> u64 {
+    u64::from(u32::from_le_bytes(address.octets())) | u64::from(protocol) << 32 | u64::from(port.swap_bytes()) << 48
+}
+
+#[inline(always)]
+fn key_v6(address: Ipv6Addr, port: u16, protocol: u8) -> [u64; 3] {
+    let address = address.to_bits();
+    [(address >> 64) as u64, address as u64, u64::from(protocol) << 16 | u64::from(port)]
+}
+
+trait Key: Copy + Eq + std::fmt::Debug {
+    /// That of a free cell, and of no entry.
+    const FREE: Self;
+    /// Spread over the upper bits.
+    fn mix(self) -> u64;
+}
+
+/// Fibonacci hashing (Knuth, TAOCP 6.4): keys are the operator's, not a client's, so no secret is needed.
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+
+impl Key for u64 {
+    const FREE: Self = Self::MAX;
+
+    #[inline(always)]
+    fn mix(self) -> u64 {
+        self.wrapping_mul(GOLDEN)
+    }
+}
+
+impl Key for [u64; 3] {
+    const FREE: Self = [u64::MAX; 3];
+
+    #[inline(always)]
+    fn mix(self) -> u64 {
+        self.into_iter().fold(0, |mixed: u64, word| (mixed ^ word).wrapping_mul(GOLDEN).rotate_left(32))
+    }
+}
+
+/// Linear probing. Sparse (a load of at most a quarter), since the source of every packet is looked up and not found: it
+/// mostly meets a free cell at once, and the branch is foreseen.
+#[derive(Debug)]
+struct Cells<K> {
+    cells: Box<[(K, u32)]>,
+    shift: u32,
+}
+
+impl<K: Key> Cells<K> {
+    fn new(entries: Vec<(K, u32)>) -> Self {
         let size = (entries.len() * 4).next_power_of_two().max(64);
         // No search goes round: behind the last home is room for all that may be pushed there.
-        let cells = vec![(FREE, 0); size + entries.len()].into();
+        let cells = vec![(K::FREE, 0); size + entries.len()].into();
         let mut index = Self { cells, shift: 64 - size.trailing_zeros() };
         for (key, value) in entries {
-            debug_assert_ne!(key, FREE);
+            debug_assert_ne!(key, K::FREE);
             let from = index.home(key);
-            let place = index.cells[from..].iter_mut().find(|(found, _)| *found == key || *found == FREE);
+            let place = index.cells[from..].iter_mut().find(|(found, _)| *found == key || *found == K::FREE);
             *place.expect("there are as many cells behind the last home as entries") = (key, value);
         }
         index
     }
 
     #[inline(always)]
-    pub fn get(&self, key: u64) -> Option<u32> {
+    fn get(&self, key: K) -> Option<u32> {
         let home = self.home(key);
         match self.cells.get(home) {
             Some(&(found, value)) if found == key => Some(value),
-            Some(&(found, _)) if found != FREE => self.get_from(home + 1, key),
+            Some(&(found, _)) if found != K::FREE => self.get_from(home + 1, key),
             _ => None,
         }
     }
 
     /// The rest of the search, which few need.
     #[cold]
-    fn get_from(&self, at: usize, key: u64) -> Option<u32> {
+    fn get_from(&self, at: usize, key: K) -> Option<u32> {
         let (_, value) =
-            self.cells[at..].iter().take_while(|(found, _)| *found != FREE).find(|(found, _)| *found == key)?;
+            self.cells[at..].iter().take_while(|(found, _)| *found != K::FREE).find(|(found, _)| *found == key)?;
         Some(*value)
     }
 
     /// Where the search for a key begins.
     #[inline(always)]
-    fn home(&self, key: u64) -> usize {
-        // Fibonacci hashing (Knuth, TAOCP 6.4): keys are the operator's, not a client's, so no secret is needed.
-        (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> self.shift) as usize
+    fn home(&self, key: K) -> usize {
+        (key.mix() >> self.shift) as usize
     }
 }
 
@@ -62,16 +133,25 @@ mod tests {
     #[test]
     fn an_empty_index_finds_nothing() {
         let index = Index::new([]);
-        assert_eq!((index.get(0), index.get(12345)), (None, None));
+        assert_eq!(index.get("10.0.0.1".parse().unwrap(), 80, 6), None);
+        assert_eq!(index.get("::".parse().unwrap(), 0, 0), None);
     }
 
     proptest! {
         #[test]
-        fn it_is_a_map(entries in proptest::collection::vec((0u64..500, any::<u32>()), 0..300)) {
+        fn it_is_a_map(entries in proptest::collection::vec(((any::<bool>(), 0u8..9, 0u16..9, 0u8..9), any::<u32>()), 0..300)) {
+            let key = |(is_v4, last, port, protocol)| {
+                let address = if is_v4 { IpAddr::from([10, 0, 0, last]) } else { IpAddr::from([0, 0, 0, 0, 0, 0, 0, u16::from(last)]) };
+                (address, port, protocol)
+            };
+            let entries: Vec<_> = entries.into_iter().map(|(parts, value)| (key(parts), value)).collect();
             let index = Index::new(entries.iter().copied());
             let map: HashMap<_, _> = entries.into_iter().collect();
-            for key in 0..500 {
-                prop_assert_eq!(index.get(key), map.get(&key).copied());
+            for is_v4 in [false, true] {
+                for k in 0..729u16 {
+                    let (address, port, protocol) = key((is_v4, (k / 81) as u8, k / 9 % 9, (k % 9) as u8));
+                    prop_assert_eq!(index.get(address, port, protocol), map.get(&(address, port, protocol)).copied());
+                }
             }
         }
     }

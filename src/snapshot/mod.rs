@@ -5,10 +5,14 @@
 
 mod asked;
 mod compile;
+mod endpoints;
 mod index;
+mod limiter;
+mod prefixes;
 mod ranges;
 mod routes;
 mod tables;
+mod vips;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -18,15 +22,19 @@ use ipnet::IpNet;
 
 use crate::counters::{Reason, Traffic, TrafficId};
 use crate::maglev::{self, NOBODY, SelectionHash};
-use crate::mode::{Prepared, Reply};
-use crate::service::{Backend, Protocol, Service};
+use crate::mode::{Encap, Prepared, Reply};
+use crate::service::{Backend, Hash, Service};
 use crate::wire::Mac;
 
 pub use crate::mode::{NextHop, PortIndex};
 pub use asked::Asked;
 pub use compile::Compiler;
+use endpoints::Endpoints;
+use index::Index;
+pub use limiter::{Limit, Limiter};
 pub use ranges::Ranges;
 pub use routes::{Routes, Way};
+use vips::Vips;
 
 /// What does not change while a node runs.
 #[derive(Debug, Clone)]
@@ -35,8 +43,10 @@ pub struct Environment {
     pub seed: [u8; 16],
     /// Slots of a table whose service names no size.
     pub table_size: u32,
-    /// Outer source of the tunnels; definitions with tunnels are refused where there is none.
-    pub ipv4_source: Option<Ipv4Addr>,
+    /// What tunnels put into their outer headers.
+    pub encap: Encap,
+    /// How many ICMP errors the node makes.
+    pub icmp_errors: Limit,
     /// How long replies of a `dnat` endpoint that left are still translated.
     pub drain_timeout: Duration,
     /// Lcores that read snapshots and count traffic.
@@ -70,6 +80,8 @@ pub struct Neighbor {
     pub address: IpAddr,
     pub mac: Mac,
     pub port: PortIndex,
+    /// The VLAN (1 to 4094) that it is in.
+    pub vlan: Option<u16>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,17 +101,16 @@ pub struct Snapshot {
     version: Option<String>,
     hash: SelectionHash,
     ports: Box<[Port]>,
-    vips: index::Index,
-    own: index::Index,
-    service_of: index::Index,
+    vips: Vips,
+    own: Index,
     services: Box<[CompiledService]>,
     targets: Box<[Target]>,
-    endpoint_of: index::Index,
-    endpoints: Box<[Endpoint]>,
+    endpoints: Endpoints,
     routes: Routes,
     unresolved: Box<[IpAddr]>,
     traffic: Box<[Traffic]>,
     asked: Arc<Asked>,
+    limiter: Arc<Limiter>,
 }
 
 /// A service, and where its tables and backends are.
@@ -115,21 +126,15 @@ pub struct CompiledService {
     members: Box<[u32]>,
 }
 
-/// A backend of a service, as the lcores use it.
+/// A backend of a service, as the lcores use it. What most packets need lies within one cache line.
 #[derive(Debug)]
-#[repr(align(64))]
+#[repr(C, align(64))]
 pub struct Target {
+    pub traffic: TrafficId,
+    /// Largest packet of a client's that fits, bytes.
+    pub room: u16,
     /// What is done to packets, or why they cannot go there.
     pub mode: Result<Prepared, Reason>,
-    pub traffic: TrafficId,
-}
-
-/// A backend that answers through the load balancer.
-#[derive(Debug)]
-struct Endpoint {
-    reply: Reply,
-    vip: (Ipv4Addr, u16),
-    until: Option<Millis>,
 }
 
 /// Names a service of a snapshot.
@@ -139,6 +144,25 @@ pub struct ServiceIndex(u32);
 impl ServiceIndex {
     /// That of no service.
     pub const NONE: Self = Self(u32::MAX);
+}
+
+/// A service that was found for a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    pub service: ServiceIndex,
+    /// Whether it takes every client, and chooses by the client's address and port: nothing is left to ask but its table.
+    pub is_plain: bool,
+}
+
+impl Found {
+    const fn to_bits(self) -> u32 {
+        self.service.0 << 1 | !self.is_plain as u32
+    }
+
+    #[inline(always)]
+    const fn from_bits(bits: u32) -> Self {
+        Self { service: ServiceIndex(bits >> 1), is_plain: bits & 1 == 0 }
+    }
 }
 
 /// Names a target of a snapshot.
@@ -152,11 +176,12 @@ impl TargetIndex {
 
 /// Whose address a destination is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Vip {
-    No,
-    Yes,
-    /// Also an address of the node: services take their ports, the kernel twin the rest.
-    Own,
+pub enum Owner {
+    /// Somebody's elsewhere.
+    Other,
+    Vip,
+    /// The node's own, which services may share: they take their ports, the kernel twin the rest.
+    Node,
 }
 
 impl Snapshot {
@@ -170,28 +195,39 @@ impl Snapshot {
     }
 
     /// The service on exactly this address, port and protocol number.
-    #[inline]
-    pub fn service(&self, vip: Ipv4Addr, port: u16, protocol: u8) -> Option<ServiceIndex> {
-        self.service_of.get(key(vip, port, protocol)).map(ServiceIndex)
+    #[inline(always)]
+    pub fn exact_v4(&self, vip: Ipv4Addr, port: u16, protocol: u8) -> Option<Found> {
+        self.vips.exact_v4(vip, port, protocol)
     }
 
-    #[inline]
-    pub fn vip(&self, address: Ipv4Addr) -> Vip {
-        match self.vips.get(address_key(address)) {
-            None => Vip::No,
-            Some(0) => Vip::Yes,
-            Some(_) => Vip::Own,
+    /// The service of what is sent to this address, port and protocol number.
+    pub fn service(&self, destination: IpAddr, port: u16, protocol: u8) -> Option<Found> {
+        self.vips.service(destination, port, protocol)
+    }
+
+    /// The service of what is sent there, where the port makes no difference to who gets it.
+    pub fn service_of_any_port(&self, destination: IpAddr, protocol: u8) -> Option<ServiceIndex> {
+        let service = self.vips.service_of_all_ports(destination, protocol)?;
+        (self.definition(service).hash == Hash::SourceIp).then_some(service)
+    }
+
+    pub fn owner(&self, address: IpAddr) -> Owner {
+        match () {
+            () if self.own.get(address, 0, 0).is_some() => Owner::Node,
+            () if self.vips.contains(address) => Owner::Vip,
+            () => Owner::Other,
         }
     }
 
-    /// Whether an address is one of the node's own.
-    pub fn is_own(&self, address: Ipv4Addr) -> bool {
-        self.own.get(address_key(address)).is_some()
+    /// Whether it is a VIP and not the node's own, too.
+    #[inline(always)]
+    pub fn is_vip_v4(&self, address: Ipv4Addr) -> bool {
+        self.vips.contains_v4(address) && self.own.get_v4(address, 0, 0).is_none()
     }
 
     #[inline]
-    pub fn accepts(&self, service: ServiceIndex, client: Ipv4Addr) -> bool {
-        self.compiled(service).ranges.as_ref().is_none_or(|ranges| ranges.accept(client))
+    pub fn accepts(&self, service: ServiceIndex, client: IpAddr) -> bool {
+        self.compiled_service(service).ranges.as_ref().is_none_or(|ranges| ranges.accept(client))
     }
 
     /// The hash that chooses among backends.
@@ -218,22 +254,24 @@ impl Snapshot {
 
     /// How to turn a packet from this endpoint into a reply of its VIP, if it is one.
     #[inline]
-    pub fn reply(&self, source: Ipv4Addr, port: u16, protocol: u8, now: Millis) -> Option<&Reply> {
-        let endpoint = &self.endpoints[self.endpoint_of.get(key(source, port, protocol))? as usize];
+    pub fn reply(&self, source: IpAddr, port: u16, protocol: u8, now: Millis) -> Option<&Reply> {
+        let endpoint = self.endpoints.get(source, port, protocol)?;
         endpoint.until.is_none_or(|until| now < until).then_some(&endpoint.reply)
     }
 
     /// The way to a client, for what does not go to a backend. Asks for a station that is not known.
     #[inline]
-    pub fn next_hop(&self, to: Ipv4Addr) -> Option<&NextHop> {
-        match self.routes.way(to) {
-            Way::Hop(hop) => Some(hop),
-            Way::OnLink => {
-                self.asked.ask(to.into());
-                None
-            }
-            Way::Ask(_) | Way::None => None,
+    pub fn next_hop(&self, to: IpAddr) -> Option<&NextHop> {
+        let hop = self.routes.next_hop(to);
+        if hop.is_none() && self.routes.way(to) == Way::OnLink {
+            self.asked.ask(to);
         }
+        hop
+    }
+
+    /// How many ICMP errors, all lcores together, may still be made.
+    pub fn limiter(&self) -> &Limiter {
+        &self.limiter
     }
 
     #[inline]
@@ -247,8 +285,8 @@ impl Snapshot {
     }
 
     #[inline]
-    fn compiled(&self, service: ServiceIndex) -> &CompiledService {
-        &self.services[service.0 as usize]
+    pub fn definition(&self, service: ServiceIndex) -> &Service {
+        &self.compiled_service(service).definition
     }
 }
 
@@ -258,18 +296,19 @@ impl Snapshot {
         self.services.iter()
     }
 
+    #[inline]
     pub fn compiled_service(&self, service: ServiceIndex) -> &CompiledService {
-        self.compiled(service)
+        &self.services[service.0 as usize]
     }
 
-    pub fn way(&self, to: Ipv4Addr) -> &Way {
+    pub fn way(&self, to: IpAddr) -> Way {
         self.routes.way(to)
     }
 
     /// The VIP and port that an endpoint serves, and when its replies stop being translated.
-    pub fn endpoint(&self, source: Ipv4Addr, port: u16, protocol: u8) -> Option<((Ipv4Addr, u16), Option<Millis>)> {
-        let endpoint = &self.endpoints[self.endpoint_of.get(key(source, port, protocol))? as usize];
-        Some((endpoint.vip, endpoint.until))
+    pub fn endpoint(&self, source: IpAddr, port: u16, protocol: u8) -> Option<((IpAddr, u16), Option<Millis>)> {
+        let endpoint = self.endpoints.get(source, port, protocol)?;
+        Some(((endpoint.vip.0, endpoint.vip.1.unwrap_or(port)), endpoint.until))
     }
 }
 
@@ -295,24 +334,5 @@ impl CompiledService {
     fn backend(&self, member: u16) -> Option<&Backend> {
         let place = *self.members.get(usize::from(member))?;
         Some(&self.definition.backends[place as usize])
-    }
-}
-
-/// Of (address, port, protocol): in the order of a packet's bytes, which need no swap then.
-#[inline(always)]
-fn key(address: Ipv4Addr, port: u16, protocol: u8) -> u64 {
-    address_key(address) | u64::from(protocol) << 32 | u64::from(port.swap_bytes()) << 48
-}
-
-#[inline(always)]
-fn address_key(address: Ipv4Addr) -> u64 {
-    u64::from(u32::from_le_bytes(address.octets()))
-}
-
-/// An IPv4 service's key parts, where it is one.
-fn ipv4_key(address: IpAddr, port: u16, protocol: Protocol) -> Option<u64> {
-    match address {
-        IpAddr::V4(address) => Some(key(address, port, protocol.number())),
-        IpAddr::V6(_) => None,
     }
 }

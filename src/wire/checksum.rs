@@ -9,6 +9,9 @@
 pub struct Delta(u16);
 
 impl Delta {
+    /// No change.
+    pub const NONE: Self = Self(0);
+
     pub const fn word(old: u16, new: u16) -> Self {
         Self(fold(!old as u32 + new as u32))
     }

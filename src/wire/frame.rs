@@ -15,6 +15,8 @@ pub trait Frame {
     /// bytes are whatever lay there. `None`, and nothing changed, where the frame has not so many bytes in one piece, or
     /// not so much headroom.
     fn reshape(&mut self, front: usize, length: usize) -> Option<&mut [u8]>;
+    /// Takes `count` bytes off the front; whether the frame has so many in one piece.
+    fn strip(&mut self, count: usize) -> bool;
     /// Hints that the first bytes will be read soon.
     fn prefetch(&self) {}
 }

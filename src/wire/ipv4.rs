@@ -13,6 +13,9 @@ pub mod protocol {
     pub const IPIP: u8 = 4;
     pub const TCP: u8 = 6;
     pub const UDP: u8 = 17;
+    pub const IPV6: u8 = 41;
+    pub const GRE: u8 = 47;
+    pub const ICMPV6: u8 = 58;
 }
 
 /// Where each field lies, in bytes from the start of the header.
@@ -105,6 +108,12 @@ impl<'a> Ipv4<'a> {
         self.flags() & DF != 0
     }
 
+    /// Bytes of the header as it says itself, unchecked.
+    #[inline]
+    pub fn header_length(&self) -> usize {
+        usize::from(self.0[0] & 0xf) * 4
+    }
+
     /// Part of a fragmented packet, the first part included.
     #[inline]
     pub fn is_fragment(&self) -> bool {
@@ -121,7 +130,7 @@ impl<'a> Ipv4<'a> {
     /// the packet is allowed.
     #[inline]
     pub fn lengths(&self, captured: usize) -> Result<Lengths, Malformed> {
-        let (version, header) = (self.0[0] >> 4, usize::from(self.0[0] & 0xf) * 4);
+        let (version, header) = (self.0[0] >> 4, self.header_length());
         let total = usize::from(self.total_length());
         if version == 4 && header >= HEADER && header <= total && total <= captured {
             Ok(Lengths { header, total })

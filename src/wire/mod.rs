@@ -5,6 +5,7 @@ pub mod ethernet;
 mod frame;
 pub mod icmp;
 pub mod ipv4;
+pub mod ipv6;
 mod mac;
 pub mod tcp;
 pub mod udp;

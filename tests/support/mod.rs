@@ -6,10 +6,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use penstock::mode::Encap;
 use penstock::pipeline::{BURST, Pipeline, Verdict};
 use penstock::replay::Buffer;
-use penstock::service::{Backend, Definitions, Forwarding, IdleTimeout, Protocol, Service, State, Tracking};
-use penstock::snapshot::{Compiler, Environment, Fabric, Millis, Neighbor, Port, PortIndex, Route, Snapshot};
+use penstock::service::{
+    Backend, Definitions, Forwarding, Geneve, Gue, Hash, IdleTimeout, NoBackend, Ports, Protocol, Service, State,
+    Tracking,
+};
+use penstock::snapshot::{Compiler, Environment, Fabric, Limit, Millis, Neighbor, Port, PortIndex, Route, Snapshot};
 use penstock::wire::{Frame, Mac, checksum};
 
 pub const OUR_MAC: Mac = Mac([2, 0, 0, 0, 0, 0x01]);
@@ -29,7 +33,8 @@ pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 
 pub fn backend(address: &str, port: Option<u16>) -> Backend {
-    Backend { address: address.parse().unwrap(), port, weight: 100, state: State::Active }
+    let address = address.parse().unwrap();
+    Backend { address, port, weight: 100, state: State::Active, tunnel_endpoint: None }
 }
 
 pub fn service(
@@ -42,10 +47,11 @@ pub fn service(
 ) -> Service {
     Service {
         name: name.into(),
-        vip: vip.into(),
-        port,
+        vip: IpAddr::from(vip).into(),
+        ports: Ports::one(port),
         protocol,
         forwarding,
+        hash: Hash::FiveTuple,
         tracking: Tracking::None,
         backends,
         source_ranges: vec![],
@@ -54,6 +60,11 @@ pub fn service(
         table_size: Some(1009),
         health: Default::default(),
         affinity_timeout: None,
+        no_backend: NoBackend::Drop,
+        dscp: None,
+        gue: Gue::default(),
+        geneve: Geneve::default(),
+        udp_checksum: false,
     }
 }
 
@@ -79,14 +90,16 @@ pub fn environment() -> Environment {
     Environment {
         seed: *b"0123456789abcdef",
         table_size: 65537,
-        ipv4_source: Some(SOURCE),
+        encap: Encap { ipv4_source: Some(SOURCE), ..Encap::default() },
+        icmp_errors: Limit { per_second: 1000, burst: 100 },
         drain_timeout: Duration::from_secs(3600),
         lcores: 1,
     }
 }
 
 pub fn fabric() -> Fabric {
-    let neighbor = |address: &str, mac| Neighbor { address: address.parse().unwrap(), mac, port: PortIndex(0) };
+    let neighbor =
+        |address: &str, mac| Neighbor { address: address.parse().unwrap(), mac, port: PortIndex(0), vlan: None };
     let route = |prefix: &str, via: &str| Route { prefix: prefix.parse().unwrap(), via: Some(via.parse().unwrap()) };
     Fabric {
         ports: vec![Port { mac: OUR_MAC, mtu: 1500, promiscuous: false }],

@@ -180,36 +180,8 @@ fn services() -> Vec<Case> {
         ),
         // Known, but not yet.
         (
-            r#""forwarding": "l2dsr""#,
-            "forwarding: \"l2dsr\" is known, but this release does not forward by it yet: use \"ipip\" or \"dnat\"",
-        ),
-        (
-            r#""vip": "2001:db8::1""#,
-            "vip: IPv6 is known, but this release does not balance it yet: use an IPv4 address",
-        ),
-        (
-            r#""vip": "192.0.2.0/24""#,
-            "vip: a prefix is known, but this release does not match prefixes yet: use one address",
-        ),
-        (
-            r#""backends": [{"address": "fd00::1"}]"#,
-            "backends[0].address: IPv6 is known, but this release does not send to it yet: use an IPv4 address",
-        ),
-        (
-            r#""port": 0"#,
-            "port: 0, all ports, is known, but this release does not match it yet: write a service for each port",
-        ),
-        (
-            r#""port": "80-90""#,
-            "port: a range is known, but this release does not match ranges yet: write a service for each port",
-        ),
-        (
-            r#""hash": "source-ip""#,
-            "hash: \"source-ip\" is known, but this release does not hash so yet: use \"five-tuple\"",
-        ),
-        (
-            r#""no_backend": "reject""#,
-            "no_backend: \"reject\" is known, but this release does not answer so yet: use \"drop\"",
+            r#""forwarding": "snat""#,
+            "forwarding: \"snat\" is known, but this release does not forward by it yet: use one of ipip, gre, gue, geneve, dscp, l2dsr, dnat",
         ),
     ];
     let error = |error: &str| -> &'static str { format!("services[0].{error}").leak() };
@@ -238,7 +210,6 @@ fn together() -> Vec<Case> {
         (
             several(&[r#""forwarding": "dnat", "port": 0"#, r#""name": "b", "forwarding": "dnat", "port": 81"#]).into_bytes(),
             vec![
-                "services[0].port: 0, all ports, is known, but this release does not match it yet: write a service for each port",
                 "services[1].backends[0]: 10.1.0.11:81 tcp is an endpoint of services[0] too; \"dnat\" could not tell whose \
                  replies come from it. Let it serve on another port, or from another address",
             ],
@@ -246,8 +217,6 @@ fn together() -> Vec<Case> {
         (
             several(&[r#""port": "80-90""#, r#""name": "b", "port": "90-99""#]).into_bytes(),
             vec![
-                "services[0].port: a range is known, but this release does not match ranges yet: write a service for each port",
-                "services[1].port: a range is known, but this release does not match ranges yet: write a service for each port",
                 "services[1].vip: 90-99 overlaps 80-90 of services[0], on the same VIP and protocol",
             ],
         ),
@@ -258,8 +227,6 @@ fn together() -> Vec<Case> {
             ])
             .into_bytes(),
             vec![
-                "services[0].forwarding: \"dscp\" is known, but this release does not forward by it yet: use \"ipip\" or \"dnat\"",
-                "services[1].forwarding: \"dscp\" is known, but this release does not forward by it yet: use \"ipip\" or \"dnat\"",
                 "services[1].backends[0].address: 10.1.0.11 gets DSCP 5 for the VIP of services[0] too, and could not tell the \
                  VIPs apart; use another code point",
             ],
@@ -269,15 +236,12 @@ fn together() -> Vec<Case> {
             vec![
                 "services[0].dscp: required by \"dscp\", but absent. Give the code point, 1 to 63, that names the VIP to the backends",
                 "services[0].backends[0].address: 10.1.0.11 and the VIP 2001:db8::1 are of different families, and \"dscp\" cannot cross them",
-                "services[0].forwarding: \"dscp\" is known, but this release does not forward by it yet: use \"ipip\" or \"dnat\"",
-                "services[0].vip: IPv6 is known, but this release does not balance it yet: use an IPv4 address",
             ],
         ),
         (
             web(r#""forwarding": "dnat", "vip": "192.0.2.0/24""#).into_bytes(),
             vec![
                 "services[0].vip: 192.0.2.0/24 is a prefix, and \"dnat\" needs one address, which its replies then carry",
-                "services[0].vip: a prefix is known, but this release does not match prefixes yet: use one address",
             ],
         ),
         (
@@ -286,7 +250,7 @@ fn together() -> Vec<Case> {
                 "services[0].quic: required by \"quic-cid\", but absent. Give \"config_id\" and \"server_id_length\"",
                 "services[0].hash: \"quic-cid\" reads QUIC, which runs over udp, and this service is tcp",
                 "services[0].backends[0].server_id: required by \"quic-cid\", but absent",
-                "services[0].hash: \"quic-cid\" is known, but this release does not hash so yet: use \"five-tuple\"",
+                "services[0].hash: \"quic-cid\" is known, but this release does not hash so yet: use \"five-tuple\" or \"source-ip\"",
             ],
         ),
         (
@@ -297,7 +261,7 @@ fn together() -> Vec<Case> {
             vec![
                 "services[0].quic.config_id: 7 is not a number from 0 to 6",
                 "services[0].backends[0].server_id: has 2 bytes, and server_id_length says 4",
-                "services[0].hash: \"quic-cid\" is known, but this release does not hash so yet: use \"five-tuple\"",
+                "services[0].hash: \"quic-cid\" is known, but this release does not hash so yet: use \"five-tuple\" or \"source-ip\"",
             ],
         ),
         // One mistake hides no other.

@@ -39,8 +39,8 @@ fn the_contracts_example_holds_with_warnings() {
     );
     let web = &definitions.services[0];
     assert_eq!(
-        (web.name.as_ref(), web.port, web.protocol, web.forwarding),
-        ("web", 80, Protocol::Tcp, Forwarding::Ipip)
+        (web.name.as_ref(), web.ports.single(), web.protocol, web.forwarding),
+        ("web", Some(80), Protocol::Tcp, Forwarding::Ipip)
     );
     assert_eq!((web.tracking, web.idle_timeout.tcp), (Tracking::Full, Duration::from_secs(900)));
     assert_eq!((web.backends[0].weight, web.backends[1].state), (100, State::Draining));

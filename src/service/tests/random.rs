@@ -1,6 +1,6 @@
 //! Any definitions read back equal; no bytes at all make the reader panic.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,25 +62,52 @@ fn service(number: u8) -> impl Strategy<Value = Service> {
         any::<u16>(),
         select(vec![State::Active, State::Draining, State::Down]),
     );
-    let outline = ("\\PC{1,20}", 1..=65535_u16, any::<bool>(), any::<bool>(), 0..3_u8);
+    let forwarding =
+        (0..Forwarding::NAMES.len()).prop_map(|number| Forwarding::named(Forwarding::NAMES[number]).unwrap());
+    let ports = prop_oneof![
+        Just(Ports::ALL),
+        (1..=65535_u16).prop_map(Ports::one),
+        (1..=65534_u16).prop_flat_map(|first| (first + 1..=65535).prop_map(move |last| Ports { first, last })),
+    ];
+    let outline = ("\\PC{1,20}", ports, any::<bool>(), forwarding, 0..3_u8);
     let rest = (ranges(), ranges(), [1000..=90_000_000_u64, 1000..=90_000_000, 1000..=90_000_000], health());
-    let options = (option::of(select(vec![251_u32, 65537])), option::of(duration(1000, 90_000_000)));
+    let details = (any::<bool>(), any::<bool>(), any::<bool>(), 1..=63_u8, 0..=1_u8, 1..=65535_u16, 0..1_u32 << 24);
+    let options = (option::of(select(vec![251_u32, 65537])), option::of(duration(1000, 90_000_000)), details);
     (outline, vec(backend, 0..6), rest, options).prop_map(
-        move |((name, port, udp, dnat, tracking), backends, (source_ranges, deny_ranges, idle, health), options)| {
-            let forwarding = if dnat { Forwarding::Dnat } else { Forwarding::Ipip };
+        move |(
+            (name, ports, udp, forwarding, tracking),
+            backends,
+            (source_ranges, deny_ranges, idle, mut health),
+            options,
+        )| {
+            use Forwarding::{Dnat, Dscp, Geneve as Eth, Gue as Udp};
+            let (by_source, rejects, is_summed, dscp, variant, port, vni) = options.2;
+            // A check needs a port where the service has several.
+            if let Some(check) = &mut health.check
+                && ports.single().is_none()
+                && !matches!(check.kind, CheckKind::Ping | CheckKind::None)
+            {
+                check.port.get_or_insert(80);
+            }
+            let own = |port: Option<u16>| {
+                port.filter(|&own| matches!(forwarding, Dnat | Eth) && ports.single().is_some_and(|port| port != own))
+            };
+            let is_geneve = forwarding == Eth;
             let backends = backends.into_iter().zip(1_u8..).map(|((low, own_port, weight, state), place)| Backend {
                 address: IpAddr::from([10, number, place, low]),
-                port: own_port.filter(|&own| dnat && own != port),
+                port: own(own_port),
                 weight,
                 state,
+                tunnel_endpoint: (is_geneve && weight % 2 == 1).then_some(IpAddr::from([10, 99, place, low])),
             });
             let millis = Duration::from_millis;
             Service {
                 name: format!("{name}{number}").into(),
-                vip: Ipv4Addr::new(192, 0, 2, number).into(),
-                port,
+                vip: IpAddr::from([192, 0, 2, number]).into(),
+                ports,
                 protocol: if udp { Protocol::Udp } else { Protocol::Tcp },
                 forwarding,
+                hash: if by_source { Hash::SourceIp } else { Hash::FiveTuple },
                 tracking: match tracking {
                     0 if !udp => Tracking::Transition,
                     1 => Tracking::None,
@@ -93,6 +120,19 @@ fn service(number: u8) -> impl Strategy<Value = Service> {
                 table_size: options.0,
                 health,
                 affinity_timeout: options.1,
+                no_backend: if rejects { NoBackend::Reject } else { NoBackend::Drop },
+                dscp: (forwarding == Dscp).then_some(dscp),
+                gue: Gue {
+                    variant: if forwarding == Udp { variant } else { 0 },
+                    port: if forwarding == Udp { port } else { 6080 },
+                },
+                geneve: Geneve {
+                    port: if is_geneve { port } else { 6081 },
+                    vni: if is_geneve { vni } else { 2 },
+                    inner_destination: Mac([2, 0, 0, 0, 0, 2]),
+                    inner_source: Mac([2, 0, 0, 0, 0, if is_geneve { number } else { 1 }]),
+                },
+                udp_checksum: is_summed && matches!(forwarding, Udp | Eth),
             }
         },
     )

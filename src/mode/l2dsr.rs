@@ -1,0 +1,34 @@
+//! `l2dsr`: only the Ethernet addresses change (also called direct routing, or gatewaying).
+//!
+//! ```text
+//! router -> us       | IP client -> VIP | TCP or UDP | payload
+//! us     -> backend  | IP client -> VIP | TCP or UDP | payload
+//! ```
+//!
+//! The backend is on a network of the load balancer's own, owns the VIP without announcing it by ARP or ND, and answers the client
+//! itself. The packet is untouched, TTL included. Costs no MTU.
+
+use super::rewrite::{Way, pass};
+use super::{Context, Mode, Packet, PortIndex, State};
+use crate::counters::Reason;
+use crate::service::{Backend, Service};
+use crate::wire::Frame;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct L2dsr(Way);
+
+impl Mode for L2dsr {
+    fn overhead(_: &Service, _: &Backend) -> u16 {
+        0
+    }
+
+    fn prepare(context: &Context) -> Self {
+        Self(context.next_hop.into())
+    }
+
+    #[inline]
+    fn apply<F: Frame>(&self, frame: &mut F, packet: Packet, _: u64, _: &mut State) -> Result<PortIndex, Reason> {
+        pass(frame, packet, &self.0)?;
+        Ok(self.0.port)
+    }
+}

@@ -1,0 +1,236 @@
+//! The outer header of tunnels: Ethernet, IPv4 or IPv6, and what a mode has between it and the inner packet, prepared as bytes.
+//!
+//! TTL or hop limit 64. ToS or traffic class as the inner's, ECN included (RFC 6040, section 4.1, normal mode). Outer IPv4: DF as
+//! the inner's, and set where the inner packet is IPv6, which nobody on the way may fragment; identification 0 with DF (RFC
+//! 6864), else a counter. Outer IPv6: the flow label is the flow's (RFC 6438). What does not fit is refused, never fragmented.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::{Context, NextHop, Packet, PortIndex, State};
+use crate::counters::Reason;
+use crate::wire::ipv4::{self, field};
+use crate::wire::{Frame, checksum, ethernet, ipv6, le16};
+
+const TTL: u8 = 64;
+const IP: usize = ethernet::HEADER;
+
+/// Where what a mode puts behind an outer IPv4 header begins, and behind an outer IPv6 header.
+pub const TAIL_V4: usize = IP + ipv4::HEADER;
+pub const TAIL_V6: usize = IP + ipv6::HEADER;
+
+/// An outer header to one backend, of `N4` bytes where it is IPv4, of `N6` where it is IPv6; the inner packet's family is the
+/// VIP's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outer<const N4: usize, const N6: usize> {
+    V4InV4(OuterV4<N4>),
+    V6InV4(OuterV4<N4>),
+    /// As the two before, with a source of the flow's own.
+    SpreadV4InV4(OuterV4<N4>),
+    SpreadV6InV4(OuterV4<N4>),
+    V4InV6(Box<OuterV6<N6>>),
+    V6InV6(Box<OuterV6<N6>>),
+}
+
+/// Of `N` bytes, Ethernet's included.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OuterV4<const N: usize> {
+    header: [u8; N],
+    /// Largest inner packet, bytes.
+    room: u16,
+    port: PortIndex,
+    /// Sum over the outer IP header's little-endian words that do not depend on the packet.
+    partial_sum: u32,
+    /// The bits of the source, in the order of its bytes, that are the flow's.
+    spread: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OuterV6<const N: usize> {
+    header: [u8; N],
+    room: u16,
+    port: PortIndex,
+    /// The bits of the source that are the flow's.
+    spread: u128,
+}
+
+impl<const N4: usize, const N6: usize> Outer<N4, N6> {
+    /// To `endpoint`; the header's `protocol` is that of `tail`, what follows it up to the inner packet.
+    pub fn new(context: &Context, endpoint: IpAddr, protocol: u8, tail: &[u8]) -> Self {
+        let (encap, is_v4) = (context.encap, context.service.vip.addr().is_ipv4());
+        match endpoint {
+            IpAddr::V4(to) => {
+                let (source, spread) = match encap.rss_source_v4 {
+                    Some(prefix) => (prefix.network(), prefix.hostmask().to_bits()),
+                    None => (encap.ipv4_source.unwrap_or(Ipv4Addr::UNSPECIFIED), 0),
+                };
+                let outer = OuterV4::new(context.next_hop, source, spread, to, protocol, tail);
+                match (is_v4, spread) {
+                    (true, 0) => Self::V4InV4(outer),
+                    (false, 0) => Self::V6InV4(outer),
+                    (true, _) => Self::SpreadV4InV4(outer),
+                    (false, _) => Self::SpreadV6InV4(outer),
+                }
+            }
+            IpAddr::V6(to) => {
+                let (source, spread) = match encap.rss_source_v6 {
+                    Some(prefix) => (prefix.network(), prefix.hostmask().to_bits()),
+                    None => (encap.ipv6_source.unwrap_or(Ipv6Addr::UNSPECIFIED), 0),
+                };
+                let outer = Box::new(OuterV6::new(context.next_hop, source, spread, to, protocol, tail));
+                if is_v4 { Self::V4InV6(outer) } else { Self::V6InV6(outer) }
+            }
+        }
+    }
+
+    /// Puts the header in front of the packet; `finish` gets the whole frame and where the tail begins.
+    #[inline(always)]
+    pub fn wrap<F: Frame>(
+        &self,
+        frame: &mut F,
+        packet: Packet,
+        hash: u64,
+        state: &mut State,
+        finish: impl FnOnce(&mut [u8], usize),
+    ) -> Result<PortIndex, Reason> {
+        match self {
+            Self::V4InV4(outer) => outer.wrap::<F, InnerV4, false>(frame, packet, hash, state, finish),
+            Self::V6InV4(outer) => outer.wrap::<F, InnerV6, false>(frame, packet, hash, state, finish),
+            Self::SpreadV4InV4(outer) => outer.wrap::<F, InnerV4, true>(frame, packet, hash, state, finish),
+            Self::SpreadV6InV4(outer) => outer.wrap::<F, InnerV6, true>(frame, packet, hash, state, finish),
+            Self::V4InV6(outer) => outer.wrap::<F, InnerV4>(frame, packet, hash, finish),
+            Self::V6InV6(outer) => outer.wrap::<F, InnerV6>(frame, packet, hash, finish),
+        }
+    }
+}
+
+/// What an outer header takes over from the packet inside.
+trait Inner {
+    /// Traffic class, and the DF flag as a little-endian word; `ip` begins with the packet.
+    fn read(ip: &[u8; 8]) -> (u8, u16);
+}
+
+const DF: u16 = ipv4::DF.swap_bytes();
+
+struct InnerV4;
+struct InnerV6;
+
+impl Inner for InnerV4 {
+    #[inline(always)]
+    fn read(ip: &[u8; 8]) -> (u8, u16) {
+        (ip[field::TOS], le16(ip, field::FLAGS) & DF)
+    }
+}
+
+impl Inner for InnerV6 {
+    #[inline(always)]
+    fn read(ip: &[u8; 8]) -> (u8, u16) {
+        (ip[0] << 4 | ip[1] >> 4, DF)
+    }
+}
+
+impl<const N: usize> OuterV4<N> {
+    fn new(hop: &NextHop, source: Ipv4Addr, spread: u32, to: Ipv4Addr, protocol: u8, tail: &[u8]) -> Self {
+        let mut header = [0; N];
+        header[..IP].copy_from_slice(&ethernet::header(hop.destination, hop.source, ethernet::IPV4));
+        let ip = &mut header[IP..TAIL_V4];
+        ip[0] = 0x45;
+        ip[field::TTL] = TTL;
+        ip[field::PROTOCOL] = protocol;
+        ip[field::SOURCE..][..4].copy_from_slice(&source.octets());
+        ip[field::DESTINATION..][..4].copy_from_slice(&to.octets());
+        let partial_sum = u32::from(checksum::sum(ip).swap_bytes());
+        header[TAIL_V4..].copy_from_slice(tail);
+        let room = hop.mtu.saturating_sub((N - IP) as u16);
+        Self { header, room, port: hop.port, partial_sum, spread: u32::from_le_bytes(spread.to_be_bytes()) }
+    }
+
+    #[inline(always)]
+    fn wrap<F: Frame, I: Inner, const SPREAD: bool>(
+        &self,
+        frame: &mut F,
+        packet: Packet,
+        hash: u64,
+        state: &mut State,
+        finish: impl FnOnce(&mut [u8], usize),
+    ) -> Result<PortIndex, Reason> {
+        if packet.total > self.room {
+            return Err(Reason::TooBig);
+        }
+        // The headroom suffices by the contract of `Frame`, and the packet by that of `Packet`.
+        let bytes = frame.reshape(N - IP, IP + usize::from(packet.total)).ok_or(Reason::Malformed)?;
+        let (head, inner) = bytes.split_first_chunk_mut::<N>().ok_or(Reason::Malformed)?;
+
+        // All as little-endian words of two bytes, in which what is copied and summed needs no swap.
+        let (tos, flags) = I::read(inner.first_chunk().ok_or(Reason::Malformed)?);
+        let tos = u16::from_le_bytes([0, tos]);
+        let total = (packet.total + (N - IP) as u16).swap_bytes();
+        let id = if flags == 0 { state.id.next().swap_bytes() } else { 0 };
+        let mut sum = [tos, total, id, flags].into_iter().fold(self.partial_sum, |sum, word| sum + u32::from(word));
+
+        *head = self.header;
+        let word = u64::from(flags) << 48 | u64::from(id) << 32 | u64::from(total) << 16 | u64::from(tos | 0x45);
+        head[IP..][..8].copy_from_slice(&word.to_le_bytes());
+        if SPREAD {
+            let own = hash as u32 & self.spread;
+            sum += (own & 0xffff) + (own >> 16);
+            let at = IP + field::SOURCE;
+            let source = u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]) | own;
+            head[at..][..4].copy_from_slice(&source.to_le_bytes());
+        }
+        head[IP + field::CHECKSUM..][..2].copy_from_slice(&(!checksum::fold(sum)).to_le_bytes());
+        finish(bytes, TAIL_V4);
+        Ok(self.port)
+    }
+}
+
+impl<const N: usize> OuterV6<N> {
+    fn new(hop: &NextHop, source: Ipv6Addr, spread: u128, to: Ipv6Addr, protocol: u8, tail: &[u8]) -> Self {
+        use ipv6::field;
+        let mut header = [0; N];
+        header[..IP].copy_from_slice(&ethernet::header(hop.destination, hop.source, ethernet::IPV6));
+        let ip = &mut header[IP..TAIL_V6];
+        ip[field::NEXT_HEADER] = protocol;
+        ip[field::HOP_LIMIT] = TTL;
+        ip[field::SOURCE..][..16].copy_from_slice(&source.octets());
+        ip[field::DESTINATION..][..16].copy_from_slice(&to.octets());
+        header[TAIL_V6..].copy_from_slice(tail);
+        Self { header, room: hop.mtu.saturating_sub((N - IP) as u16), port: hop.port, spread }
+    }
+
+    #[inline(always)]
+    fn wrap<F: Frame, I: Inner>(
+        &self,
+        frame: &mut F,
+        packet: Packet,
+        hash: u64,
+        finish: impl FnOnce(&mut [u8], usize),
+    ) -> Result<PortIndex, Reason> {
+        use ipv6::field;
+        if packet.total > self.room {
+            return Err(Reason::TooBig);
+        }
+        let bytes = frame.reshape(N - IP, IP + usize::from(packet.total)).ok_or(Reason::Malformed)?;
+        let (head, inner) = bytes.split_first_chunk_mut::<N>().ok_or(Reason::Malformed)?;
+        let (class, _) = I::read(inner.first_chunk().ok_or(Reason::Malformed)?);
+
+        *head = self.header;
+        let label = hash as u32 & 0xf_ffff;
+        let first = 6 << 28 | u32::from(class) << 20 | label;
+        let payload = packet.total + (N - TAIL_V6) as u16;
+        let word = u64::from(first) << 32 | u64::from(payload) << 16 | u64::from(be_pair(head));
+        head[IP..][..8].copy_from_slice(&word.to_be_bytes());
+        if self.spread != 0 {
+            let source = &mut head[IP + field::SOURCE..][..16];
+            let own = (u128::from(hash) & self.spread).to_be_bytes();
+            source.iter_mut().zip(own).for_each(|(byte, own)| *byte |= own);
+        }
+        finish(bytes, TAIL_V6);
+        Ok(self.port)
+    }
+}
+
+/// Next header and hop limit, as they are.
+#[inline(always)]
+fn be_pair<const N: usize>(head: &[u8; N]) -> u16 {
+    u16::from_be_bytes([head[IP + ipv6::field::NEXT_HEADER], head[IP + ipv6::field::HOP_LIMIT]])
+}

@@ -1,0 +1,348 @@
+//! One address, and perhaps port, put in place of another in a packet, and what that does to the checksums.
+//!
+//! What the change does to each checksum is summed before any packet (RFC 1624). An error (RFC 5508, RFC 4443) is translated
+//! inside, too: the packet that it quotes went the other way, so there the other side is the one that changes.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::{Content, NextHop, Packet, PortIndex};
+use crate::counters::Reason;
+use crate::wire::checksum::Delta;
+use crate::wire::ipv4::protocol;
+use crate::wire::{Frame, Mac, be16, ethernet, icmp, ipv4, ipv6, tcp, udp};
+
+/// Which end of a packet changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    Source,
+    Destination,
+}
+
+impl Side {
+    const fn other(self) -> Self {
+        match self {
+            Self::Source => Self::Destination,
+            Self::Destination => Self::Source,
+        }
+    }
+
+    /// Where its port stands in a transport header.
+    #[inline(always)]
+    const fn port_at(self) -> usize {
+        match self {
+            Self::Source => 0,
+            Self::Destination => 2,
+        }
+    }
+}
+
+/// An end of a flow; no port: whatever the packet has.
+pub type End = (IpAddr, Option<u16>);
+
+/// A change of a packet of either family.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rewrite {
+    V4(Change<V4>),
+    V6(Box<Change<V6>>),
+}
+
+impl Rewrite {
+    /// From `old` to `new`, which are of one family. `hops`: how far the TTL or hop limit goes down, 0 or 1.
+    pub fn new(old: End, new: End, hops: u8) -> Self {
+        match (old.0, new.0) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                Self::V4(Change::new(from.octets(), to.octets(), (old.1, new.1), hops))
+            }
+            (IpAddr::V6(from), IpAddr::V6(to)) => {
+                Self::V6(Box::new(Change::new(from.octets(), to.octets(), (old.1, new.1), hops)))
+            }
+            _ => unreachable!("validation lets no modes that rewrite across families through"),
+        }
+    }
+
+    /// From any address, that which the packet has, where `vip` is a prefix; else as it is.
+    pub fn for_all_of(mut self, vip: IpNet) -> Self {
+        let is_any = vip.prefix_len() < vip.max_prefix_len();
+        match &mut self {
+            Self::V4(change) => change.is_any = is_any,
+            Self::V6(change) => change.is_any = is_any,
+        }
+        self
+    }
+
+    /// As it is, but for what errors quote: that stays as it came.
+    pub fn keeping_quotes(mut self) -> Self {
+        match &mut self {
+            Self::V4(change) => change.keeps_quotes = true,
+            Self::V6(change) => change.keeps_quotes = true,
+        }
+        self
+    }
+
+    /// Changes one side of the IP packet that `bytes` begin with.
+    #[inline(always)]
+    pub fn apply(&self, bytes: &mut [u8], packet: Packet, side: Side) -> Result<(), Reason> {
+        match self {
+            Self::V4(change) => change.apply(bytes, packet, side),
+            Self::V6(change) => change.apply(bytes, packet, side),
+        }
+    }
+}
+
+/// What differs between the families.
+pub trait Family: Copy {
+    type Octets: AsRef<[u8]> + for<'a> TryFrom<&'a [u8]> + Copy + PartialEq + std::fmt::Debug;
+    /// Bytes of the fixed header.
+    const HEADER: usize;
+    const TTL: usize;
+    const ICMP: u8;
+    /// Where an address begins.
+    fn address_at(side: Side) -> usize;
+    /// Patches the header's own checksum, where there is one.
+    fn patch_header(ip: &mut [u8], delta: Delta) -> Delta;
+    /// Protocol and place of the transport header in a quote.
+    fn transport(quoted: &[u8]) -> Option<(u8, usize)>;
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct V4;
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct V6;
+
+impl Family for V4 {
+    type Octets = [u8; 4];
+    const HEADER: usize = ipv4::HEADER;
+    const TTL: usize = ipv4::field::TTL;
+    const ICMP: u8 = protocol::ICMP;
+
+    #[inline(always)]
+    fn address_at(side: Side) -> usize {
+        match side {
+            Side::Source => ipv4::field::SOURCE,
+            Side::Destination => ipv4::field::DESTINATION,
+        }
+    }
+
+    #[inline(always)]
+    fn patch_header(ip: &mut [u8], delta: Delta) -> Delta {
+        let old = be16(ip, ipv4::field::CHECKSUM);
+        put(ip, ipv4::field::CHECKSUM, &delta.patch(old).to_be_bytes())
+    }
+
+    fn transport(quoted: &[u8]) -> Option<(u8, usize)> {
+        let ip = ipv4::Ipv4::of(quoted)?;
+        Some((ip.protocol(), ip.header_length()))
+    }
+}
+
+impl Family for V6 {
+    type Octets = [u8; 16];
+    const HEADER: usize = ipv6::HEADER;
+    const TTL: usize = ipv6::field::HOP_LIMIT;
+    const ICMP: u8 = protocol::ICMPV6;
+
+    #[inline(always)]
+    fn address_at(side: Side) -> usize {
+        match side {
+            Side::Source => ipv6::field::SOURCE,
+            Side::Destination => ipv6::field::DESTINATION,
+        }
+    }
+
+    #[inline(always)]
+    fn patch_header(_: &mut [u8], _: Delta) -> Delta {
+        Delta::NONE
+    }
+
+    fn transport(quoted: &[u8]) -> Option<(u8, usize)> {
+        let upper = ipv6::upper(quoted).ok()?;
+        Some((upper.protocol, upper.offset))
+    }
+}
+
+/// A change of a packet of family `F`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change<F: Family> {
+    old: F::Octets,
+    new: F::Octets,
+    ports: (Option<u16>, Option<u16>),
+    hops: u8,
+    /// `old` stands for whatever address the packet has.
+    is_any: bool,
+    keeps_quotes: bool,
+    /// The address alone.
+    address: Delta,
+    /// The IP header: the address, and the TTL.
+    header: Delta,
+    /// The TCP or UDP checksum: the address in the pseudo-header, and the port.
+    transport: Delta,
+}
+
+impl<F: Family> Change<F> {
+    fn new(old: F::Octets, new: F::Octets, ports: (Option<u16>, Option<u16>), hops: u8) -> Self {
+        let words = old.as_ref().chunks_exact(2).zip(new.as_ref().chunks_exact(2));
+        let address = words.fold(Delta::NONE, |sum, (old, new)| sum.and(Delta::word(be16(old, 0), be16(new, 0))));
+        // The TTL is the upper byte of its word, so the word goes down by 0x0100 a hop, whatever it is.
+        let header = address.and(Delta::word(u16::from(hops) << 8, 0));
+        let transport = match ports {
+            (Some(old), Some(new)) => address.and(Delta::word(old, new)),
+            _ => address,
+        };
+        Self { old, new, ports, hops, is_any: false, keeps_quotes: false, address, header, transport }
+    }
+
+    #[inline(always)]
+    fn apply(&self, bytes: &mut [u8], packet: Packet, side: Side) -> Result<(), Reason> {
+        if self.is_any {
+            return self.apply_to_any(bytes, packet, side);
+        }
+        let (ip, rest) = bytes.split_at_mut_checked(usize::from(packet.header)).ok_or(Reason::Malformed)?;
+        let ip = ip.get_mut(..F::HEADER).ok_or(Reason::Malformed)?;
+        match packet.content {
+            Content::Tcp => {
+                let tcp: &mut [u8; tcp::HEADER] = rest.first_chunk_mut().ok_or(Reason::Malformed)?;
+                let sum = self.transport.patch(be16(tcp, tcp::CHECKSUM));
+                tcp[tcp::CHECKSUM..][..2].copy_from_slice(&sum.to_be_bytes());
+                self.put_port(tcp, side);
+            }
+            Content::Udp => {
+                let udp: &mut [u8; udp::HEADER] = rest.first_chunk_mut().ok_or(Reason::Malformed)?;
+                let sum = self.transport.patch_udp(be16(udp, udp::CHECKSUM));
+                udp[udp::CHECKSUM..][..2].copy_from_slice(&sum.to_be_bytes());
+                self.put_port(udp, side);
+            }
+            Content::LaterFragment => {}
+            Content::Error => return self.apply_to_error(ip, rest, side),
+        }
+        self.put_address(ip, side);
+        Ok(())
+    }
+
+    /// Of a VIP that is a prefix: what changes is only known with the packet.
+    #[inline(never)]
+    fn apply_to_any(&self, bytes: &mut [u8], packet: Packet, side: Side) -> Result<(), Reason> {
+        let (at, length) = (F::address_at(side), self.old.as_ref().len());
+        let old = bytes.get(at..at + length).and_then(|old| old.try_into().ok()).ok_or(Reason::Malformed)?;
+        let change = Self::new(old, self.new, self.ports, self.hops);
+        Self { keeps_quotes: self.keeps_quotes, ..change }.apply(bytes, packet, side)
+    }
+
+    #[inline(always)]
+    fn put_port<const N: usize>(&self, transport: &mut [u8; N], side: Side) {
+        if let (Some(_), Some(port)) = self.ports {
+            transport[side.port_at()..][..2].copy_from_slice(&port.to_be_bytes());
+        }
+    }
+
+    #[inline(always)]
+    fn put_address(&self, ip: &mut [u8], side: Side) {
+        F::patch_header(ip, self.header);
+        ip[F::TTL] -= self.hops;
+        let new = self.new.as_ref();
+        ip[F::address_at(side)..][..new.len()].copy_from_slice(new);
+    }
+
+    /// Translates an error and what it quotes. Its sender may be somebody on the way, whose address is his own; a destination
+    /// is always the end that changes.
+    #[cold]
+    fn apply_to_error(&self, ip: &mut [u8], message: &mut [u8], side: Side) -> Result<(), Reason> {
+        let mut change = Delta::NONE;
+        let (new, at) = (self.new.as_ref(), F::address_at(side));
+        if ip[at..][..new.len()] == *self.old.as_ref() {
+            self.put_address(ip, side);
+            if F::ICMP == protocol::ICMPV6 {
+                change = self.address; // the pseudo-header
+            }
+        } else {
+            F::patch_header(ip, Delta::word(u16::from(self.hops) << 8, 0));
+            ip[F::TTL] -= self.hops;
+        }
+
+        let (head, quoted) = message.split_first_chunk_mut::<{ icmp::HEADER }>().ok_or(Reason::Malformed)?;
+        if self.keeps_quotes {
+            let sum = change.patch(be16(head, icmp::CHECKSUM));
+            head[icmp::CHECKSUM..][..2].copy_from_slice(&sum.to_be_bytes());
+            return Ok(());
+        }
+        let (number, header) = F::transport(quoted).ok_or(Reason::Malformed)?;
+        let inside = side.other();
+        change = change.and(put(quoted, F::address_at(inside), new));
+        change = change.and(F::patch_header(quoted, self.address));
+        let transport = quoted.get_mut(header..).ok_or(Reason::Malformed)?;
+        if let (Some(_), Some(port)) = self.ports {
+            change = change.and(put(transport, inside.port_at(), &port.to_be_bytes()));
+        }
+        // The quote may end before the checksum.
+        let (at, patch): (_, fn(Delta, u16) -> u16) = match number {
+            protocol::TCP => (tcp::CHECKSUM, Delta::patch),
+            _ => (udp::CHECKSUM, Delta::patch_udp),
+        };
+        if transport.len() >= at + 2 {
+            let sum = patch(self.transport, be16(transport, at));
+            change = change.and(put(transport, at, &sum.to_be_bytes()));
+        }
+        let sum = change.patch(be16(head, icmp::CHECKSUM));
+        head[icmp::CHECKSUM..][..2].copy_from_slice(&sum.to_be_bytes());
+        Ok(())
+    }
+}
+
+/// Writes whole words, and says how that changes a sum over them.
+fn put(bytes: &mut [u8], at: usize, new: &[u8]) -> Delta {
+    let Some(place) = bytes.get_mut(at..at + new.len()) else { return Delta::NONE };
+    let mut delta = Delta::NONE;
+    for (old, new) in place.chunks_exact_mut(2).zip(new.chunks_exact(2)) {
+        delta = delta.and(Delta::word(be16(old, 0), be16(new, 0)));
+        old.copy_from_slice(new);
+    }
+    delta
+}
+
+/// What every router does: refuses what is too old or too big, cuts what is behind the packet, puts the next hop's addresses.
+/// Gives the packet's bytes.
+#[inline(always)]
+pub fn route<'a, F: Frame>(frame: &'a mut F, packet: Packet, to: &Way, ttl_at: usize) -> Result<&'a mut [u8], Reason> {
+    let ttl = frame.bytes().get(ethernet::HEADER + ttl_at).ok_or(Reason::Malformed)?;
+    if *ttl <= 1 {
+        return Err(Reason::TtlExceeded);
+    }
+    pass(frame, packet, to)
+}
+
+/// As [`route`], without regard to the TTL.
+#[inline(always)]
+pub fn pass<'a, F: Frame>(frame: &'a mut F, packet: Packet, to: &Way) -> Result<&'a mut [u8], Reason> {
+    if packet.total > to.mtu {
+        return Err(Reason::TooBig);
+    }
+    let bytes = frame.reshape(0, packet.sent_length(frame)).ok_or(Reason::Malformed)?;
+    let (link, ip) = bytes.split_first_chunk_mut::<{ ethernet::HEADER }>().ok_or(Reason::Malformed)?;
+    link[..6].copy_from_slice(&to.destination.0);
+    link[6..12].copy_from_slice(&to.source.0);
+    Ok(ip)
+}
+
+/// A next hop, as far as a rewritten packet needs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Way {
+    source: Mac,
+    destination: Mac,
+    mtu: u16,
+    pub port: PortIndex,
+}
+
+impl From<&NextHop> for Way {
+    fn from(hop: &NextHop) -> Self {
+        Self { source: hop.source, destination: hop.destination, mtu: hop.mtu, port: hop.port }
+    }
+}
+
+/// Where the TTL or hop limit stands in a packet to this address.
+pub fn ttl_at(address: IpAddr) -> usize {
+    match address {
+        IpAddr::V4(_) => V4::TTL,
+        IpAddr::V6(_) => V6::TTL,
+    }
+}
