@@ -91,10 +91,10 @@ impl Mode for Geneve {
     ) -> Result<PortIndex, Reason> {
         match &self.outer {
             Header::V4(outer) => {
-                outer.wrap(frame, packet, hash, state, |frame, at| self.finish(frame, at, MORE_V4, packet, hash))
+                outer.wrap(frame, packet.total, hash, state, |frame, at| self.finish(frame, at, MORE_V4, packet, hash))
             }
             Header::V6(outer) => {
-                outer.wrap(frame, packet, hash, state, |frame, at| self.finish(frame, at, MORE_V6, packet, hash))
+                outer.wrap(frame, packet.total, hash, state, |frame, at| self.finish(frame, at, MORE_V6, packet, hash))
             }
         }
     }

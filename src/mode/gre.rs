@@ -46,6 +46,6 @@ impl Mode for Gre {
         hash: u64,
         state: &mut State,
     ) -> Result<PortIndex, Reason> {
-        self.0.wrap(frame, packet, hash, state, |_, _| ())
+        self.0.wrap(frame, packet.total, hash, state, |_, _| ())
     }
 }

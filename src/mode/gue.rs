@@ -59,12 +59,10 @@ impl Mode for Gue {
         state: &mut State,
     ) -> Result<PortIndex, Reason> {
         match self {
-            Self::Variant0 { outer, has_checksum } => {
-                outer.wrap(frame, packet, hash, state, |frame, at| udp_tunnel::finish(frame, at, hash, *has_checksum))
-            }
-            Self::Variant1 { outer, has_checksum } => {
-                outer.wrap(frame, packet, hash, state, |frame, at| udp_tunnel::finish(frame, at, hash, *has_checksum))
-            }
+            Self::Variant0 { outer, has_checksum } => outer
+                .wrap(frame, packet.total, hash, state, |frame, at| udp_tunnel::finish(frame, at, hash, *has_checksum)),
+            Self::Variant1 { outer, has_checksum } => outer
+                .wrap(frame, packet.total, hash, state, |frame, at| udp_tunnel::finish(frame, at, hash, *has_checksum)),
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::wire::Frame;
 use crate::wire::ipv4::protocol;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ipip(Outer<TAIL_V4, TAIL_V6>);
+pub struct Ipip(pub(super) Outer<TAIL_V4, TAIL_V6>);
 
 impl Mode for Ipip {
     fn overhead(_: &Service, backend: &Backend) -> u16 {
@@ -43,6 +43,6 @@ impl Mode for Ipip {
         hash: u64,
         state: &mut State,
     ) -> Result<PortIndex, Reason> {
-        self.0.wrap(frame, packet, hash, state, |_, _| ())
+        self.0.wrap(frame, packet.total, hash, state, |_, _| ())
     }
 }

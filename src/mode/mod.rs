@@ -28,6 +28,7 @@ use crate::wire::{Frame, ethernet, ipv4, ipv6};
 
 pub use dnat::Reply;
 pub use link::{NextHop, PortIndex};
+use outer::Outer;
 
 /// What the node puts into outer headers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -149,9 +150,16 @@ impl<M: Mode> Mode for Box<M> {
 macro_rules! modes {
     ($($name:ident: $of:ty,)*) => {
         /// A backend, made ready for its packets.
+        ///
+        /// (Its tag stands by itself, which makes the look at it short.)
         #[derive(Debug, Clone, PartialEq, Eq)]
+        #[repr(u8)]
         pub enum Prepared {
+            /// `ipip` of IPv4 in IPv4 with one source: what most packets are, and the only one that stands inline in the pipeline.
+            Straight(outer::OuterV4<{ outer::TAIL_V4 }>),
             $($name($of),)*
+            /// Nothing can be sent there, and why.
+            Refuses(Reason),
             /// Any of them, towards a next hop behind a VLAN tag.
             Tagged(Box<link::Tagged<Prepared>>),
         }
@@ -162,8 +170,21 @@ macro_rules! modes {
                     $(Forwarding::$name => Self::$name(Mode::prepare(context)),)*
                 };
                 match context.next_hop.vlan {
-                    None => prepared,
+                    None => match prepared {
+                        Self::Ipip(ipip::Ipip(Outer::V4InV4(outer))) => Self::Straight(outer),
+                        other => other,
+                    },
                     Some(vlan) => Self::Tagged(Box::new(link::Tagged { inner: prepared, vlan })),
+                }
+            }
+
+            /// Turns the frame, whose packet has `total` bytes, into what is to be sent, and says by which port, where it is
+            /// [`Prepared::Straight`] and the packet fits; else [`Prepared::apply`] says what is to be done.
+            #[inline(always)]
+            pub fn apply_straight<F: Frame>(&self, frame: &mut F, total: u16, state: &mut State) -> Option<PortIndex> {
+                match self {
+                    Self::Straight(outer) => outer.wrap_v4(frame, total, state).ok(),
+                    _ => None,
                 }
             }
 
@@ -174,8 +195,12 @@ macro_rules! modes {
                 &self, frame: &mut F, packet: Packet, hash: u64, state: &mut State,
             ) -> Result<PortIndex, Reason> {
                 match self {
+                    Self::Straight(outer) => outer.wrap_v4(frame, packet.total, state),
                     $(Self::$name(mode) => mode.apply(frame, packet, hash, state),)*
-                    Self::Tagged(tagged) => tagged.apply(frame, packet, |inner, frame| inner.apply(frame, packet, hash, state)),
+                    Self::Refuses(reason) => Err(*reason),
+                    Self::Tagged(tagged) => tagged.apply(frame, packet, |inner, frame| {
+                        inner.apply(frame, packet, hash, state)
+                    }),
                 }
             }
         }

@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{Context, NextHop, Packet, PortIndex, State};
+use super::{Context, NextHop, PortIndex, State};
 use crate::counters::Reason;
 use crate::wire::ipv4::{self, field};
 use crate::wire::{Frame, checksum, ethernet, ipv6, le16};
@@ -82,53 +82,62 @@ impl<const N4: usize, const N6: usize> Outer<N4, N6> {
         }
     }
 
-    /// Puts the header in front of the packet; `finish` gets the whole frame and where the tail begins.
+    /// Puts the header in front of a packet of `total` bytes; `finish` gets the whole frame and where the tail begins.
     #[inline(always)]
     pub fn wrap<F: Frame>(
         &self,
         frame: &mut F,
-        packet: Packet,
+        total: u16,
         hash: u64,
         state: &mut State,
         finish: impl FnOnce(&mut [u8], usize),
     ) -> Result<PortIndex, Reason> {
         match self {
-            Self::V4InV4(outer) => outer.wrap::<F, InnerV4, false>(frame, packet, hash, state, finish),
-            Self::V6InV4(outer) => outer.wrap::<F, InnerV6, false>(frame, packet, hash, state, finish),
-            Self::SpreadV4InV4(outer) => outer.wrap::<F, InnerV4, true>(frame, packet, hash, state, finish),
-            Self::SpreadV6InV4(outer) => outer.wrap::<F, InnerV6, true>(frame, packet, hash, state, finish),
-            Self::V4InV6(outer) => outer.wrap::<F, InnerV4>(frame, packet, hash, finish),
-            Self::V6InV6(outer) => outer.wrap::<F, InnerV6>(frame, packet, hash, finish),
+            Self::V4InV4(outer) => outer.wrap::<F, InnerV4, false>(frame, total, hash, state, finish),
+            Self::V6InV4(outer) => outer.wrap::<F, InnerV6, false>(frame, total, hash, state, finish),
+            Self::SpreadV4InV4(outer) => outer.wrap::<F, InnerV4, true>(frame, total, hash, state, finish),
+            Self::SpreadV6InV4(outer) => outer.wrap::<F, InnerV6, true>(frame, total, hash, state, finish),
+            Self::V4InV6(outer) => outer.wrap::<F, InnerV4>(frame, total, hash, finish),
+            Self::V6InV6(outer) => outer.wrap::<F, InnerV6>(frame, total, hash, finish),
         }
     }
 }
 
 /// What an outer header takes over from the packet inside.
 trait Inner {
-    /// Traffic class, and the DF flag as a little-endian word; `ip` begins with the packet.
-    fn read(ip: &[u8; 8]) -> (u8, u16);
+    /// Traffic class, and the DF flag as a little-endian word; `ip` are the first [`TAKEN`] bytes of the packet.
+    fn read(ip: &[u8]) -> (u8, u16);
 }
 
 const DF: u16 = ipv4::DF.swap_bytes();
+
+/// Bytes of the inner packet that are looked at.
+const TAKEN: usize = 8;
 
 struct InnerV4;
 struct InnerV6;
 
 impl Inner for InnerV4 {
     #[inline(always)]
-    fn read(ip: &[u8; 8]) -> (u8, u16) {
+    fn read(ip: &[u8]) -> (u8, u16) {
         (ip[field::TOS], le16(ip, field::FLAGS) & DF)
     }
 }
 
 impl Inner for InnerV6 {
     #[inline(always)]
-    fn read(ip: &[u8; 8]) -> (u8, u16) {
+    fn read(ip: &[u8]) -> (u8, u16) {
         (ip[0] << 4 | ip[1] >> 4, DF)
     }
 }
 
 impl<const N: usize> OuterV4<N> {
+    /// Of an IPv4 packet, with nothing of its own in the header.
+    #[inline(always)]
+    pub fn wrap_v4<F: Frame>(&self, frame: &mut F, total: u16, state: &mut State) -> Result<PortIndex, Reason> {
+        self.wrap::<F, InnerV4, false>(frame, total, 0, state, |_, _| ())
+    }
+
     fn new(hop: &NextHop, source: Ipv4Addr, spread: u32, to: Ipv4Addr, protocol: u8, tail: &[u8]) -> Self {
         let mut header = [0; N];
         header[..IP].copy_from_slice(&ethernet::header(hop.destination, hop.source, ethernet::IPV4));
@@ -148,27 +157,28 @@ impl<const N: usize> OuterV4<N> {
     fn wrap<F: Frame, I: Inner, const SPREAD: bool>(
         &self,
         frame: &mut F,
-        packet: Packet,
+        total: u16,
         hash: u64,
         state: &mut State,
         finish: impl FnOnce(&mut [u8], usize),
     ) -> Result<PortIndex, Reason> {
-        if packet.total > self.room {
+        if total > self.room {
             return Err(Reason::TooBig);
         }
         // The headroom suffices by the contract of `Frame`, and the packet by that of `Packet`.
-        let bytes = frame.reshape(N - IP, IP + usize::from(packet.total)).ok_or(Reason::Malformed)?;
-        let (head, inner) = bytes.split_first_chunk_mut::<N>().ok_or(Reason::Malformed)?;
+        let bytes = frame.reshape(N - IP, IP + usize::from(total)).ok_or(Reason::Malformed)?;
+        // One check for all that follows.
+        let head = bytes.get_mut(..N + TAKEN).ok_or(Reason::Malformed)?;
 
         // All as little-endian words of two bytes, in which what is copied and summed needs no swap.
-        let (tos, flags) = I::read(inner.first_chunk().ok_or(Reason::Malformed)?);
+        let (tos, flags) = I::read(&head[N..]);
         let tos = u16::from_le_bytes([0, tos]);
-        let total = (packet.total + (N - IP) as u16).swap_bytes();
+        let length = (total + (N - IP) as u16).swap_bytes();
         let id = if flags == 0 { state.id.next().swap_bytes() } else { 0 };
-        let mut sum = [tos, total, id, flags].into_iter().fold(self.partial_sum, |sum, word| sum + u32::from(word));
+        let mut sum = [tos, length, id, flags].into_iter().fold(self.partial_sum, |sum, word| sum + u32::from(word));
 
-        *head = self.header;
-        let word = u64::from(flags) << 48 | u64::from(id) << 32 | u64::from(total) << 16 | u64::from(tos | 0x45);
+        head[..N].copy_from_slice(&self.header);
+        let word = u64::from(flags) << 48 | u64::from(id) << 32 | u64::from(length) << 16 | u64::from(tos | 0x45);
         head[IP..][..8].copy_from_slice(&word.to_le_bytes());
         if SPREAD {
             let own = hash as u32 & self.spread;
@@ -201,22 +211,22 @@ impl<const N: usize> OuterV6<N> {
     fn wrap<F: Frame, I: Inner>(
         &self,
         frame: &mut F,
-        packet: Packet,
+        total: u16,
         hash: u64,
         finish: impl FnOnce(&mut [u8], usize),
     ) -> Result<PortIndex, Reason> {
         use ipv6::field;
-        if packet.total > self.room {
+        if total > self.room {
             return Err(Reason::TooBig);
         }
-        let bytes = frame.reshape(N - IP, IP + usize::from(packet.total)).ok_or(Reason::Malformed)?;
-        let (head, inner) = bytes.split_first_chunk_mut::<N>().ok_or(Reason::Malformed)?;
-        let (class, _) = I::read(inner.first_chunk().ok_or(Reason::Malformed)?);
+        let bytes = frame.reshape(N - IP, IP + usize::from(total)).ok_or(Reason::Malformed)?;
+        let head = bytes.get_mut(..N + TAKEN).ok_or(Reason::Malformed)?;
+        let (class, _) = I::read(&head[N..]);
 
-        *head = self.header;
+        head[..N].copy_from_slice(&self.header);
         let label = hash as u32 & 0xf_ffff;
         let first = 6 << 28 | u32::from(class) << 20 | label;
-        let payload = packet.total + (N - TAIL_V6) as u16;
+        let payload = total + (N - TAIL_V6) as u16;
         let word = u64::from(first) << 32 | u64::from(payload) << 16 | u64::from(be_pair(head));
         head[IP..][..8].copy_from_slice(&word.to_be_bytes());
         if self.spread != 0 {
@@ -231,6 +241,6 @@ impl<const N: usize> OuterV6<N> {
 
 /// Next header and hop limit, as they are.
 #[inline(always)]
-fn be_pair<const N: usize>(head: &[u8; N]) -> u16 {
+fn be_pair(head: &[u8]) -> u16 {
     u16::from_be_bytes([head[IP + ipv6::field::NEXT_HEADER], head[IP + ipv6::field::HOP_LIMIT]])
 }

@@ -27,7 +27,10 @@ pub struct Burst {
     lengths: [u16; BURST],
     /// How many trains there are. What follows is by train.
     count: usize,
+    /// Of the first `plain` trains, those that were plain.
+    plain: usize,
     flows: [Flow; BURST],
+    /// Of the others.
     packets: [Packet; BURST],
     services: [ServiceIndex; BURST],
     clients: [Client; BURST],
@@ -88,6 +91,7 @@ impl Burst {
         trains: [NO_TRAIN; BURST],
         lengths: [0; BURST],
         count: 0,
+        plain: 0,
         flows: [Flow::NONE; BURST],
         packets: [Parsed::NOTHING.packet; BURST],
         services: [ServiceIndex::NONE; BURST],
@@ -127,7 +131,8 @@ impl Burst {
             self.sent[current].packets += 1;
             self.sent[current].bytes += u32::from(total);
         }
-        (self.frames, self.count, self.special) = (frames.len().min(BURST), count.min(BURST), 0);
+        (self.frames, self.plain) = (frames.len().min(BURST), count.min(BURST));
+        (self.count, self.special) = (self.plain, 0);
         others
     }
 
@@ -139,7 +144,6 @@ impl Burst {
             let flow = self.flows[train];
             match matching::find_plain(flow, snapshot) {
                 Some(service) => {
-                    self.packets[train] = flow.packet();
                     self.services[train] = service;
                     self.clients[train] = Client::v4(flow.source(), flow.source_port());
                 }
@@ -158,7 +162,6 @@ impl Burst {
             |service: ServiceIndex| snapshot.accepts(service, flow.source) && snapshot.owner(flow.source) != Owner::Vip;
         match found.map(|found| found.service).filter(|&service| is_for(service)) {
             Some(service) => {
-                self.packets[train] = self.flows[train].packet();
                 self.services[train] = service;
                 self.choose(train, &flow, snapshot);
                 0
@@ -243,16 +246,48 @@ impl Burst {
         refuse: impl Fn(&mut F, Refused) -> Verdict,
     ) -> Option<PortIndex> {
         let mut ports = Ports::NONE;
-        let places = self.trains.iter().zip(&self.lengths).zip(verdicts);
-        for (frame, ((&train, &total), verdict)) in frames.iter_mut().zip(places) {
-            let train = usize::from(train);
-            if train >= BURST {
+        // What does not go straight, a bit each: left to a loop of its own, so that this one calls nothing.
+        let mut others = 0_u32;
+        let places = self.trains.iter().zip(&self.lengths).zip(verdicts.iter_mut());
+        for (at, (frame, ((&train, &total), verdict))) in frames.iter_mut().zip(places).enumerate() {
+            let Some(target) = targets.get(usize::from(train)) else {
                 ports.others = true;
                 continue;
+            };
+            match target.mode.apply_straight(frame, total, state) {
+                Some(port) => {
+                    ports.add(port);
+                    *verdict = Verdict::Forward(port);
+                }
+                None => others |= 1 << (at % BURST),
             }
-            let packet = Packet { total, ..self.packets[train] };
-            let (mode, hash) = (targets[train].mode.as_ref(), self.hashes[train]);
-            *verdict = match mode.map_err(|&reason| reason).and_then(|mode| mode.apply(frame, packet, hash, state)) {
+        }
+        if others != 0 {
+            self.apply_others(others, frames, targets, state, verdicts, refuse, &mut ports);
+        }
+        ports.only()
+    }
+
+    #[inline(never)]
+    #[expect(clippy::too_many_arguments, reason = "it is the rest of `apply`")]
+    fn apply_others<F: Frame>(
+        &mut self,
+        mut others: u32,
+        frames: &mut [F],
+        targets: &[&Target; BURST],
+        state: &mut State,
+        verdicts: &mut [Verdict; BURST],
+        refuse: impl Fn(&mut F, Refused) -> Verdict,
+        ports: &mut Ports,
+    ) {
+        while others != 0 {
+            let at = others.trailing_zeros() as usize;
+            others &= others - 1;
+            let (frame, train) = (&mut frames[at], usize::from(self.trains[at]) % BURST);
+            let (target, total) = (targets[train], self.lengths[at]);
+            let packet = if train < self.plain { self.flows[train].packet() } else { self.packets[train] };
+            let packet = Packet { total, ..packet };
+            verdicts[at] = match target.mode.apply(frame, packet, self.hashes[train], state) {
                 Ok(port) => {
                     ports.add(port);
                     Verdict::Forward(port)
@@ -261,12 +296,11 @@ impl Burst {
                     ports.others = true;
                     self.sent[train].packets -= 1;
                     self.sent[train].bytes -= u32::from(total);
-                    let (service, room) = (self.services[train], targets[train].room);
+                    let (service, room) = (self.services[train], target.room);
                     refuse(frame, Refused { reason, packet, service, room })
                 }
             };
         }
-        ports.only()
     }
 
     /// Counts what went to the targets.

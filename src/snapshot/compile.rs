@@ -76,7 +76,8 @@ impl Compiler {
 
         let mut unresolved: BTreeSet<IpAddr> = routes.unresolved_gateways().collect();
         // The first is NOBODY, in whose cell nothing is ever counted.
-        let mut targets = vec![Target { traffic: TrafficId::NONE, room: 0, mode: Err(Reason::NoBackend) }];
+        let mut targets =
+            vec![Target { traffic: TrafficId::NONE, room: 0, mode: Prepared::Refuses(Reason::NoBackend) }];
         let mut services = Vec::with_capacity(plans.len());
         self.counted.clear();
         for (service, plan) in definitions.services.iter().zip(plans) {
@@ -160,7 +161,7 @@ impl Compiler {
         let encap = &self.environment.encap;
         let prepare = |next_hop| Prepared::new(&Context { service, backend, next_hop, encap });
         let room = next_hop.map_or(0, |hop| hop.mtu.saturating_sub(mode::overhead(service, backend)));
-        let mode = next_hop.as_ref().map(prepare).ok_or(Reason::NoNextHop);
+        let mode = next_hop.as_ref().map_or(Prepared::Refuses(Reason::NoNextHop), prepare);
         Target { traffic, room, mode }
     }
 

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::counters::{Reason, Traffic, TrafficId};
+use crate::counters::{Traffic, TrafficId};
 use crate::maglev::{self, NOBODY, SelectionHash};
 use crate::mode::{Encap, Prepared, Reply};
 use crate::service::{Backend, Hash, Service};
@@ -134,7 +134,7 @@ pub struct Target {
     /// Largest packet of a client's that fits, bytes.
     pub room: u16,
     /// What is done to packets, or why they cannot go there.
-    pub mode: Result<Prepared, Reason>,
+    pub mode: Prepared,
 }
 
 /// Names a service of a snapshot.
