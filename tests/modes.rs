@@ -226,10 +226,12 @@ fn client(family: usize) -> impl Strategy<Value = Packet> {
     });
     let flags = (any::<bool>(), any::<bool>(), any::<bool>());
     let rest = (any::<u8>(), 2u8.., any::<u16>(), proptest::collection::vec(any::<u8>(), 0..300), 0usize..=4);
-    (address, any::<u16>(), flags, rest).prop_map(move |(address, port, (udp, df, summed), (tos, ttl, id, payload, options))| {
-        let to = (ip(VIP[family]), if udp { 53 } else { 80 });
-        Packet { from: (address, port), to, udp, tos, ttl, id, df, payload, summed: summed || family == 1, options }
-    })
+    (address, any::<u16>(), flags, rest).prop_map(
+        move |(address, port, (udp, df, summed), (tos, ttl, id, payload, options))| {
+            let to = (ip(VIP[family]), if udp { 53 } else { 80 });
+            Packet { from: (address, port), to, udp, tos, ttl, id, df, payload, summed: summed || family == 1, options }
+        },
+    )
 }
 
 /// With what came around the packet.
@@ -430,4 +432,440 @@ fn same_sums(frame: &[u8]) -> Vec<u8> {
         }
     }
     frame
+}
+
+/// A router on the way to a client, which tells of a packet that was too big.
+const ROUTER: [&str; 2] = ["203.0.113.9", "2001:db8:9::9"];
+
+/// An ICMP error to `to` about a packet, `kept` bytes of which are quoted.
+fn error(from: &str, to: IpAddr, ttl: u8, tos: u8, quoted: &Packet, kept: usize) -> Vec<u8> {
+    let quoted = quoted.bytes();
+    let quote = &quoted[..kept.min(quoted.len())];
+    let from = ip(from);
+    let (number, start) = if from.is_ipv4() { (1, [3, 4]) } else { (58, [2, 0]) };
+    let mut message = [&start[..], &[0, 0, 0, 0, 5, 120], quote].concat();
+    let sum = if from.is_ipv4() { !checksum::sum(&message) } else { upper_sum(from, to, number, &message) };
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    Header { ttl, tos, ..Header::OUTER }.before(from, to, number, &message)
+}
+
+/// What a server sends in answer to a client's packet.
+fn answer_to(packet: &Packet) -> Packet {
+    Packet { from: packet.to, to: packet.from, ..packet.clone() }
+}
+
+/// How much of a quoted packet is kept: at least its headers and eight bytes.
+fn kept(family: usize, packet: &Packet, more: usize) -> usize {
+    [20 + 4 * packet.options, 40 + 8 * packet.options][family] + 8 + more
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// The error goes to the backend that its flow goes to, in the flow's own mode.
+    #[test]
+    fn errors_go_through_tunnels_untouched(v4 in client(0), v6 in client(1), more in 0usize..400, tos: u8) {
+        for (vip, backend) in pairs() {
+            let packet = if vip == 0 { &v4 } else { &v6 };
+            let error = error(ROUTER[vip], packet.to.0, 60, tos, &answer_to(packet), kept(vip, packet, more));
+            let (verdict, got) = to("ipip", vip, backend, "").receive(&frame(&error, &[], 0));
+            prop_assert_eq!(verdict, FORWARD);
+            let as_if = Packet { tos, df: true, ..packet.clone() };
+            let wanted = outer(&as_if, backend, if vip == 0 { 4 } else { 41 }, &error);
+            prop_assert_eq!(got, sent(&wanted));
+        }
+    }
+
+    #[test]
+    fn errors_by_dnat_are_translated_inside_and_outside(v4 in client(0), v6 in client(1), more in 0usize..400, own_port: bool) {
+        for (family, packet) in [v4, v6].iter().enumerate() {
+            let port = if own_port { ", \"port\": 8080" } else { "" };
+            let service = format!(
+                r#""vip": "{}", "forwarding": "dnat", "backends": [{{"address": "{}"{port}}}]"#, VIP[family], BACKEND[family]
+            );
+            let mut node = node(&[&service], "");
+            let backend = (ip(BACKEND[family]), if own_port { 8080 } else { packet.to.1 });
+            let length = kept(family, packet, more);
+            let mut about = |from: &str, to: IpAddr, quoted: &Packet| {
+                node.receive(&frame(&error(from, to, 60, 0, quoted, length), &[], 0))
+            };
+            // From the client's side, about an answer of the VIP's: it becomes one about an answer of the backend's.
+            let answer = answer_to(packet);
+            let (verdict, got) = about(ROUTER[family], packet.to.0, &answer);
+            prop_assert_eq!(verdict, FORWARD);
+            let wanted = error(ROUTER[family], backend.0, 59, 0, &Packet { from: backend, ..answer.clone() }, length);
+            prop_assert_eq!(same_sums(&got), same_sums(&sent(&wanted)));
+
+            // From the backend's side, about a request: it becomes one about a request to the VIP. A backend's own address
+            // becomes the VIP, a router's stays.
+            let request = Packet { to: backend, ..packet.clone() };
+            for (from, seen) in [(ROUTER[family], ROUTER[family]), (BACKEND[family], VIP[family])] {
+                let (verdict, got) = about(from, packet.from.0, &request);
+                prop_assert_eq!(verdict, FORWARD);
+                let wanted = error(seen, packet.from.0, 59, 0, packet, length);
+                prop_assert_eq!(same_sums(&got[14..]), same_sums(&wanted));
+            }
+        }
+    }
+
+    #[test]
+    fn errors_by_dscp_carry_the_code_and_keep_their_quote(v4 in client(0), v6 in client(1), more in 0usize..400, tos: u8) {
+        for (family, packet) in [v4, v6].iter().enumerate() {
+            let error = |to: IpAddr, ttl, tos| {
+                error(ROUTER[family], to, ttl, tos, &answer_to(packet), kept(family, packet, more))
+            };
+            let received = frame(&error(packet.to.0, 60, tos), &[], 0);
+            let (verdict, got) = to("dscp", family, family, "\"dscp\": 5,").receive(&received);
+            prop_assert_eq!(verdict, FORWARD);
+            let wanted = error(ip(BACKEND[family]), 59, 5 << 2 | tos & 3);
+            prop_assert_eq!(same_sums(&got), same_sums(&sent(&wanted)));
+        }
+    }
+}
+
+/// The fragments of a packet: the first has `cut` bytes of its payload.
+fn fragments(packet: &Packet, cut: usize, id: u16) -> [Vec<u8>; 2] {
+    let transport = packet.transport();
+    let cut = (cut / 8 * 8).min(transport.len() / 8 * 8);
+    let number = if packet.udp { UDP } else { TCP };
+    [(0, true, &transport[..cut]), (cut, false, &transport[cut..])].map(|(offset, more, part)| {
+        let header = Header { tos: packet.tos, ttl: packet.ttl, id, df: false, options: 0 };
+        if packet.from.0.is_ipv4() {
+            let mut bytes = header.before(packet.from.0, packet.to.0, number, part);
+            let word = (offset / 8) as u16 | if more { 0x2000 } else { 0 };
+            bytes[6..8].copy_from_slice(&word.to_be_bytes());
+            bytes[10..12].fill(0);
+            let sum = !checksum::sum(&bytes[..20]);
+            bytes[10..12].copy_from_slice(&sum.to_be_bytes());
+            bytes
+        } else {
+            let word = offset as u16 | u16::from(more);
+            let extension = [&[number, 0][..], &word.to_be_bytes(), &[0, 0], &id.to_be_bytes()].concat();
+            header.before(packet.from.0, packet.to.0, 44, &[&extension, part].concat())
+        }
+    })
+}
+
+#[test]
+fn later_fragments_go_where_their_first_went() {
+    for family in [0, 1] {
+        let from = (ip(["198.51.100.7", "2001:db8:2::7"][family]), 40000);
+        let packet = Packet {
+            from,
+            to: (ip(VIP[family]), 53),
+            udp: true,
+            tos: 0,
+            ttl: 60,
+            id: 7,
+            df: false,
+            payload: (0..1000).map(|k| k as u8).collect(),
+            summed: true,
+            options: 0,
+        };
+        for (mode, more) in [("dnat", ""), ("dscp", "\"dscp\": 5,"), ("ipip", "")] {
+            let mut node = to(mode, family, family, more);
+            let [first, later] = fragments(&packet, 512, 7);
+            let unknown = Verdict::Drop(penstock::counters::Reason::FragmentUnknown);
+            assert_eq!(node.verdict(&frame(&later, &[], 0)), unknown, "{mode}: before its first");
+            let received = [&first, &later].map(|part| node.receive(&frame(part, &[], 0)));
+            assert_eq!([received[0].0, received[1].0], [FORWARD, FORWARD], "{mode}");
+            if mode == "ipip" {
+                let skip = 14 + [20, 40][family];
+                assert_eq!([&received[0].1[skip..], &received[1].1[skip..]], [&first, &later]);
+            } else {
+                // Put together they are the packet that was meant for the backend.
+                let mut meant = packet.clone();
+                (meant.to.0, meant.ttl) = (ip(BACKEND[family]), 59);
+                if mode == "dscp" {
+                    meant.tos = 5 << 2;
+                }
+                let wanted = fragments(&meant, 512, 7).map(|part| sent(&part));
+                assert_eq!([&received[0].1, &received[1].1], [&wanted[0], &wanted[1]], "{mode}");
+            }
+            node.now = Millis(2000);
+            assert_eq!(node.verdict(&frame(&later, &[], 0)), FORWARD);
+            node.now = Millis(2001);
+            assert_eq!(node.verdict(&frame(&later, &[], 0)), unknown);
+        }
+    }
+}
+
+/// A client's packet that is nothing special.
+fn plain(family: usize, udp: bool, payload: usize) -> Packet {
+    Packet {
+        from: (ip(["198.51.100.7", "2001:db8:2::7"][family]), 40000),
+        to: (ip(VIP[family]), if udp { 53 } else { 80 }),
+        udp,
+        tos: 0,
+        ttl: 60,
+        id: 7,
+        df: true,
+        payload: vec![b'x'; payload],
+        summed: true,
+        options: 0,
+    }
+}
+
+/// The ICMP error that a node makes about a packet.
+fn told(family: usize, packet: &Packet, kind: [u8; 2], word: u32, most: usize) -> Vec<u8> {
+    let bytes = packet.bytes();
+    let quote = &bytes[..bytes.len().min(most - [28, 48][family])];
+    let mut message = [&kind[..], &[0, 0], &word.to_be_bytes(), quote].concat();
+    let (from, to, number) = (packet.to.0, packet.from.0, [1, 58][family]);
+    let sum = if family == 0 { !checksum::sum(&message) } else { upper_sum(from, to, number, &message) };
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    let packet = Header { tos: 0, ..Header::OUTER }.before(from, to, number, &message);
+    [&CLIENT_MAC.0[..], &OUR_MAC.0, &ether_type(&packet), &packet].concat()
+}
+
+#[test]
+fn what_is_too_big_is_told_to_its_sender() {
+    const ANSWER: Verdict = Verdict::Answer(PortIndex(0));
+    for (family, backend) in pairs() {
+        for (mode, more, overhead) in [("ipip", "", 0), ("gre", "", 4), ("gue", "", 12)] {
+            let room = 9000 - [20, 40][backend] - overhead;
+            let headers = [40, 60][family];
+            let mut node = to(mode, family, backend, more);
+            let fits = plain(family, false, room - headers);
+            assert_eq!(node.verdict(&frame(&fits.bytes(), &[], 0)), FORWARD, "{mode} {family} {backend}");
+            let too_big = plain(family, false, room - headers + 1);
+            let (verdict, got) = node.receive(&frame(&too_big.bytes(), &[], 0));
+            assert_eq!(verdict, ANSWER, "{mode} {family} {backend}");
+            let wanted = told(family, &too_big, [[3, 4], [2, 0]][family], room as u32, [576, 1280][family]);
+            assert_eq!(got, wanted, "{mode} {family} {backend}");
+        }
+    }
+}
+
+#[test]
+fn the_last_hop_is_told_to_its_sender_in_modes_that_route() {
+    for family in [0, 1] {
+        let packet = Packet { ttl: 1, ..plain(family, true, 10) };
+        for (mode, more) in [("dnat", ""), ("dscp", "\"dscp\": 5,")] {
+            let (verdict, got) = to(mode, family, family, more).receive(&frame(&packet.bytes(), &[], 0));
+            assert_eq!(verdict, Verdict::Answer(PortIndex(0)), "{mode}");
+            assert_eq!(got, told(family, &packet, [[11, 0], [3, 0]][family], 0, [576, 1280][family]));
+        }
+        for mode in ["ipip", "gre", "gue", "geneve", "l2dsr"] {
+            assert_eq!(to(mode, family, family, "").verdict(&frame(&packet.bytes(), &[], 0)), FORWARD, "{mode}");
+        }
+    }
+}
+
+#[test]
+fn errors_are_limited_and_none_is_made_about_an_error() {
+    let mut node = to("dnat", 0, 0, "");
+    let old = Packet { ttl: 1, ..plain(0, true, 10) };
+    let (old, mut answered) = (frame(&old.bytes(), &[], 0), 0);
+    for _ in 0..200 {
+        match node.verdict(&old) {
+            Verdict::Answer(_) => answered += 1,
+            verdict => assert_eq!(verdict, Verdict::Drop(penstock::counters::Reason::TtlExceeded)),
+        }
+    }
+    assert_eq!(answered, 100);
+
+    let about = error(ROUTER[0], ip(VIP[0]), 1, 0, &answer_to(&plain(0, true, 10)), 40);
+    let verdict = to("dnat", 0, 0, "").verdict(&frame(&about, &[], 0));
+    assert_eq!(verdict, Verdict::Drop(penstock::counters::Reason::TtlExceeded));
+}
+
+#[test]
+fn who_may_not_be_served_is_told_so_where_the_service_wants_it() {
+    const REJECT: Verdict = Verdict::Reject(PortIndex(0));
+    for family in [0, 1] {
+        let services = |more: &str| format!(r#""vip": "{}", "forwarding": "ipip", {more} "backends": []"#, VIP[family]);
+        let mut silent = node(&[&services("")], "");
+        let mut node = node(&[&services("\"no_backend\": \"reject\",")], "");
+        let dropped = Verdict::Drop(penstock::counters::Reason::NoBackend);
+        assert_eq!(silent.verdict(&frame(&plain(family, true, 10).bytes(), &[], 0)), dropped);
+
+        let datagram = plain(family, true, 10);
+        let (verdict, got) = node.receive(&frame(&datagram.bytes(), &[], 0));
+        assert_eq!((verdict, got), (REJECT, told(family, &datagram, [[3, 3], [1, 4]][family], 0, [576, 1280][family])));
+
+        // An ACK is answered with its own number; a SYN with the next.
+        let segment = plain(family, false, 10);
+        let mut syn = segment.bytes();
+        let tcp = syn.len() - 30;
+        syn[tcp + 13] = 2;
+        let mut reset = syn.clone();
+        reset[tcp + 13] = 4;
+        let base = Packet { from: segment.to, to: segment.from, payload: vec![], ttl: 64, id: 0, ..segment.clone() };
+        for (received, seq, ack, flags) in
+            [(segment.bytes(), [5, 6, 7, 8], [0; 4], 4), (syn, [0; 4], (0x0102_0304 + 11_u32).to_be_bytes(), 20)]
+        {
+            let (verdict, got) = node.receive(&frame(&received, &[], 0));
+            let mut wanted = base.bytes();
+            let header = wanted.len() - 20;
+            wanted[header + 4..header + 8].copy_from_slice(&seq);
+            wanted[header + 8..header + 12].copy_from_slice(&ack);
+            wanted[header + 12..header + 16].copy_from_slice(&[0x50, flags, 0, 0]);
+            wanted[header + 16..header + 18].fill(0);
+            let sum = upper_sum(base.from.0, base.to.0, TCP, &wanted[header..]);
+            wanted[header + 16..header + 18].copy_from_slice(&sum.to_be_bytes());
+            assert_eq!(verdict, REJECT);
+            assert_eq!(&got[..12], [CLIENT_MAC.0, OUR_MAC.0].concat());
+            assert_eq!(&got[14..14 + wanted.len()], wanted);
+            assert!(got[14 + wanted.len()..].iter().all(|&byte| byte == 0) && got.len() <= 74);
+        }
+        assert_eq!(node.verdict(&frame(&reset, &[], 0)), dropped, "a reset is not answered");
+    }
+}
+
+#[test]
+fn echo_to_a_vip_of_either_family() {
+    for family in [0, 1] {
+        for data in 0..40 {
+            let (number, kind, reply) = [(1, 8, 0), (58, 128, 129)][family];
+            let (client, vip) = (ip(["198.51.100.7", "2001:db8:2::7"][family]), ip(VIP[family]));
+            let message = |kind: u8, from, to| {
+                let mut message = [&[kind, 0, 0, 0, 0x12, 0x34, 0, 1][..], &vec![0xff; data]].concat();
+                let sum = if family == 0 { !checksum::sum(&message) } else { upper_sum(from, to, number, &message) };
+                message[2..4].copy_from_slice(&sum.to_be_bytes());
+                Header { ttl: 64, tos: 3, id: 9, df: false, options: 0 }.before(from, to, number, &message)
+            };
+            let mut request = message(kind, client, vip);
+            request[if family == 0 { 8 } else { 7 }] = 64;
+            let (verdict, got) = to("ipip", family, family, "").receive(&frame(&request, &[], 0));
+            assert_eq!(verdict, Verdict::Answer(PortIndex(0)));
+            assert_eq!(got[14..], message(reply, vip, client));
+        }
+    }
+}
+
+#[test]
+fn a_tag_goes_out_with_the_priority_that_came_in() {
+    let tagged = CONFIG.replace(
+        "mac = \"02:00:00:00:00:fd\"\nport = \"wan0\"",
+        "mac = \"02:00:00:00:00:fd\"\nport = \"wan0\"\nvlan = 100",
+    );
+    let (config, _) = Config::read(tagged, "c").unwrap();
+    for mode in ["ipip", "dnat", "l2dsr", "geneve"] {
+        let service = format!(
+            r#"{{"services": [{{"name": "a", "vip": "192.0.2.1", "port": 80, "protocol": "tcp", "forwarding": "{mode}",
+                "backends": [{{"address": "10.1.0.1"}}]}}]}}"#
+        );
+        let (definitions, _) = service::read(service, "s", None).unwrap();
+        let mut compiler = Compiler::new(config.environment());
+        let snapshot = compiler.compile(&definitions, &config.fabric(), Millis(0));
+        let mut node = Node { compiler, snapshot, ..Node::default() };
+        let packet = plain(0, false, 20).bytes();
+        let (_, untagged) = to(mode, 0, 0, "").receive(&frame(&packet, &[], 0));
+        for (tags, tag) in [(vec![], 100), (vec![7], 100), (vec![0xb007, 0xe001], 0xa000 | 100)] {
+            let (verdict, got) = node.receive(&frame(&packet, &tags, 0));
+            assert_eq!(verdict, FORWARD);
+            let tag: u16 = tag;
+            let wanted = [&untagged[..12], &[0x81, 0], &tag.to_be_bytes(), &untagged[12..]].concat();
+            assert_eq!(got, wanted, "{mode} {tags:x?}");
+        }
+    }
+}
+
+#[test]
+fn the_longest_prefix_then_the_exact_port_then_the_range_then_all() {
+    let service = |name: &str, vip: &str, port: &str, backend: u8| {
+        format!(
+            r#"{{"name": "{name}", "vip": "{vip}", "port": {port}, "protocol": "tcp", "forwarding": "ipip",
+                "backends": [{{"address": "10.1.1.{backend}"}}]}}"#
+        )
+    };
+    let services = [
+        service("wide", "192.0.2.0/24", "0", 1),
+        service("range", "192.0.2.128/25", "\"8000-8099\"", 2),
+        service("exact", "192.0.2.128/25", "8050", 3),
+        service("one", "192.0.2.200", "80", 4),
+        service("all", "192.0.2.201", "0", 5),
+        service("all but", "192.0.2.201", "443", 6),
+    ];
+    let (config, _) = Config::read(CONFIG, "c").unwrap();
+    let (definitions, _) = service::read(format!("{{\"services\": [{}]}}", services.join(",")), "s", None).unwrap();
+    let mut compiler = Compiler::new(config.environment());
+    let snapshot = compiler.compile(&definitions, &config.fabric(), Millis(0));
+    let mut node = Node { compiler, snapshot, ..Node::default() };
+    let mut backend = |vip: &str, port: u16| {
+        let packet = Packet { to: (ip(vip), port), ..plain(0, false, 0) };
+        match node.receive(&frame(&packet.bytes(), &[], 0)) {
+            (Verdict::Forward(_), got) => got[33],
+            (verdict, _) => {
+                assert_eq!(verdict, Verdict::Drop(penstock::counters::Reason::NoService));
+                0
+            }
+        }
+    };
+    for (vip, port, wanted) in [
+        ("192.0.2.1", 1, 1),
+        ("192.0.2.1", 65535, 1),
+        ("192.0.2.130", 8000, 2),
+        ("192.0.2.130", 8099, 2),
+        ("192.0.2.130", 8050, 3),
+        ("192.0.2.130", 8100, 0),
+        ("192.0.2.130", 80, 0),
+        ("192.0.2.200", 80, 4),
+        ("192.0.2.200", 8050, 0),
+        ("192.0.2.201", 80, 5),
+        ("192.0.2.201", 443, 6),
+    ] {
+        assert_eq!(backend(vip, port), wanted, "{vip} {port}");
+    }
+}
+
+#[test]
+fn source_ip_goes_by_the_address_alone() {
+    let backends: Vec<_> = (1..=20).map(|k| format!("{{\"address\": \"10.1.1.{k}\"}}")).collect();
+    for family in [0, 1] {
+        let service = format!(
+            r#""vip": "{}", "forwarding": "ipip", "hash": "source-ip", "backends": [{}]"#,
+            VIP[family],
+            backends.join(",")
+        );
+        let mut node = node(&[&service], "");
+        let mut chosen = |last: u8, port: u16| {
+            let mut packet = plain(family, false, 0);
+            packet.from = (ip(&format!("{}{last}", ["198.51.100.", "2001:db8:2::"][family])), port);
+            node.receive(&frame(&packet.bytes(), &[], 0)).1[33]
+        };
+        let of: Vec<_> = (1..60).map(|last| chosen(last, 1000)).collect();
+        assert!((1..60).zip(&of).all(|(last, &wanted)| (1001..1020).all(|port| chosen(last, port) == wanted)));
+        assert!(of.iter().collect::<std::collections::BTreeSet<_>>().len() > 10, "{of:?}");
+    }
+}
+
+#[test]
+fn a_service_by_source_ip_on_all_ports_needs_no_memory_of_fragments() {
+    let service = r#""port": 0, "vip": "192.0.2.1", "forwarding": "ipip", "hash": "source-ip", "backends": [{"address": "10.1.0.1"}]"#;
+    let [_, later] = fragments(&plain(0, true, 100), 64, 9);
+    assert_eq!(node(&[service], "").verdict(&frame(&later, &[], 0)), FORWARD);
+}
+
+#[test]
+fn the_outer_source_is_the_flows_where_it_is_spread() {
+    let more = "rss_source_v4 = \"100.64.0.0/16\"\nrss_source_v6 = \"fd00:7::/96\"";
+    for (vip, backend) in pairs() {
+        for mode in ["ipip", "gre", "gue"] {
+            let service = format!(
+                r#""vip": "{}", "forwarding": "{mode}", "backends": [{{"address": "{}"}}]"#,
+                VIP[vip], BACKEND[backend]
+            );
+            let mut spread = node(&[&service], more);
+            for port in 1..50 {
+                let mut packet = plain(vip, false, 20);
+                packet.from.1 = port;
+                let received = frame(&packet.bytes(), &[], 0);
+                let (_, got) = spread.receive(&received);
+                let (_, mut wanted) = to(mode, vip, backend, "").receive(&received);
+                if backend == 0 {
+                    let own = hash(&packet) as u16;
+                    wanted[26..30].copy_from_slice(&[100, 64, (own >> 8) as u8, own as u8]);
+                    wanted[24..26].fill(0);
+                    let sum = !checksum::sum(&wanted[14..34]);
+                    wanted[24..26].copy_from_slice(&sum.to_be_bytes());
+                } else {
+                    let prefix = octets(ip("fd00:7::"));
+                    wanted[22..38].copy_from_slice(&[&prefix[..12], &(hash(&packet) as u32).to_be_bytes()].concat());
+                }
+                assert_eq!(got, wanted, "{mode}");
+            }
+        }
+    }
 }

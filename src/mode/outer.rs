@@ -40,7 +40,7 @@ pub struct OuterV4<const N: usize> {
     port: PortIndex,
     /// Sum over the outer IP header's little-endian words that do not depend on the packet.
     partial_sum: u32,
-    /// The bits of the source, in the order of its bytes, that are the flow's.
+    /// The bits of the source that are the flow's.
     spread: u32,
 }
 
@@ -150,7 +150,7 @@ impl<const N: usize> OuterV4<N> {
         let partial_sum = u32::from(checksum::sum(ip).swap_bytes());
         header[TAIL_V4..].copy_from_slice(tail);
         let room = hop.mtu.saturating_sub((N - IP) as u16);
-        Self { header, room, port: hop.port, partial_sum, spread: u32::from_le_bytes(spread.to_be_bytes()) }
+        Self { header, room, port: hop.port, partial_sum, spread }
     }
 
     #[inline(always)]
@@ -181,7 +181,7 @@ impl<const N: usize> OuterV4<N> {
         let word = u64::from(flags) << 48 | u64::from(id) << 32 | u64::from(length) << 16 | u64::from(tos | 0x45);
         head[IP..][..8].copy_from_slice(&word.to_le_bytes());
         if SPREAD {
-            let own = hash as u32 & self.spread;
+            let own = (hash as u32 & self.spread).swap_bytes();
             sum += (own & 0xffff) + (own >> 16);
             let at = IP + field::SOURCE;
             let source = u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]) | own;
