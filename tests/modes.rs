@@ -869,3 +869,112 @@ fn the_outer_source_is_the_flows_where_it_is_spread() {
         }
     }
 }
+
+/// A packet with the option of `dnat-dsr` in it, from scratch.
+fn with_option(packet: &Packet, vip: (IpAddr, u16), swapped: (bool, bool)) -> Vec<u8> {
+    let ordered = |mut bytes: Vec<u8>, is_swapped: bool| {
+        if is_swapped {
+            bytes.reverse();
+        }
+        bytes
+    };
+    let (address, port) = (ordered(octets(vip.0), swapped.0), ordered(vip.1.to_be_bytes().to_vec(), swapped.1));
+    let mut bytes = packet.bytes();
+    if vip.0.is_ipv4() {
+        let option = [&[0x9a, 8][..], &port, &address].concat();
+        bytes.splice(20..20, option);
+        bytes[0] += 2;
+        let total = bytes.len() as u16;
+        bytes[2..4].copy_from_slice(&total.to_be_bytes());
+        bytes[10..12].fill(0);
+        let header = usize::from(bytes[0] & 0xf) * 4;
+        let sum = !checksum::sum(&bytes[..header]);
+        bytes[10..12].copy_from_slice(&sum.to_be_bytes());
+    } else {
+        // Behind the hop-by-hop header where there is one.
+        let (at, next_at) = if packet.options > 0 { (48, 40) } else { (40, 6) };
+        let option = [&[bytes[next_at], 2, 0x1b, 0x14][..], &address, &port, &[0, 0]].concat();
+        bytes[next_at] = 60;
+        bytes.splice(at..at, option);
+        let payload = (bytes.len() - 40) as u16;
+        bytes[4..6].copy_from_slice(&payload.to_be_bytes());
+    }
+    bytes
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn dnat_dsr(v4 in client(0), v6 in client(1), link in link(), own_port: bool, host: bool, syn: bool) {
+        for (family, packet) in [v4, v6].iter().enumerate() {
+            let order = if host { r#""byte_order": "host","# } else { "" };
+            let port = if own_port { ", \"port\": 8080" } else { "" };
+            let service = format!(
+                r#""vip": "{}", "forwarding": "dnat-dsr", {order} "backends": [{{"address": "{}"{port}}}]"#,
+                VIP[family], BACKEND[family]
+            );
+            let mut received = packet.bytes();
+            let backend = (ip(BACKEND[family]), if own_port { 8080 } else { packet.to.1 });
+            let meant = Packet { to: backend, ttl: packet.ttl - 1, ..packet.clone() };
+            // Only what opens a TCP flow carries the option: the flags stand 13 bytes behind the header, and their change is
+            // in the checksum.
+            let mut wanted =
+                if packet.udp || syn { with_option(&meant, packet.to, (host && family == 0, host)) } else { meant.bytes() };
+            if syn && !packet.udp {
+                for (bytes, from, to) in [(&mut received, packet.from.0, packet.to.0), (&mut wanted, packet.from.0, backend.0)] {
+                    let tcp = bytes.len() - 20 - packet.payload.len();
+                    bytes[tcp + 13] = 2;
+                    bytes[tcp + 16..tcp + 18].fill(0);
+                    let sum = upper_sum(from, to, TCP, &bytes[tcp..]);
+                    bytes[tcp + 16..tcp + 18].copy_from_slice(&sum.to_be_bytes());
+                }
+            }
+            let (verdict, got) = node(&[&service], "").receive(&frame(&received, &link.0, link.1));
+            prop_assert_eq!(verdict, FORWARD);
+            let wanted = sent(&wanted);
+            prop_assert_eq!(same_sums(&got[..wanted.len()]), same_sums(&wanted));
+            prop_assert!(got.len() == wanted.len() || got.len() <= 60);
+        }
+    }
+}
+
+#[test]
+fn the_option_of_the_contract() {
+    let service = |order: &str| {
+        let service = format!(
+            r#"{{"services": [{{"name": "a", "vip": "172.16.10.2", "port": 80, "protocol": "udp", "forwarding": "dnat-dsr", {order}
+                "backends": [{{"address": "10.1.0.1"}}]}}]}}"#
+        );
+        let (config, _) = Config::read(CONFIG, "c").unwrap();
+        let (definitions, _) = service::read(service, "s", None).unwrap();
+        let mut compiler = Compiler::new(config.environment());
+        let snapshot = compiler.compile(&definitions, &config.fabric(), Millis(0));
+        let packet = Packet { to: (ip("172.16.10.2"), 80), ..plain(0, true, 5) };
+        Node { compiler, snapshot, ..Node::default() }.receive(&frame(&packet.bytes(), &[], 0)).1[34..42].to_vec()
+    };
+    assert_eq!(service(""), [0x9a, 0x08, 0, 80, 172, 16, 10, 2]);
+    assert_eq!(service("\"byte_order\": \"host\","), [0x9a, 0x08, 0x50, 0x00, 0x02, 0x0a, 0x10, 0xac]);
+}
+
+#[test]
+fn the_option_takes_room() {
+    let mut node = to("dnat-dsr", 0, 0, "");
+    for (options, verdict) in [(8, FORWARD), (9, Verdict::Drop(penstock::counters::Reason::NoRoomForOption))] {
+        let packet = Packet { options, ..plain(0, true, 5) };
+        assert_eq!(node.verdict(&frame(&packet.bytes(), &[], 0)), verdict, "{options} words of options");
+    }
+    for family in [0, 1] {
+        let mut node = to("dnat-dsr", family, family, "");
+        let room = 9000 - [8, 24][family];
+        let headers = [28, 48][family];
+        assert_eq!(node.verdict(&frame(&plain(family, true, room - headers).bytes(), &[], 0)), FORWARD);
+        let too_big = plain(family, true, room - headers + 1);
+        let (verdict, got) = node.receive(&frame(&too_big.bytes(), &[], 0));
+        assert_eq!(verdict, Verdict::Answer(PortIndex(0)));
+        assert_eq!(got, told(family, &too_big, [[3, 4], [2, 0]][family], room as u32, [576, 1280][family]));
+        // What carries none has all of it.
+        let headers = [40, 60][family];
+        assert_eq!(node.verdict(&frame(&plain(family, false, 9000 - headers).bytes(), &[], 0)), FORWARD);
+    }
+}

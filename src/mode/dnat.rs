@@ -9,11 +9,11 @@
 //! endpoint of a `dnat` service, without any state: so an endpoint serves one VIP and port only. TTL - 1 both ways;
 //! checksums are patched (RFC 1624), errors translated with what they quote. Costs no MTU.
 
-use super::rewrite::{End, Rewrite, Side, Way, route, ttl_at};
+use super::rewrite::{End, Rewrite, Side, Way, ttl_at};
 use super::{Context, Mode, NextHop, Packet, PortIndex, State};
 use crate::counters::Reason;
 use crate::service::{Backend, Service};
-use crate::wire::Frame;
+use crate::wire::{Frame, ipv4, ipv6};
 
 /// The way to a backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,8 +37,8 @@ impl Mode for Dnat {
     #[inline]
     fn apply<F: Frame>(&self, frame: &mut F, packet: Packet, _: u64, _: &mut State) -> Result<PortIndex, Reason> {
         let ip = match &self.rewrite {
-            Rewrite::V4(_) => route(frame, packet, &self.way, crate::wire::ipv4::field::TTL)?,
-            Rewrite::V6(_) => route(frame, packet, &self.way, crate::wire::ipv6::field::HOP_LIMIT)?,
+            Rewrite::V4(_) => self.way.route(frame, packet, ipv4::field::TTL)?,
+            Rewrite::V6(_) => self.way.route(frame, packet, ipv6::field::HOP_LIMIT)?,
         };
         self.rewrite.apply(ip, packet, Side::Destination)?;
         Ok(self.way.port)
@@ -60,7 +60,7 @@ impl Reply {
 
     /// Turns a reply's frame, untagged, into what is to be sent to the client, which is reached by `hop`.
     pub fn apply<F: Frame>(&self, frame: &mut F, packet: Packet, hop: &NextHop) -> Result<PortIndex, Reason> {
-        let ip = route(frame, packet, &hop.into(), self.ttl_at)?;
+        let ip = Way::from(hop).route(frame, packet, self.ttl_at)?;
         self.rewrite.apply(ip, packet, Side::Source)?;
         if hop.tag(frame, packet.priority) { Ok(hop.port) } else { Err(Reason::Malformed) }
     }

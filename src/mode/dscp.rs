@@ -8,7 +8,7 @@
 //! ECN stays; TTL - 1; checksums are patched (RFC 1624). Of a later fragment only the IP header changes; an error goes with its
 //! quote untouched. Costs no MTU.
 
-use super::rewrite::{Rewrite, Side, Way, route};
+use super::rewrite::{Rewrite, Side, Way};
 use super::{Context, Mode, Packet, PortIndex, State};
 use crate::counters::Reason;
 use crate::service::{Backend, Service};
@@ -44,7 +44,7 @@ impl Mode for Dscp {
     fn apply<F: Frame>(&self, frame: &mut F, packet: Packet, _: u64, _: &mut State) -> Result<PortIndex, Reason> {
         let ip = match &self.rewrite {
             Rewrite::V4(_) => {
-                let ip = route(frame, packet, &self.way, ipv4::field::TTL)?;
+                let ip = self.way.route(frame, packet, ipv4::field::TTL)?;
                 let head: &mut [u8; ipv4::HEADER] = ip.first_chunk_mut().ok_or(Reason::Malformed)?;
                 let old = be16(head, 0);
                 head[1] = self.code | head[1] & ECN;
@@ -53,7 +53,7 @@ impl Mode for Dscp {
                 ip
             }
             Rewrite::V6(_) => {
-                let ip = route(frame, packet, &self.way, ipv6::field::HOP_LIMIT)?;
+                let ip = self.way.route(frame, packet, ipv6::field::HOP_LIMIT)?;
                 let head: &mut [u8; ipv6::HEADER] = ip.first_chunk_mut().ok_or(Reason::Malformed)?;
                 let class = self.code | (be16(head, 0) >> 4) as u8 & ECN;
                 head[0] = 0x60 | class >> 4;

@@ -8,7 +8,7 @@
 //! The backend is on a network of the load balancer's own, owns the VIP without announcing it by ARP or ND, and answers the client
 //! itself. The packet is untouched, TTL included. Costs no MTU.
 
-use super::rewrite::{Way, pass};
+use super::rewrite::Way;
 use super::{Context, Mode, Packet, PortIndex, State};
 use crate::counters::Reason;
 use crate::service::{Backend, Service};
@@ -28,7 +28,7 @@ impl Mode for L2dsr {
 
     #[inline]
     fn apply<F: Frame>(&self, frame: &mut F, packet: Packet, _: u64, _: &mut State) -> Result<PortIndex, Reason> {
-        pass(frame, packet, &self.0)?;
+        self.0.pass(frame, packet)?;
         Ok(self.0.port)
     }
 }

@@ -7,6 +7,7 @@
 //! port put in place of others), [`link`] (the Ethernet header).
 
 mod dnat;
+mod dnat_dsr;
 mod dscp;
 mod geneve;
 mod gre;
@@ -229,6 +230,7 @@ modes! {
     Dscp: dscp::Dscp,
     L2dsr: l2dsr::L2dsr,
     Dnat: dnat::Dnat,
+    DnatDsr: dnat_dsr::DnatDsr,
 }
 
 /// Bytes of an IP header of the address's family.

@@ -300,30 +300,6 @@ fn put(bytes: &mut [u8], at: usize, new: &[u8]) -> Delta {
     delta
 }
 
-/// What every router does: refuses what is too old or too big, cuts what is behind the packet, puts the next hop's addresses.
-/// Gives the packet's bytes.
-#[inline(always)]
-pub fn route<'a, F: Frame>(frame: &'a mut F, packet: Packet, to: &Way, ttl_at: usize) -> Result<&'a mut [u8], Reason> {
-    let ttl = frame.bytes().get(ethernet::HEADER + ttl_at).ok_or(Reason::Malformed)?;
-    if *ttl <= 1 {
-        return Err(Reason::TtlExceeded);
-    }
-    pass(frame, packet, to)
-}
-
-/// As [`route`], without regard to the TTL.
-#[inline(always)]
-pub fn pass<'a, F: Frame>(frame: &'a mut F, packet: Packet, to: &Way) -> Result<&'a mut [u8], Reason> {
-    if packet.total > to.mtu {
-        return Err(Reason::TooBig);
-    }
-    let bytes = frame.reshape(0, packet.sent_length(frame)).ok_or(Reason::Malformed)?;
-    let (link, ip) = bytes.split_first_chunk_mut::<{ ethernet::HEADER }>().ok_or(Reason::Malformed)?;
-    link[..6].copy_from_slice(&to.destination.0);
-    link[6..12].copy_from_slice(&to.source.0);
-    Ok(ip)
-}
-
 /// A next hop, as far as a rewritten packet needs it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Way {
@@ -336,6 +312,62 @@ pub struct Way {
 impl From<&NextHop> for Way {
     fn from(hop: &NextHop) -> Self {
         Self { source: hop.source, destination: hop.destination, mtu: hop.mtu, port: hop.port }
+    }
+}
+
+impl Way {
+    /// What every router does: refuses what is too old or too big, cuts what is behind the packet, puts the next hop's
+    /// addresses. Gives the packet's bytes.
+    #[inline(always)]
+    pub fn route<'a, F: Frame>(&self, frame: &'a mut F, packet: Packet, ttl_at: usize) -> Result<&'a mut [u8], Reason> {
+        self.check(frame, packet, 0, ttl_at)?;
+        self.pass(frame, packet)
+    }
+
+    /// Refuses what is too old, or too big once it has grown by so many bytes.
+    #[inline(always)]
+    pub fn check<F: Frame>(&self, frame: &F, packet: Packet, grows: usize, ttl_at: usize) -> Result<(), Reason> {
+        let ttl = frame.bytes().get(ethernet::HEADER + ttl_at).ok_or(Reason::Malformed)?;
+        if *ttl <= 1 {
+            return Err(Reason::TtlExceeded);
+        }
+        if usize::from(packet.total) + grows > usize::from(self.mtu) {
+            return Err(Reason::TooBig);
+        }
+        Ok(())
+    }
+
+    /// As [`Way::route`], without regard to the TTL.
+    #[inline(always)]
+    pub fn pass<'a, F: Frame>(&self, frame: &'a mut F, packet: Packet) -> Result<&'a mut [u8], Reason> {
+        if packet.total > self.mtu {
+            return Err(Reason::TooBig);
+        }
+        let bytes = frame.reshape(0, packet.sent_length(frame)).ok_or(Reason::Malformed)?;
+        self.address(bytes)
+    }
+
+    /// As [`Way::pass`], with `count` bytes more behind the first `at` of the packet, which are whatever lay there. Whether the
+    /// packet still fits has been checked.
+    pub fn insert<'a, F: Frame>(
+        &self,
+        frame: &'a mut F,
+        packet: Packet,
+        at: usize,
+        count: usize,
+    ) -> Result<&'a mut [u8], Reason> {
+        let bytes = frame.reshape(count, ethernet::HEADER + usize::from(packet.total)).ok_or(Reason::Malformed)?;
+        let before = count..(count + ethernet::HEADER + at).min(bytes.len());
+        bytes.copy_within(before, 0);
+        self.address(bytes)
+    }
+
+    #[inline(always)]
+    fn address<'a>(&self, bytes: &'a mut [u8]) -> Result<&'a mut [u8], Reason> {
+        let (link, ip) = bytes.split_first_chunk_mut::<{ ethernet::HEADER }>().ok_or(Reason::Malformed)?;
+        link[..6].copy_from_slice(&self.destination.0);
+        link[6..12].copy_from_slice(&self.source.0);
+        Ok(ip)
     }
 }
 

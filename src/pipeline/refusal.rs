@@ -10,7 +10,8 @@ use crate::mode::{Content, NextHop, Packet};
 use crate::service::NoBackend;
 use crate::snapshot::{Millis, Port, ServiceIndex, Snapshot};
 use crate::wire::ipv4::{self, Ipv4, protocol};
-use crate::wire::{Frame, Mac, be32, checksum, ethernet, icmp, ipv6, tcp};
+use crate::wire::tcp::{self, ACK, FIN, FLAGS, RST, SYN};
+use crate::wire::{Frame, Mac, be32, checksum, ethernet, icmp, ipv6};
 
 /// A packet that its mode refused; its frame is untagged and as it came.
 pub struct Refused {
@@ -161,12 +162,6 @@ fn header_v6(packet: &[u8], number: u8, payload: u16) -> Option<[u8; ipv6::HEADE
     ip[field::DESTINATION..][..16].copy_from_slice(&of.source().octets());
     Some(ip)
 }
-
-const FIN: u8 = 1;
-const SYN: u8 = 2;
-const RST: u8 = 4;
-const ACK: u8 = 16;
-const FLAGS: usize = 13;
 
 /// A reset, unless the segment is one itself.
 fn reset(frame: &[u8], packet: Packet) -> Option<Answer> {

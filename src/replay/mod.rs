@@ -75,15 +75,22 @@ pub fn run<R: Read, W: Write>(
     let mut clock = 0;
     while let Some(at) = stamp {
         clock = clock.max(at.saturating_sub(start));
-        if batch.is_full() || batch.now != millis(clock) || changes.peek().is_some_and(|change| change.0 <= clock) {
+        let lcore = deal::lcore(&frame, plan.lcores);
+        // What lcores share (the limit of ICMP errors) goes by the order of the frames: one lcore's turn ends where another's begins.
+        let is_others = batch.lcore != lcore;
+        if batch.is_full()
+            || is_others
+            || batch.now != millis(clock)
+            || changes.peek().is_some_and(|change| change.0 <= clock)
+        {
             batch.flush(&snapshot, plan.port, &mut lcores, &mut totals, &mut outputs)?;
             while let Some((_, definitions)) = changes.next_if(|change| change.0 <= clock) {
                 snapshot = plan.compiler.compile(&definitions, &plan.fabric, millis(clock));
             }
-            batch.now = millis(clock);
+            (batch.now, batch.lcore) = (millis(clock), lcore);
         }
-        let lcore = deal::lcore(&frame, plan.lcores);
-        batch.order.push((lcore, lcores[lcore].take(&frame), at));
+        lcores[lcore].take(&frame);
+        batch.stamps.push(at);
         stamp = input.next(&mut frame)?;
     }
     batch.flush(&snapshot, plan.port, &mut lcores, &mut totals, &mut outputs)?;
@@ -120,25 +127,23 @@ impl Lcore {
         }
     }
 
-    fn take(&mut self, frame: &[u8]) -> usize {
-        let at = self.count;
-        self.frames[at].fill(frame);
+    fn take(&mut self, frame: &[u8]) {
+        self.frames[self.count].fill(frame);
         self.count += 1;
-        at
     }
 }
 
-/// Frames of one moment, at most a burst in all, dealt to the lcores.
+/// Frames of one moment for one lcore, at most a burst.
 #[derive(Default)]
 struct Batch {
     now: Millis,
-    /// Whose each frame is, its place there, and its time stamp.
-    order: Vec<(usize, usize, Nanos)>,
+    lcore: usize,
+    stamps: Vec<Nanos>,
 }
 
 impl Batch {
     fn is_full(&self) -> bool {
-        self.order.len() == BURST
+        self.stamps.len() == BURST
     }
 
     fn flush<W: Write>(
@@ -149,22 +154,20 @@ impl Batch {
         totals: &mut Totals,
         outputs: &mut Outputs<W>,
     ) -> io::Result<()> {
-        for lcore in lcores.iter_mut().filter(|lcore| lcore.count > 0) {
-            let frames = &mut lcore.frames[..lcore.count];
-            lcore.pipeline.process(snapshot, self.now, port, frames, &mut lcore.verdicts);
-            lcore.count = 0;
-        }
-        for (lcore, at, stamp) in self.order.drain(..) {
-            let lcore = &lcores[lcore];
-            let writer = match lcore.verdicts[at] {
+        let lcore = &mut lcores[self.lcore];
+        let frames = &mut lcore.frames[..lcore.count];
+        lcore.pipeline.process(snapshot, self.now, port, frames, &mut lcore.verdicts);
+        lcore.count = 0;
+        for (stamp, (frame, &verdict)) in self.stamps.drain(..).zip(lcore.frames.iter().zip(&lcore.verdicts)) {
+            let writer = match verdict {
                 Verdict::Forward(_) | Verdict::Answer(_) | Verdict::Reject(_) => &mut outputs.sent,
                 Verdict::Punt => &mut outputs.punted,
                 Verdict::Drop(_) => &mut None,
             };
             if let Some(writer) = writer {
-                writer.write(stamp, lcore.frames[at].bytes())?;
+                writer.write(stamp, frame.bytes())?;
             }
-            count(lcore.verdicts[at], totals);
+            count(verdict, totals);
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use super::shape::Otherwise::{Bool, Integer, Text};
 use super::shape::{Format, Key, Shape, format};
-use super::{AllDown, CheckKind, CheckTarget, Hash, NoBackend, Protocol, State, Tracking};
+use super::{AllDown, ByteOrder, CheckKind, CheckTarget, Hash, NoBackend, Protocol, State, Tracking};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
@@ -88,10 +88,11 @@ pub static SERVICE: &[Key] = &[
         Bool(false),
         "Whether the outer UDP header of \"gue\" and \"geneve\" has a checksum.",
     ),
-    Key::optional(
+    Key::default(
         "byte_order",
-        Shape::Choice(&["network", "host"]),
-        "Of the VIP that \"dnat-dsr\" writes; \"network\" by default.",
+        Shape::Choice(ByteOrder::NAMES),
+        Text("network"),
+        "Of the VIP that \"dnat-dsr\" writes.",
     ),
     Key::optional("gue", Shape::Object(GUE), "Details of \"gue\"."),
     Key::optional("geneve", Shape::Object(GENEVE), "Details of \"geneve\"."),

@@ -69,6 +69,18 @@ pub struct Service {
     pub geneve: Geneve,
     /// Whether the outer UDP header of `gue` and `geneve` has a checksum.
     pub udp_checksum: bool,
+    /// Of the VIP that `dnat-dsr` writes.
+    pub byte_order: ByteOrder,
+}
+
+choice! {
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+    ByteOrder {
+        #[default]
+        Network "network"
+        /// Swapped, as some releases of Cilium have it.
+        Host "host"
+    }
 }
 
 /// Details of `gue`.
@@ -193,6 +205,7 @@ choice! {
         Dscp "dscp"
         L2dsr "l2dsr"
         Dnat "dnat"
+        DnatDsr "dnat-dsr"
     }
 }
 

@@ -11,8 +11,8 @@ use super::problem::{Errors, Path, Report, Warning};
 use super::shape::{self, Object, Read, Shape, choice};
 use super::tree::{self, Value};
 use super::{
-    Backend, Definitions, Forwarding, Geneve, Gue, Hash, Health, HealthCheck, IdleTimeout, NoBackend, Ports, Protocol,
-    Service, State, Tracking,
+    Backend, ByteOrder, Definitions, Forwarding, Geneve, Gue, Hash, Health, HealthCheck, IdleTimeout, NoBackend, Ports,
+    Protocol, Service, State, Tracking,
 };
 use super::{keys, limits, rules};
 
@@ -129,6 +129,7 @@ pub struct Draft {
     pub gue: Option<Gue>,
     pub geneve: Option<Geneve>,
     pub udp_checksum: Option<bool>,
+    pub byte_order: Option<ByteOrder>,
     pub table_size: Option<u32>,
     pub source_ranges: Vec<IpNet>,
     pub deny_ranges: Vec<IpNet>,
@@ -166,6 +167,7 @@ impl Draft {
             gue: read_gue(&object.object("gue")),
             geneve: read_geneve(&object.object("geneve")),
             udp_checksum: object.get("udp_checksum"),
+            byte_order: object.get("byte_order"),
             table_size: object.get("table_size"),
             source_ranges: object.list("source_ranges"),
             deny_ranges: object.list("deny_ranges"),
@@ -210,6 +212,7 @@ impl Draft {
             gue: self.gue?,
             geneve: self.geneve?,
             udp_checksum: self.udp_checksum?,
+            byte_order: self.byte_order?,
         })
     }
 }

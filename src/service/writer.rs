@@ -7,7 +7,8 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use super::{
-    AllDown, Backend, Definitions, Forwarding, Hash, HealthCheck, IdleTimeout, NoBackend, Ports, Service, duration,
+    AllDown, Backend, ByteOrder, Definitions, Forwarding, Hash, HealthCheck, IdleTimeout, NoBackend, Ports, Service,
+    duration,
 };
 
 impl Definitions {
@@ -62,6 +63,8 @@ struct Written<'a> {
     geneve: Option<WrittenGeneve>,
     #[serde(skip_serializing_if = "Option::is_none")]
     udp_checksum: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    byte_order: Option<&'a str>,
 }
 
 /// A number, or a range as text.
@@ -156,6 +159,7 @@ fn written(service: &Service) -> Written<'_> {
             inner_source: service.geneve.inner_source.to_string(),
         }),
         udp_checksum: service.udp_checksum.then_some(true),
+        byte_order: Some(service.byte_order).filter(|&order| order != ByteOrder::default()).map(ByteOrder::name),
     }
 }
 

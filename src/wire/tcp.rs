@@ -3,8 +3,15 @@
 use super::{Malformed, be16};
 
 pub const HEADER: usize = 20;
-/// Where the checksum lies, in bytes from the start of the header.
+/// Where the flags and the checksum lie, in bytes from the start of the header.
+pub const FLAGS: usize = 13;
 pub const CHECKSUM: usize = 16;
+
+/// Flags.
+pub const FIN: u8 = 1;
+pub const SYN: u8 = 2;
+pub const RST: u8 = 4;
+pub const ACK: u8 = 16;
 
 /// Source and destination port of `segment`, the IP payload without padding. A first fragment must hold the whole
 /// fixed header; what it says of options beyond itself is then not checked.

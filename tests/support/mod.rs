@@ -10,8 +10,8 @@ use penstock::mode::Encap;
 use penstock::pipeline::{BURST, Pipeline, Verdict};
 use penstock::replay::Buffer;
 use penstock::service::{
-    Backend, Definitions, Forwarding, Geneve, Gue, Hash, IdleTimeout, NoBackend, Ports, Protocol, Service, State,
-    Tracking,
+    Backend, ByteOrder, Definitions, Forwarding, Geneve, Gue, Hash, IdleTimeout, NoBackend, Ports, Protocol, Service,
+    State, Tracking,
 };
 use penstock::snapshot::{Compiler, Environment, Fabric, Limit, Millis, Neighbor, Port, PortIndex, Route, Snapshot};
 use penstock::wire::{Frame, Mac, checksum};
@@ -65,6 +65,7 @@ pub fn service(
         gue: Gue::default(),
         geneve: Geneve::default(),
         udp_checksum: false,
+        byte_order: ByteOrder::Network,
     }
 }
 

@@ -181,7 +181,7 @@ fn services() -> Vec<Case> {
         // Known, but not yet.
         (
             r#""forwarding": "snat""#,
-            "forwarding: \"snat\" is known, but this release does not forward by it yet: use one of ipip, gre, gue, geneve, dscp, l2dsr, dnat",
+            "forwarding: \"snat\" is known, but this release does not forward by it yet: use one of ipip, gre, gue, geneve, dscp, l2dsr, dnat, dnat-dsr",
         ),
     ];
     let error = |error: &str| -> &'static str { format!("services[0].{error}").leak() };

@@ -80,7 +80,7 @@ fn service(number: u8) -> impl Strategy<Value = Service> {
             (source_ranges, deny_ranges, idle, mut health),
             options,
         )| {
-            use Forwarding::{Dnat, Dscp, Geneve as Eth, Gue as Udp};
+            use Forwarding::{Dnat, DnatDsr, Dscp, Geneve as Eth, Gue as Udp};
             let (by_source, rejects, is_summed, dscp, variant, port, vni) = options.2;
             // A check needs a port where the service has several.
             if let Some(check) = &mut health.check
@@ -90,7 +90,9 @@ fn service(number: u8) -> impl Strategy<Value = Service> {
                 check.port.get_or_insert(80);
             }
             let own = |port: Option<u16>| {
-                port.filter(|&own| matches!(forwarding, Dnat | Eth) && ports.single().is_some_and(|port| port != own))
+                port.filter(|&own| {
+                    matches!(forwarding, Dnat | DnatDsr | Eth) && ports.single().is_some_and(|port| port != own)
+                })
             };
             let is_geneve = forwarding == Eth;
             let backends = backends.into_iter().zip(1_u8..).map(|((low, own_port, weight, state), place)| Backend {
@@ -133,6 +135,7 @@ fn service(number: u8) -> impl Strategy<Value = Service> {
                     inner_source: Mac([2, 0, 0, 0, 0, if is_geneve { number } else { 1 }]),
                 },
                 udp_checksum: is_summed && matches!(forwarding, Udp | Eth),
+                byte_order: if is_summed && forwarding == DnatDsr { ByteOrder::Host } else { ByteOrder::Network },
             }
         },
     )
