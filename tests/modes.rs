@@ -978,3 +978,54 @@ fn the_option_takes_room() {
         assert_eq!(node.verdict(&frame(&plain(family, false, 9000 - headers).bytes(), &[], 0)), FORWARD);
     }
 }
+
+#[test]
+fn a_connection_id_names_its_server() {
+    let backends: Vec<_> = (1..=9)
+        .map(|k| {
+            let state = if k == 9 {
+                "down"
+            } else if k == 8 {
+                "draining"
+            } else {
+                "active"
+            };
+            format!(r#"{{"address": "10.1.1.{k}", "server_id": "0a0{k}", "state": "{state}"}}"#)
+        })
+        .collect();
+    let service = format!(
+        r#"{{"services": [{{"name": "q", "vip": "192.0.2.1", "port": 443, "protocol": "udp", "forwarding": "ipip", "hash": "quic-cid",
+            "quic": {{"config_id": 2, "server_id_length": 2}}, "backends": [{}]}}]}}"#,
+        backends.join(",")
+    );
+    let (config, _) = Config::read(CONFIG, "c").unwrap();
+    let (definitions, _) = service::read(service, "s", None).unwrap();
+    let mut compiler = Compiler::new(config.environment());
+    let snapshot = compiler.compile(&definitions, &config.fabric(), Millis(0));
+    let mut node = Node { compiler, snapshot, ..Node::default() };
+    let mut chosen = |port: u16, payload: &[u8]| {
+        let mut packet = plain(0, true, 0);
+        (packet.from.1, packet.to.1, packet.payload) = (port, 443, payload.to_vec());
+        let (verdict, got) = node.receive(&frame(&packet.bytes(), &[], 0));
+        assert_eq!(verdict, FORWARD);
+        got[33]
+    };
+    let short = |config: u8, server: u8| [&[0x40, config << 5 | 9, 10, server][..], &[0x55; 30]].concat();
+    let long = |first: u8, version: u32, id: &[u8]| {
+        [&[first][..], &version.to_be_bytes(), &[id.len() as u8], id, &[8; 40]].concat()
+    };
+    for port in 1000..1020 {
+        let usual = chosen(port, b"no QUIC at all");
+        for server in 1..=8 {
+            assert_eq!(chosen(port, &short(2, server)), server, "whatever the address");
+            assert_eq!(chosen(port, &long(0xe0, 1, &[2 << 5, 10, server, 1, 2, 3, 4])), server, "a handshake");
+            assert_eq!(chosen(port, &long(0xc0, 1, &[2 << 5, 10, server, 1, 2, 3, 4])), usual, "an Initial");
+            assert_eq!(chosen(port, &short(7, server)), usual, "unroutable");
+            assert_eq!(chosen(port, &short(3, server)), usual, "another configuration");
+        }
+        assert_eq!(chosen(port, &short(2, 77)), usual, "an unknown server");
+        assert_eq!(chosen(port, &short(2, 9)), usual, "a server that is down");
+        assert_eq!(chosen(port, &[0x40, 2 << 5, 10]), usual, "half an ID");
+        assert_eq!(chosen(port, &long(0xe0, 1, &[2 << 5, 10])), usual, "half an ID, by its length");
+    }
+}

@@ -11,7 +11,7 @@ use crate::counters::Traffic;
 use crate::maglev::Client;
 use crate::mode::{Packet, State};
 use crate::service::Hash;
-use crate::snapshot::{Owner, PortIndex, ServiceIndex, Snapshot, Target};
+use crate::snapshot::{Owner, PortIndex, ServiceIndex, Snapshot, Target, TargetIndex};
 use crate::wire::{Frame, Mac};
 
 /// The packets of a burst that belong to services, on their way through the stages.
@@ -51,6 +51,8 @@ struct Choice {
     client: u64,
     /// The hash that the slot is found by.
     slot: u64,
+    /// The target, where the packet itself names it.
+    target: Option<TargetIndex>,
 }
 
 /// Packets, and their bytes of IP.
@@ -98,7 +100,7 @@ impl Burst {
         clients: [Client::NONE; BURST],
         hashes: [0; BURST],
         special: 0,
-        choices: [Choice { client: 0, slot: 0 }; BURST],
+        choices: [Choice { client: 0, slot: 0, target: None }; BURST],
         sent: [Sum { packets: 0, bytes: 0 }; BURST],
     };
 
@@ -161,9 +163,11 @@ impl Burst {
         let is_for =
             |service: ServiceIndex| snapshot.accepts(service, flow.source) && snapshot.owner(flow.source) != Owner::Vip;
         match found.map(|found| found.service).filter(|&service| is_for(service)) {
+            // Each of its packets may name a server.
+            Some(service) if snapshot.definition(service).hash == Hash::QuicCid => self.break_up(train),
             Some(service) => {
                 self.services[train] = service;
-                self.choose(train, &flow, snapshot);
+                self.choose(train, &flow, None, snapshot);
                 0
             }
             None => self.break_up(train),
@@ -171,15 +175,17 @@ impl Burst {
     }
 
     /// Notes how the train's target will be chosen.
-    fn choose(&mut self, train: usize, flow: &Tuple, snapshot: &Snapshot) {
+    fn choose(&mut self, train: usize, flow: &Tuple, target: Option<TargetIndex>, snapshot: &Snapshot) {
         let (hash, service) = (snapshot.hash(), snapshot.definition(self.services[train]));
-        let by_client = service.hash == Hash::FiveTuple;
+        let by_client = service.hash != Hash::SourceIp;
         match flow.source {
-            IpAddr::V4(source) if by_client => self.clients[train] = Client::v4(source, flow.source_port),
+            IpAddr::V4(source) if by_client && target.is_none() => {
+                self.clients[train] = Client::v4(source, flow.source_port)
+            }
             source => {
                 let client = hash.end(source, flow.source_port);
                 let slot = if by_client { client } else { hash.source(source) };
-                self.choices[train] = Choice { client, slot };
+                self.choices[train] = Choice { client, slot, target };
                 self.special |= 1 << train;
             }
         }
@@ -200,8 +206,15 @@ impl Burst {
         places
     }
 
-    /// Adds a packet, a train of its own.
-    pub fn add(&mut self, at: usize, parsed: &Parsed, service: ServiceIndex, snapshot: &Snapshot) {
+    /// Adds a packet, a train of its own; `target`: whom it names itself.
+    pub fn add(
+        &mut self,
+        at: usize,
+        parsed: &Parsed,
+        service: ServiceIndex,
+        target: Option<TargetIndex>,
+        snapshot: &Snapshot,
+    ) {
         debug_assert!(self.count < BURST, "no more trains than frames: of those broken up nothing comes back");
         let train = self.count % BURST;
         self.count = train + 1;
@@ -209,7 +222,7 @@ impl Burst {
         self.lengths[at] = parsed.packet.total;
         self.packets[train] = parsed.packet;
         self.services[train] = service;
-        self.choose(train, &parsed.flow, snapshot);
+        self.choose(train, &parsed.flow, target, snapshot);
         self.sent[train] = Sum { packets: 1, bytes: u32::from(parsed.packet.total) };
     }
 
@@ -228,9 +241,10 @@ impl Burst {
     #[inline(never)]
     fn select_special<'a>(&mut self, snapshot: &'a Snapshot, targets: &mut [&'a Target; BURST]) {
         for train in (0..self.count).filter(|train| self.special & 1 << train != 0) {
-            let Choice { client, slot } = self.choices[train];
+            let Choice { client, slot, target } = self.choices[train];
             self.hashes[train] = client;
-            targets[train] = snapshot.target(snapshot.select(self.services[train], slot));
+            let target = target.unwrap_or_else(|| snapshot.select(self.services[train], slot));
+            targets[train] = snapshot.target(target);
         }
     }
 

@@ -14,9 +14,10 @@ mod parse;
 mod refusal;
 
 use crate::counters::Reason;
-use crate::mode::{Reply, State, link};
+use crate::mode::{Content, Reply, State, link};
+use crate::service::Hash;
 use crate::snapshot::{Millis, PortIndex, ServiceIndex, Snapshot, TargetIndex};
-use crate::wire::Frame;
+use crate::wire::{Frame, ethernet, quic, udp};
 
 use burst::Burst;
 pub use explain::{Choice, Chosen, Explanation, Matched, explain};
@@ -77,7 +78,10 @@ impl Pipeline {
             let at = others.trailing_zeros() as usize;
             others &= others - 1;
             match find_any(&mut frames[at], snapshot, now, port, &mut self.fragments) {
-                Ok((parsed, service)) => self.burst.add(at, &parsed, service, snapshot),
+                Ok((parsed, service)) => {
+                    let target = find_server(&frames[at], &parsed, service, snapshot);
+                    self.burst.add(at, &parsed, service, target, snapshot);
+                }
                 Err(verdict) => verdicts[at] = verdict,
             }
         }
@@ -120,6 +124,21 @@ fn find_any<F: Frame>(
         Match::Echo => Err(echo::answer(&parsed, frame, snapshot)),
         Match::Other(verdict) => Err(verdict),
     }
+}
+
+/// Whom a packet, untagged by now, names itself by its QUIC connection ID.
+fn find_server<F: Frame>(
+    frame: &F,
+    parsed: &Parsed,
+    service: ServiceIndex,
+    snapshot: &Snapshot,
+) -> Option<TargetIndex> {
+    if snapshot.definition(service).hash != Hash::QuicCid || parsed.packet.content != Content::Udp {
+        return None;
+    }
+    let packet = frame.bytes().get(ethernet::HEADER..)?.get(..usize::from(parsed.packet.total))?;
+    let datagram = packet.get(usize::from(parsed.packet.header) + udp::HEADER..)?;
+    snapshot.server(service, quic::servers_connection_id(datagram)?)
 }
 
 /// Sends a reply on to its client.

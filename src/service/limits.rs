@@ -6,7 +6,7 @@ use super::problem::{Errors, Report};
 use super::reader::Draft;
 use super::shape::Object;
 use super::tree::Value;
-use super::{AllDown, CheckKind, Forwarding, Hash, State, Tracking};
+use super::{AllDown, CheckKind, Forwarding, State, Tracking};
 
 /// A document of another family, told by its top.
 pub fn refuse_kubernetes(document: &Value<'_>, file: &str) -> Result<(), Errors> {
@@ -30,11 +30,6 @@ pub fn check(object: &Object<'_>, draft: &Draft, report: &mut Report) {
             Forwarding::NAMES.join(", ")
         );
         report.error(object.path.key("forwarding"), reason);
-    }
-    if draft.hash == Some(Hash::QuicCid) {
-        let reason =
-            "\"quic-cid\" is known, but this release does not hash so yet: use \"five-tuple\" or \"source-ip\"";
-        report.error(object.path.key("hash"), reason);
     }
 }
 

@@ -50,6 +50,8 @@ pub struct Service {
     pub protocol: Protocol,
     pub forwarding: Forwarding,
     pub hash: Hash,
+    /// How servers choose connection IDs, for [`Hash::QuicCid`].
+    pub quic: Option<Quic>,
     pub tracking: Tracking,
     pub no_backend: NoBackend,
     pub backends: Vec<Backend>,
@@ -81,6 +83,16 @@ choice! {
         /// Swapped, as some releases of Cilium have it.
         Host "host"
     }
+}
+
+/// Routable connection IDs (draft-ietf-quic-load-balancers, unencrypted): an octet whose first three bits are the configuration's,
+/// the server's ID, a nonce.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quic {
+    /// 0 to 6.
+    pub config_id: u8,
+    /// Bytes of a server ID, 1 to 15.
+    pub server_id_length: u8,
 }
 
 /// Details of `gue`.
@@ -151,6 +163,8 @@ pub struct Backend {
     pub state: State,
     /// The outer destination of `geneve`; `None`: the address.
     pub tunnel_endpoint: Option<IpAddr>,
+    /// Its ID within QUIC connection IDs.
+    pub server_id: Option<Box<[u8]>>,
 }
 
 impl Backend {

@@ -12,7 +12,7 @@ use super::shape::{self, Object, Read, Shape, choice};
 use super::tree::{self, Value};
 use super::{
     Backend, ByteOrder, Definitions, Forwarding, Geneve, Gue, Hash, Health, HealthCheck, IdleTimeout, NoBackend, Ports,
-    Protocol, Service, State, Tracking,
+    Protocol, Quic, Service, State, Tracking,
 };
 use super::{keys, limits, rules};
 
@@ -122,6 +122,7 @@ pub struct Draft {
     pub protocol: Option<Protocol>,
     pub mode: Option<Mode>,
     pub hash: Option<Hash>,
+    pub quic: Option<Quic>,
     /// As written, else by the protocol.
     pub tracking: Option<Tracking>,
     pub dscp: Option<u8>,
@@ -146,6 +147,7 @@ pub struct BackendDraft {
     pub weight: Option<u16>,
     pub state: Option<State>,
     pub tunnel_endpoint: Option<IpAddr>,
+    pub server_id: Option<Vec<u8>>,
 }
 
 impl Draft {
@@ -161,6 +163,7 @@ impl Draft {
             protocol,
             mode: object.get("forwarding"),
             hash: object.get("hash"),
+            quic: read_quic(&object.object("quic")),
             tracking,
             dscp: object.get("dscp"),
             no_backend: object.get("no_backend"),
@@ -190,6 +193,7 @@ impl Draft {
                 weight: backend.weight?,
                 state: backend.state?,
                 tunnel_endpoint: backend.tunnel_endpoint,
+                server_id: backend.server_id.map(Vec::into),
             })
         };
         Some(Service {
@@ -199,6 +203,7 @@ impl Draft {
             protocol: self.protocol?,
             forwarding,
             hash: self.hash?,
+            quic: self.quic.filter(|_| self.hash == Some(Hash::QuicCid)),
             tracking: self.tracking?,
             backends: self.backends.into_iter().map(backend).collect::<Option<_>>()?,
             source_ranges: self.source_ranges,
@@ -225,6 +230,7 @@ impl BackendDraft {
             weight: object.get("weight"),
             state: object.get("state"),
             tunnel_endpoint: object.get("tunnel_endpoint"),
+            server_id: object.get("server_id").and_then(|text: String| shape::hex(&text)),
         }
     }
 
@@ -236,6 +242,10 @@ impl BackendDraft {
 
 fn read_idle_timeout(object: &Object<'_>) -> Option<IdleTimeout> {
     Some(IdleTimeout { tcp: object.get("tcp")?, tcp_closing: object.get("tcp_closing")?, udp: object.get("udp")? })
+}
+
+fn read_quic(object: &Object<'_>) -> Option<Quic> {
+    Some(Quic { config_id: object.get("config_id")?, server_id_length: object.get("server_id_length")? })
 }
 
 fn read_gue(object: &Object<'_>) -> Option<Gue> {

@@ -241,6 +241,14 @@ fn backends(object: &Object<'_>, draft: &Draft, report: &mut Report) {
         let reason = format!("{count} backends do not fit into a table of {size} slots; use a larger table_size");
         report.error(object.path.key("backends"), reason);
     }
+    let mut ids = HashMap::new();
+    for (index, (backend, drafted)) in object.objects("backends").zip(&draft.backends).enumerate() {
+        if let Some(id) = &drafted.server_id
+            && let Some(first) = first(&mut ids, id, index)
+        {
+            report.error(backend.path.key("server_id"), format!("is the ID of backends[{first}] already"));
+        }
+    }
     let Some(ports) = draft.ports else { return };
     let mut seen = HashMap::new();
     for (index, (backend, drafted)) in object.objects("backends").zip(&draft.backends).enumerate() {

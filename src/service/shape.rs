@@ -166,10 +166,16 @@ pub mod format {
     pub static HEX: Format = Format {
         what: "bytes in hexadecimal, two digits a byte, without separators",
         pattern: "^([0-9a-fA-F]{2})+$",
-        holds: |text| {
-            !text.is_empty() && text.len().is_multiple_of(2) && text.bytes().all(|byte| byte.is_ascii_hexdigit())
-        },
+        holds: |text| hex(text).is_some(),
     };
+}
+
+/// The bytes of a text of hexadecimal digits, at least one byte.
+pub fn hex(text: &str) -> Option<Vec<u8>> {
+    if text.is_empty() || !text.len().is_multiple_of(2) || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
 }
 
 /// A range of ports, `first-last`, 1 to 65535, the first not above the last.

@@ -38,6 +38,8 @@ struct Written<'a> {
     forwarding: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     hash: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quic: Option<WrittenQuic>,
     tracking: &'a str,
     backends: Vec<WrittenBackend>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -76,6 +78,12 @@ enum WrittenPorts {
 }
 
 #[derive(Serialize)]
+struct WrittenQuic {
+    config_id: u8,
+    server_id_length: u8,
+}
+
+#[derive(Serialize)]
 struct WrittenGue {
     variant: u8,
     port: u16,
@@ -98,6 +106,8 @@ struct WrittenBackend {
     state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     tunnel_endpoint: Option<IpAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server_id: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -139,6 +149,9 @@ fn written(service: &Service) -> Written<'_> {
         protocol: service.protocol.name(),
         forwarding: service.forwarding.name(),
         hash: Some(service.hash).filter(|&hash| hash != Hash::FiveTuple).map(Hash::name),
+        quic: service
+            .quic
+            .map(|quic| WrittenQuic { config_id: quic.config_id, server_id_length: quic.server_id_length }),
         tracking: service.tracking.name(),
         backends: service.backends.iter().map(written_backend).collect(),
         health_check: service.health.check.as_ref().map(written_check),
@@ -170,6 +183,7 @@ fn written_backend(backend: &Backend) -> WrittenBackend {
         weight: backend.weight,
         state: backend.state.name(),
         tunnel_endpoint: backend.tunnel_endpoint,
+        server_id: backend.server_id.as_ref().map(|id| id.iter().map(|byte| format!("{byte:02x}")).collect()),
     }
 }
 

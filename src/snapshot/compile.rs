@@ -10,7 +10,7 @@ use super::ranges::Ranges;
 use super::routes::{Routes, Way};
 use super::tables::{Mask, Recipe, Tables};
 use super::vips::Vips;
-use super::{Asked, CompiledService, Environment, Fabric, Limiter, Millis, Snapshot, Target};
+use super::{Asked, CompiledService, Environment, Fabric, Limiter, Millis, Snapshot, Target, TargetIndex};
 use crate::counters::{Reason, Registry, TrafficId};
 use crate::maglev::{Member, SelectionHash};
 use crate::mode::{self, Context, Prepared};
@@ -92,6 +92,7 @@ impl Compiler {
                 ranges: ranges(service),
                 owners,
                 definition: service.clone(),
+                servers: servers(service, &plan.members, first_target),
                 members: plan.members.into(),
             });
         }
@@ -180,6 +181,18 @@ impl Compiler {
         }
         self.endpoints.retain(|_, endpoint| endpoint.until.is_none_or(|until| now < until));
     }
+}
+
+/// Who may be named by a connection ID: whoever keeps flows.
+fn servers(service: &Service, members: &[u32], first_target: u32) -> Box<[(Box<[u8]>, TargetIndex)]> {
+    let named = members.iter().zip(first_target..).filter_map(|(&place, target)| {
+        let backend = &service.backends[place as usize];
+        let id = backend.server_id.clone().filter(|_| backend.state != State::Down)?;
+        Some((id, TargetIndex(target)))
+    });
+    let mut servers: Vec<_> = named.collect();
+    servers.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+    servers.into()
 }
 
 fn ranges(service: &Service) -> Option<Ranges> {

@@ -124,6 +124,8 @@ pub struct CompiledService {
     definition: Arc<Service>,
     /// The backends' places in the definition, in the order of the table's members.
     members: Box<[u32]>,
+    /// By server ID, sorted: those that may be named by one.
+    servers: Box<[(Box<[u8]>, TargetIndex)]>,
 }
 
 /// A backend of a service, as the lcores use it. What most packets need lies within one cache line.
@@ -245,6 +247,16 @@ impl Snapshot {
             Some(&member) if member != NOBODY => TargetIndex(service.first_target + u32::from(member)),
             _ => TargetIndex::NOBODY,
         }
+    }
+
+    /// The target that a QUIC connection ID names, where it is one of the service's.
+    pub fn server(&self, service: ServiceIndex, connection_id: &[u8]) -> Option<TargetIndex> {
+        let service = self.compiled_service(service);
+        let quic = service.definition.quic?;
+        let (&first, rest) = connection_id.split_first()?;
+        let id = rest.get(..usize::from(quic.server_id_length)).filter(|_| first >> 5 == quic.config_id)?;
+        let place = service.servers.binary_search_by(|(known, _)| known.as_ref().cmp(id)).ok()?;
+        Some(service.servers[place].1)
     }
 
     #[inline]

@@ -7,6 +7,7 @@ pub mod icmp;
 pub mod ipv4;
 pub mod ipv6;
 mod mac;
+pub mod quic;
 pub mod tcp;
 pub mod udp;
 

@@ -34,7 +34,7 @@ pub const UDP: u8 = 17;
 
 pub fn backend(address: &str, port: Option<u16>) -> Backend {
     let address = address.parse().unwrap();
-    Backend { address, port, weight: 100, state: State::Active, tunnel_endpoint: None }
+    Backend { address, port, weight: 100, state: State::Active, tunnel_endpoint: None, server_id: None }
 }
 
 pub fn service(
@@ -52,6 +52,7 @@ pub fn service(
         protocol,
         forwarding,
         hash: Hash::FiveTuple,
+        quic: None,
         tracking: Tracking::None,
         backends,
         source_ranges: vec![],

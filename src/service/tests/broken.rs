@@ -250,7 +250,6 @@ fn together() -> Vec<Case> {
                 "services[0].quic: required by \"quic-cid\", but absent. Give \"config_id\" and \"server_id_length\"",
                 "services[0].hash: \"quic-cid\" reads QUIC, which runs over udp, and this service is tcp",
                 "services[0].backends[0].server_id: required by \"quic-cid\", but absent",
-                "services[0].hash: \"quic-cid\" is known, but this release does not hash so yet: use \"five-tuple\" or \"source-ip\"",
             ],
         ),
         (
@@ -261,7 +260,6 @@ fn together() -> Vec<Case> {
             vec![
                 "services[0].quic.config_id: 7 is not a number from 0 to 6",
                 "services[0].backends[0].server_id: has 2 bytes, and server_id_length says 4",
-                "services[0].hash: \"quic-cid\" is known, but this release does not hash so yet: use \"five-tuple\" or \"source-ip\"",
             ],
         ),
         // One mistake hides no other.

@@ -95,12 +95,14 @@ fn service(number: u8) -> impl Strategy<Value = Service> {
                 })
             };
             let is_geneve = forwarding == Eth;
+            let by_cid = udp && is_summed && !by_source;
             let backends = backends.into_iter().zip(1_u8..).map(|((low, own_port, weight, state), place)| Backend {
                 address: IpAddr::from([10, number, place, low]),
                 port: own(own_port),
                 weight,
                 state,
                 tunnel_endpoint: (is_geneve && weight % 2 == 1).then_some(IpAddr::from([10, 99, place, low])),
+                server_id: by_cid.then(|| vec![place, low].into()),
             });
             let millis = Duration::from_millis;
             Service {
@@ -109,7 +111,12 @@ fn service(number: u8) -> impl Strategy<Value = Service> {
                 ports,
                 protocol: if udp { Protocol::Udp } else { Protocol::Tcp },
                 forwarding,
-                hash: if by_source { Hash::SourceIp } else { Hash::FiveTuple },
+                hash: match () {
+                    () if by_source => Hash::SourceIp,
+                    () if by_cid => Hash::QuicCid,
+                    () => Hash::FiveTuple,
+                },
+                quic: by_cid.then_some(Quic { config_id: variant, server_id_length: 2 }),
                 tracking: match tracking {
                     0 if !udp => Tracking::Transition,
                     1 => Tracking::None,
