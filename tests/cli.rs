@@ -66,7 +66,8 @@ fn check_says_what_is_good_and_what_the_tables_take() {
         "penstock.toml: good: node \"penstock\", 1 port, 1 lcore, 0 static neighbors, 0 static routes\n\
          services.json: good: version \"41\", 1 service, 2 backends\n\
          memory: 502 bytes for 1 Maglev table, shared by all lcores\n        \
-         502 bytes for 1 more table, while backends are draining or down\n"
+         502 bytes for 1 more table, while backends are draining or down\n\
+         ipip: 1 service, IPv4: packets grow by 20 bytes; clients will see an MSS of at most 1440\n"
     );
     assert_eq!(
         errors,

@@ -1029,3 +1029,107 @@ fn a_connection_id_names_its_server() {
         assert_eq!(chosen(port, &long(0xe0, 1, &[2 << 5, 10])), usual, "half an ID, by its length");
     }
 }
+
+/// What a router in the fabric says of a frame that a node sent: so many bytes would have gone; `kept` bytes are quoted.
+fn complaint(sent: &[u8], mtu: u16, kept: usize) -> Vec<u8> {
+    let packet = &sent[14..];
+    let is_v4 = packet[0] >> 4 == 4;
+    let (from, to, number) = if is_v4 { ("10.9.9.9", SOURCE[0], 1) } else { ("fd00:9::9", SOURCE[1], 58) };
+    let (from, to) = (ip(from), ip(to));
+    let kind = if is_v4 { [3, 4] } else { [2, 0] };
+    let mut message = [&kind[..], &[0, 0, 0, 0], &mtu.to_be_bytes(), &packet[..kept.min(packet.len())]].concat();
+    let sum = if is_v4 { !checksum::sum(&message) } else { upper_sum(from, to, number, &message) };
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    frame(&Header::OUTER.before(from, to, number, &message), &[], 0)
+}
+
+#[test]
+fn what_the_fabric_says_of_a_tunnel_is_learnt_and_relayed() {
+    for (vip, backend) in pairs() {
+        for mode in ["ipip", "gre", "gue", "geneve"] {
+            let service = format!(
+                r#""vip": "{}", "forwarding": "{mode}", "backends": [{{"address": "{}"{}}}]"#,
+                VIP[vip],
+                if mode == "geneve" { ["10.9.0.7", "fd00:9::7"][vip] } else { BACKEND[backend] },
+                if mode == "geneve" {
+                    format!(r#", "tunnel_endpoint": "{}""#, BACKEND[backend])
+                } else {
+                    String::new()
+                },
+            );
+            let mut node = node(&[&service], "");
+            let big = plain(vip, false, 1400);
+            let (verdict, forwarded) = node.receive(&frame(&big.bytes(), &[], 0));
+            assert_eq!(verdict, FORWARD);
+            let overhead = forwarded.len() - 14 - big.bytes().len();
+            let room = 1300 - overhead;
+
+            // With enough of a quote the client is told, by its own packet as far as that is known.
+            let kept = 500;
+            let (verdict, got) = node.receive(&complaint(&forwarded, 1300, kept));
+            assert_eq!(verdict, Verdict::Answer(PortIndex(0)), "{mode} {vip} {backend}");
+            let known = big.bytes()[..kept - overhead].to_vec();
+            let mut message = [[&[3, 4][..], &[2, 0]][vip], &[0; 4], &(room as u16).to_be_bytes(), &known].concat();
+            let (from, to, number) = (big.to.0, big.from.0, [1, 58][vip]);
+            let sum = if vip == 0 { !checksum::sum(&message) } else { upper_sum(from, to, number, &message) };
+            message[2..4].copy_from_slice(&sum.to_be_bytes());
+            assert_eq!(got[14..], Header::OUTER.before(from, to, number, &message), "{mode} {vip} {backend}");
+            assert_eq!(got[..12], [CLIENT_MAC.0, OUR_MAC.0].concat());
+
+            // From now on the way is narrower; for ten minutes.
+            let again = |node: &mut Node, ms| {
+                node.now = Millis(ms);
+                assert!(node.compiler.learn(node.now));
+                let (config, _) = Config::read(CONFIG, "c").unwrap();
+                let (definitions, _) = service::read(
+                    format!(r#"{{"services": [{{"name": "0tcp", "port": 80, "protocol": "tcp", {service}}}]}}"#),
+                    "s",
+                    None,
+                )
+                .unwrap();
+                node.snapshot = node.compiler.compile(&definitions, &config.fabric(), node.now);
+                node.receive(&frame(&big.bytes(), &[], 0))
+            };
+            let wanted = told(vip, &big, [[3, 4], [2, 0]][vip], room as u32, [576, 1280][vip]);
+            assert_eq!(again(&mut node, 1), (Verdict::Answer(PortIndex(0)), wanted));
+            assert_eq!(again(&mut node, 600_001).0, FORWARD);
+        }
+    }
+}
+
+#[test]
+fn what_the_fabric_says_of_others_is_the_kernels() {
+    let mut node = to("ipip", 0, 0, "");
+    let (_, forwarded) = node.receive(&frame(&plain(0, false, 1400).bytes(), &[], 0));
+    assert_eq!(node.verdict(&complaint(&forwarded, 1300, 28)), Verdict::Punt, "too short a quote");
+    assert!(node.compiler.learn(Millis(0)), "but it says how narrow the way is");
+    let changed = |at: usize, byte: u8| {
+        let mut forwarded = forwarded.clone();
+        forwarded[14 + at] = byte;
+        complaint(&forwarded, 1300, 500)
+    };
+    for (at, byte, what) in
+        [(12, 9, "another source"), (19, 77, "no endpoint"), (9, 47, "another tunnel"), (36, 203, "no VIP")]
+    {
+        assert_eq!(node.verdict(&changed(at, byte)), Verdict::Punt, "{what}");
+    }
+    let mut unreachable = complaint(&forwarded, 1300, 500);
+    unreachable[35] = 1;
+    assert_eq!(node.verdict(&unreachable), Verdict::Punt, "no \"too big\"");
+    assert_eq!(node.verdict(&complaint(&forwarded, 0, 500)), Verdict::Punt, "no MTU");
+}
+
+#[test]
+fn relayed_errors_are_limited_too() {
+    let mut node = to("ipip", 0, 0, "");
+    let (_, forwarded) = node.receive(&frame(&plain(0, false, 1400).bytes(), &[], 0));
+    let complaint = complaint(&forwarded, 1300, 500);
+    let answered = (0..150).filter(|_| match node.verdict(&complaint) {
+        Verdict::Answer(_) => true,
+        verdict => {
+            assert_eq!(verdict, Verdict::Drop(penstock::counters::Reason::IcmpLimited));
+            false
+        }
+    });
+    assert_eq!(answered.count(), 100);
+}

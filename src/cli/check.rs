@@ -1,6 +1,6 @@
 //! `penstock check`: both documents, every error, and what the tables will cost.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Write};
 use std::path::PathBuf;
 
@@ -9,7 +9,9 @@ use serde_json::json;
 use super::inputs::{Findings, find, warn};
 use super::{Failure, print_json};
 use crate::config::Config;
+use crate::mode;
 use crate::service::{Definitions, Errors, Problem, Service, State};
+use crate::wire::{ipv4, ipv6, tcp};
 
 /// Check a node's configuration and its service definitions
 ///
@@ -50,6 +52,36 @@ struct Tables {
     /// Beside these: the tables of those services that have draining or down backends now.
     masked_count: usize,
     masked_bytes: usize,
+}
+
+/// What a mode costs in packet size, for the services of one mode and family.
+struct Growth {
+    mode: &'static str,
+    is_v4: bool,
+    services: usize,
+    /// Bytes that packets grow by, at most.
+    overhead: u16,
+    /// The largest TCP segment that then fits every port; clients learn it from the servers or by "too big".
+    mss: u16,
+}
+
+impl Growth {
+    fn of(definitions: &Definitions, config: &Config) -> Vec<Self> {
+        let mtu = config.ports.iter().map(|port| port.mtu).min().unwrap_or(0);
+        let mut grown: BTreeMap<(&str, bool, u16), usize> = BTreeMap::new();
+        for service in &definitions.services {
+            let overheads = service.backends.iter().map(|backend| mode::overhead(service, backend));
+            if let Some(overhead) = overheads.max() {
+                *grown.entry((service.forwarding.name(), service.vip.addr().is_ipv4(), overhead)).or_default() += 1;
+            }
+        }
+        let growth = |((mode, is_v4, overhead), services)| {
+            let headers = if is_v4 { ipv4::HEADER } else { ipv6::HEADER } + tcp::HEADER;
+            let mss = mtu.saturating_sub(overhead).saturating_sub(headers as u16);
+            Self { mode, is_v4, services, overhead, mss }
+        };
+        grown.into_iter().map(growth).collect()
+    }
 }
 
 /// Bytes of a slot.
@@ -122,6 +154,13 @@ fn print_summary(args: &Args, findings: &Findings) -> io::Result<()> {
                     bytes(tables.masked_bytes)
                 )?;
             }
+            for Growth { mode, is_v4, services, overhead, mss } in Growth::of(definitions, config) {
+                let (family, services) = (if is_v4 { "IPv4" } else { "IPv6" }, count(services, "service"));
+                writeln!(
+                    out,
+                    "{mode}: {services}, {family}: packets grow by {overhead} bytes; clients will see an MSS of at most {mss}"
+                )?;
+            }
         } else {
             writeln!(out, "no service definitions were named, and the feed is no file: none were checked")?;
         }
@@ -178,6 +217,16 @@ fn document(findings: &Findings) -> serde_json::Value {
                 "masked_count": tables.masked_count,
                 "masked_bytes": tables.masked_bytes,
             });
+            let growth = Growth::of(definitions, config).into_iter().map(|growth| {
+                json!({
+                    "forwarding": growth.mode,
+                    "family": if growth.is_v4 { 4 } else { 6 },
+                    "services": growth.services,
+                    "overhead": growth.overhead,
+                    "mss": growth.mss,
+                })
+            });
+            document["growth"] = growth.collect();
         }
     }
     document

@@ -16,7 +16,8 @@ pub fn fit(config: &Config, definitions: &Definitions, file: &str) -> Result<(),
     let has_v6 = encap.ipv6_source.is_some() || encap.rss_source_v6.is_some();
     for (index, service) in definitions.services.iter().enumerate() {
         let lacks = |to: IpAddr| if to.is_ipv4() { !has_v4 } else { !has_v6 };
-        let mut outer = service.backends.iter().filter_map(|backend| mode::outer(service, backend));
+        let mut outer =
+            service.backends.iter().filter_map(|backend| mode::tunnel(service, backend)).map(|tunnel| tunnel.endpoint);
         if let Some(to) = outer.find(|&to| lacks(to)) {
             let key = if to.is_ipv4() { "ipv4_source" } else { "ipv6_source" };
             let reason = format!(

@@ -215,8 +215,8 @@ impl Thread {
     }
 
     async fn run(mut self, mut requests: mpsc::UnboundedReceiver<Request>) {
-        let mut ask = tokio::time::interval(clients::PERIOD);
-        ask.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut tick = tokio::time::interval(clients::PERIOD);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 (noticed, update) = self.feed.next() => self.take(noticed, update),
@@ -234,7 +234,7 @@ impl Thread {
                     Some(Request::Stop) | None => return,
                 },
                 () = tokio::time::sleep(LOOK_AGAIN), if self.pending.is_some() => self.settle(),
-                _ = ask.tick(), if self.kernel.is_some() => self.ask(),
+                _ = tick.tick() => self.look(),
             }
         }
     }
@@ -307,8 +307,11 @@ impl Thread {
         }
     }
 
-    /// Has the kernel asked for clients that packets wait for.
-    fn ask(&mut self) {
+    /// Looks at what the lcores say: which clients packets wait for, and what the fabric told them.
+    fn look(&mut self) {
+        if self.compiler.learn((self.clock)()) {
+            self.publish(Instant::now());
+        }
         if self.clients.update(self.compiler.asked().take(), Instant::now()) {
             self.want();
         }

@@ -45,6 +45,7 @@ reasons! {
     TooBig "too_big" "The packet as it would be sent exceeds the MTU of the port it leaves by, and its sender could not be told."
     NoRoomForOption "no_room_for_option" "The IPv4 header has no room for the option of dnat-dsr."
     IcmpIgnored "icmp_ignored" "ICMP to a VIP that is neither an echo request nor an error about a service's packet."
+    IcmpLimited "icmp_limited" "An error of the fabric about a tunnelled packet that the client would be told of, over the limit."
     PuntFull "punt_full" "The ring to the kernel twin is full."
     TxFull "tx_full" "The device's transmit queue is full."
 }

@@ -15,7 +15,7 @@ use std::ops::Range;
 
 use super::outer::{Outer, TAIL_V4, TAIL_V6};
 use super::rewrite::{Rewrite, Side};
-use super::{Context, Mode, Packet, PortIndex, State, ip_header, udp_tunnel};
+use super::{Context, Mode, Packet, PortIndex, State, Tunnel, ip_header, udp_tunnel};
 use crate::counters::Reason;
 use crate::service::{Backend, Service};
 use crate::wire::ipv4::{self, protocol};
@@ -55,12 +55,13 @@ enum Header {
 
 impl Mode for Geneve {
     fn overhead(service: &Service, backend: &Backend) -> u16 {
-        let more = if service.vip.addr().is_ipv4() { MORE_V4 } else { MORE_V6 };
-        ip_header(backend.tunnel_endpoint()) + more as u16
+        ip_header(backend.tunnel_endpoint()) + between(service)
     }
 
-    fn outer(backend: &Backend) -> Option<IpAddr> {
-        Some(backend.tunnel_endpoint())
+    fn tunnel(service: &Service, backend: &Backend) -> Option<Tunnel> {
+        let (endpoint, port) = (backend.tunnel_endpoint(), Some(service.geneve.port));
+        let (between, vip_at) = (between(service), Some(OPTION_DATA as u16));
+        Some(Tunnel { endpoint, protocol: protocol::UDP, port, between, vip_at })
     }
 
     fn prepare(context: &Context) -> Self {
@@ -115,6 +116,12 @@ impl Geneve {
         let _ = self.rewrite.apply(inner, packet, Side::Destination);
         udp_tunnel::finish(frame, at, hash, self.has_checksum);
     }
+}
+
+/// Bytes between the outer IP header and the inner one.
+fn between(service: &Service) -> u16 {
+    let more = if service.vip.addr().is_ipv4() { MORE_V4 } else { MORE_V6 };
+    more as u16
 }
 
 /// UDP, Geneve, its option without the data, and the inner Ethernet header.

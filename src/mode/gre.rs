@@ -8,10 +8,8 @@
 //! The GRE header is the shortest there is, four bytes: no flags, version 0, the EtherType of the inner packet. The backend
 //! decapsulates (`gre0`, `ip6gre0`), owns the VIP and answers the client itself. Costs 24 bytes of MTU, or 44.
 
-use std::net::IpAddr;
-
 use super::outer::{Outer, TAIL_V4, TAIL_V6};
-use super::{Context, Mode, Packet, PortIndex, State, ip_header};
+use super::{Context, Mode, Packet, PortIndex, State, Tunnel, ip_header};
 use crate::counters::Reason;
 use crate::service::{Backend, Service};
 use crate::wire::ipv4::protocol;
@@ -28,8 +26,9 @@ impl Mode for Gre {
         ip_header(backend.address) + GRE as u16
     }
 
-    fn outer(backend: &Backend) -> Option<IpAddr> {
-        Some(backend.address)
+    fn tunnel(_: &Service, backend: &Backend) -> Option<Tunnel> {
+        let (endpoint, between) = (backend.address, GRE as u16);
+        Some(Tunnel { endpoint, protocol: protocol::GRE, port: None, between, vip_at: None })
     }
 
     fn prepare(context: &Context) -> Self {

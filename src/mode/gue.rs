@@ -9,10 +9,8 @@
 //! default. Variant 1 has none: IP stands directly in UDP, and its version nibble tells which; port 9886 by default. The backend
 //! decapsulates (`fou`), owns the VIP and answers the client itself. Costs 32 bytes of MTU (variant 1: 28), 20 more over IPv6.
 
-use std::net::IpAddr;
-
 use super::outer::{Outer, TAIL_V4, TAIL_V6};
-use super::{Context, Mode, Packet, PortIndex, State, ip_header, udp_tunnel};
+use super::{Context, Mode, Packet, PortIndex, State, Tunnel, ip_header, udp_tunnel};
 use crate::counters::Reason;
 use crate::service::{Backend, Service};
 use crate::wire::ipv4::protocol;
@@ -29,12 +27,12 @@ pub enum Gue {
 
 impl Mode for Gue {
     fn overhead(service: &Service, backend: &Backend) -> u16 {
-        let gue = if service.gue.variant == 0 { GUE } else { 0 };
-        ip_header(backend.address) + (udp::HEADER + gue) as u16
+        ip_header(backend.address) + between(service)
     }
 
-    fn outer(backend: &Backend) -> Option<IpAddr> {
-        Some(backend.address)
+    fn tunnel(service: &Service, backend: &Backend) -> Option<Tunnel> {
+        let (endpoint, port, between) = (backend.address, Some(service.gue.port), between(service));
+        Some(Tunnel { endpoint, protocol: protocol::UDP, port, between, vip_at: None })
     }
 
     fn prepare(context: &Context) -> Self {
@@ -65,4 +63,10 @@ impl Mode for Gue {
                 .wrap(frame, packet.total, hash, state, |frame, at| udp_tunnel::finish(frame, at, hash, *has_checksum)),
         }
     }
+}
+
+/// Bytes between the outer IP header and the inner one.
+fn between(service: &Service) -> u16 {
+    let gue = if service.gue.variant == 0 { GUE } else { 0 };
+    (udp::HEADER + gue) as u16
 }

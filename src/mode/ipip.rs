@@ -9,10 +9,8 @@
 //! included. The backend decapsulates (`tunl0`, `sit0`, `ip6tnl0`), owns the VIP and answers the client itself. Costs 20 bytes
 //! of MTU, or 40.
 
-use std::net::IpAddr;
-
 use super::outer::{Outer, TAIL_V4, TAIL_V6};
-use super::{Context, Mode, Packet, PortIndex, State, ip_header};
+use super::{Context, Mode, Packet, PortIndex, State, Tunnel, ip_header};
 use crate::counters::Reason;
 use crate::service::{Backend, Service};
 use crate::wire::Frame;
@@ -26,13 +24,12 @@ impl Mode for Ipip {
         ip_header(backend.address)
     }
 
-    fn outer(backend: &Backend) -> Option<IpAddr> {
-        Some(backend.address)
+    fn tunnel(service: &Service, backend: &Backend) -> Option<Tunnel> {
+        Some(Tunnel { endpoint: backend.address, protocol: number(service), port: None, between: 0, vip_at: None })
     }
 
     fn prepare(context: &Context) -> Self {
-        let number = if context.service.vip.addr().is_ipv4() { protocol::IPIP } else { protocol::IPV6 };
-        Self(Outer::new(context, context.backend.address, number, &[]))
+        Self(Outer::new(context, context.backend.address, number(context.service), &[]))
     }
 
     #[inline]
@@ -45,4 +42,9 @@ impl Mode for Ipip {
     ) -> Result<PortIndex, Reason> {
         self.0.wrap(frame, packet.total, hash, state, |_, _| ())
     }
+}
+
+/// The outer protocol: that of the inner packet.
+fn number(service: &Service) -> u8 {
+    if service.vip.addr().is_ipv4() { protocol::IPIP } else { protocol::IPV6 }
 }

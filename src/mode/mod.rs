@@ -16,7 +16,7 @@ mod ipip;
 mod l2dsr;
 pub mod link;
 mod outer;
-mod rewrite;
+pub mod rewrite;
 mod udp_tunnel;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -49,6 +49,20 @@ pub struct Context<'a> {
     pub backend: &'a Backend,
     pub next_hop: &'a NextHop,
     pub encap: &'a Encap,
+}
+
+/// What a tunnel's packets look like from outside, to know them again in what the fabric says of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Tunnel {
+    /// The outer destination.
+    pub endpoint: IpAddr,
+    /// The outer protocol number; of UDP, with its destination port.
+    pub protocol: u8,
+    pub port: Option<u16>,
+    /// Bytes between the outer IP header and the inner packet.
+    pub between: u16,
+    /// Where among them stand the address and port that the inner packet's destination had, where it was changed.
+    pub vip_at: Option<u16>,
 }
 
 /// What a packet carries behind its IP headers.
@@ -109,8 +123,8 @@ trait Mode: Sized {
     /// Bytes that a packet of `service` grows by, at most, on its way to `backend`.
     fn overhead(service: &Service, backend: &Backend) -> u16;
 
-    /// Where an outer header leads, in modes that have one.
-    fn outer(_: &Backend) -> Option<IpAddr> {
+    /// The outer header, in modes that have one.
+    fn tunnel(_: &Service, _: &Backend) -> Option<Tunnel> {
         None
     }
 
@@ -128,8 +142,8 @@ impl<M: Mode> Mode for Box<M> {
         M::overhead(service, backend)
     }
 
-    fn outer(backend: &Backend) -> Option<IpAddr> {
-        M::outer(backend)
+    fn tunnel(service: &Service, backend: &Backend) -> Option<Tunnel> {
+        M::tunnel(service, backend)
     }
 
     fn prepare(context: &Context) -> Self {
@@ -213,10 +227,10 @@ macro_rules! modes {
             }
         }
 
-        /// Where an outer header leads, in modes that have one.
-        pub fn outer(service: &Service, backend: &Backend) -> Option<IpAddr> {
+        /// The outer header, in modes that have one.
+        pub fn tunnel(service: &Service, backend: &Backend) -> Option<Tunnel> {
             match service.forwarding {
-                $(Forwarding::$name => <$of as Mode>::outer(backend),)*
+                $(Forwarding::$name => <$of as Mode>::tunnel(service, backend),)*
             }
         }
     };

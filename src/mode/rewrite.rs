@@ -266,15 +266,22 @@ impl<F: Family> Change<F> {
             head[icmp::CHECKSUM..][..2].copy_from_slice(&sum.to_be_bytes());
             return Ok(());
         }
+        change = change.and(self.translate(quoted, side.other())?);
+        let sum = change.patch(be16(head, icmp::CHECKSUM));
+        head[icmp::CHECKSUM..][..2].copy_from_slice(&sum.to_be_bytes());
+        Ok(())
+    }
+
+    /// Changes one side of a packet that may be cut behind eight bytes of its transport header, and says how that changes a sum
+    /// over it.
+    fn translate(&self, quoted: &mut [u8], side: Side) -> Result<Delta, Reason> {
         let (number, header) = F::transport(quoted).ok_or(Reason::Malformed)?;
-        let inside = side.other();
-        change = change.and(put(quoted, F::address_at(inside), new));
+        let mut change = put(quoted, F::address_at(side), self.new.as_ref());
         change = change.and(F::patch_header(quoted, self.address));
         let transport = quoted.get_mut(header..).ok_or(Reason::Malformed)?;
         if let (Some(_), Some(port)) = self.ports {
-            change = change.and(put(transport, inside.port_at(), &port.to_be_bytes()));
+            change = change.and(put(transport, side.port_at(), &port.to_be_bytes()));
         }
-        // The quote may end before the checksum.
         let (at, patch): (_, fn(Delta, u16) -> u16) = match number {
             protocol::TCP => (tcp::CHECKSUM, Delta::patch),
             _ => (udp::CHECKSUM, Delta::patch_udp),
@@ -283,10 +290,23 @@ impl<F: Family> Change<F> {
             let sum = patch(self.transport, be16(transport, at));
             change = change.and(put(transport, at, &sum.to_be_bytes()));
         }
-        let sum = change.patch(be16(head, icmp::CHECKSUM));
-        head[icmp::CHECKSUM..][..2].copy_from_slice(&sum.to_be_bytes());
-        Ok(())
+        Ok(change)
     }
+}
+
+/// Puts `new` in place of the destination `old` of a packet that may be cut behind eight bytes of its transport header.
+pub fn redirect(quoted: &mut [u8], old: End, new: End) -> Result<(), Reason> {
+    let ports = (old.1, new.1);
+    let translated = match (old.0, new.0) {
+        (IpAddr::V4(old), IpAddr::V4(new)) => {
+            Change::<V4>::new(old.octets(), new.octets(), ports, 0).translate(quoted, Side::Destination)
+        }
+        (IpAddr::V6(old), IpAddr::V6(new)) => {
+            Change::<V6>::new(old.octets(), new.octets(), ports, 0).translate(quoted, Side::Destination)
+        }
+        _ => Err(Reason::Malformed),
+    };
+    translated.map(|_| ())
 }
 
 /// Writes whole words, and says how that changes a sum over them.

@@ -8,6 +8,7 @@
 mod burst;
 mod echo;
 mod explain;
+mod fabric;
 mod fragments;
 mod matching;
 mod parse;
@@ -122,6 +123,8 @@ fn find_any<F: Frame>(
         Match::Service(service) => Ok((parsed, service)),
         Match::Reply(reply) => Err(translate(reply, &parsed, frame, snapshot)),
         Match::Echo => Err(echo::answer(&parsed, frame, snapshot)),
+        // What the fabric says of our own packets is not the kernel's business, where it can be told whose they were.
+        Match::Other(Verdict::Punt) => Err(fabric::relay(&parsed, frame, snapshot, now).unwrap_or(Verdict::Punt)),
         Match::Other(verdict) => Err(verdict),
     }
 }

@@ -8,7 +8,7 @@ use super::parse::Parsed;
 use crate::counters::Reason;
 use crate::mode::{Content, NextHop, Packet};
 use crate::service::NoBackend;
-use crate::snapshot::{Millis, Port, ServiceIndex, Snapshot};
+use crate::snapshot::{Millis, Port, PortIndex, ServiceIndex, Snapshot};
 use crate::wire::ipv4::{self, Ipv4, protocol};
 use crate::wire::tcp::{self, ACK, FIN, FLAGS, RST, SYN};
 use crate::wire::{Frame, Mac, be32, checksum, ethernet, icmp, ipv6};
@@ -82,6 +82,23 @@ pub fn answer<F: Frame>(frame: &mut F, refused: Refused, snapshot: &Snapshot, no
         Some(()) if reason == Reason::NoBackend => Verdict::Reject(hop.port),
         Some(()) => Verdict::Answer(hop.port),
     }
+}
+
+/// Turns a frame, whose packet is a client's or as much of one as is known, into "too big": `room` bytes would have gone.
+pub fn tell_too_big<F: Frame>(
+    frame: &mut F,
+    packet: Packet,
+    client: IpAddr,
+    room: u16,
+    snapshot: &Snapshot,
+) -> Option<PortIndex> {
+    let hop = snapshot.next_hop(client)?;
+    if client.is_ipv4() {
+        error_v4(frame, packet, hop, (icmp::v4::UNREACHABLE, icmp::v4::FRAGMENTATION_NEEDED), room.into())?;
+    } else {
+        error_v6(frame, packet, hop, (icmp::v6::TOO_BIG, 0), room.into())?;
+    }
+    hop.tag(frame, packet.priority).then_some(hop.port)
 }
 
 /// Whether the sender left it to the network to make the packet fit, which we do not do, and so has nothing to learn.

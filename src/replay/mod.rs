@@ -66,7 +66,8 @@ pub fn run<R: Read, W: Write>(
     let mut outputs = outputs(input.resolution())?;
     let start = stamp.unwrap_or(0);
 
-    let mut snapshot = plan.compiler.compile(&plan.definitions, &plan.fabric, Millis(0));
+    let mut definitions = plan.definitions;
+    let mut snapshot = plan.compiler.compile(&definitions, &plan.fabric, Millis(0));
     let mut changes = std::mem::take(&mut plan.changes).into_iter().peekable();
     let mut lcores: Vec<Lcore> = (0..plan.lcores).map(Lcore::new).collect();
     let mut batch = Batch::default();
@@ -84,7 +85,12 @@ pub fn run<R: Read, W: Write>(
             || changes.peek().is_some_and(|change| change.0 <= clock)
         {
             batch.flush(&snapshot, plan.port, &mut lcores, &mut totals, &mut outputs)?;
-            while let Some((_, definitions)) = changes.next_if(|change| change.0 <= clock) {
+            let has_learned = plan.compiler.learn(millis(clock));
+            while let Some((_, newer)) = changes.next_if(|change| change.0 <= clock) {
+                definitions = newer;
+                snapshot = plan.compiler.compile(&definitions, &plan.fabric, millis(clock));
+            }
+            if has_learned {
                 snapshot = plan.compiler.compile(&definitions, &plan.fabric, millis(clock));
             }
             (batch.now, batch.lcore) = (millis(clock), lcore);

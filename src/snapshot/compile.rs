@@ -6,14 +6,15 @@ use std::sync::Arc;
 
 use super::endpoints::{Endpoints, Served};
 use super::index::Index;
+use super::learned::{Learned, Mtus};
 use super::ranges::Ranges;
 use super::routes::{Routes, Way};
 use super::tables::{Mask, Recipe, Tables};
 use super::vips::Vips;
-use super::{Asked, CompiledService, Environment, Fabric, Limiter, Millis, Snapshot, Target, TargetIndex};
+use super::{Asked, CompiledService, Environment, Fabric, Limiter, Millis, NextHop, Snapshot, Target, TargetIndex};
 use crate::counters::{Reason, Registry, TrafficId};
 use crate::maglev::{Member, SelectionHash};
-use crate::mode::{self, Context, Prepared};
+use crate::mode::{self, Context, Prepared, Tunnel};
 use crate::service::{Definitions, Forwarding, Hash, Service, State};
 
 /// Makes snapshots, and keeps what goes from one to the next: tables, counters, endpoints that left.
@@ -25,6 +26,8 @@ pub struct Compiler {
     registry: Registry,
     asked: Arc<Asked>,
     limiter: Arc<Limiter>,
+    learned: Arc<Learned>,
+    mtus: Mtus,
     endpoints: HashMap<Served, Endpoint>,
     /// The pairs that the newest snapshot counts.
     counted: HashSet<(Arc<str>, SocketAddr)>,
@@ -45,6 +48,8 @@ impl Compiler {
             limiter: Arc::new(Limiter::new(environment.icmp_errors)),
             environment,
             asked: Arc::default(),
+            learned: Arc::default(),
+            mtus: Mtus::default(),
             tables: Tables::default(),
             endpoints: HashMap::new(),
             counted: HashSet::new(),
@@ -59,6 +64,11 @@ impl Compiler {
     /// What the lcores ask for, whatever snapshot they use.
     pub fn asked(&self) -> &Asked {
         &self.asked
+    }
+
+    /// Takes what the lcores learnt of the fabric by `now`; whether what is compiled next would differ for it.
+    pub fn learn(&mut self, now: Millis) -> bool {
+        self.mtus.update(&self.learned, now)
     }
 
     /// Forgets the counters of backends that left. Call it when every lcore has adopted the newest snapshot.
@@ -114,6 +124,9 @@ impl Compiler {
             traffic: (0..self.environment.lcores).map(|lcore| self.registry.traffic(lcore)).collect(),
             asked: self.asked.clone(),
             limiter: self.limiter.clone(),
+            encap: self.environment.encap,
+            tunnels: tunnels(definitions),
+            learned: self.learned.clone(),
         })
     }
 
@@ -148,7 +161,7 @@ impl Compiler {
         let next_hop = match routes.way(to) {
             // Its own Ethernet address is what `l2dsr` needs; a router's would bring the packet back.
             Way::Hop(_) if service.forwarding == Forwarding::L2dsr && !routes.is_neighbor(to) => None,
-            Way::Hop(hop) => Some(hop),
+            Way::Hop(hop) => Some(NextHop { mtu: self.mtus.of(to, hop.mtu), ..hop }),
             Way::Ask(gateway) => {
                 unresolved.insert(gateway);
                 None
@@ -181,6 +194,20 @@ impl Compiler {
         }
         self.endpoints.retain(|_, endpoint| endpoint.until.is_none_or(|until| now < until));
     }
+}
+
+/// Each kind of tunnel to each endpoint once.
+fn tunnels(definitions: &Definitions) -> HashMap<IpAddr, Vec<Tunnel>> {
+    let mut tunnels: HashMap<_, Vec<Tunnel>> = HashMap::new();
+    for service in &definitions.services {
+        for tunnel in service.backends.iter().filter_map(|backend| mode::tunnel(service, backend)) {
+            let known = tunnels.entry(tunnel.endpoint).or_default();
+            if !known.contains(&tunnel) {
+                known.push(tunnel);
+            }
+        }
+    }
+    tunnels
 }
 
 /// Who may be named by a connection ID: whoever keeps flows.

@@ -7,6 +7,7 @@ mod asked;
 mod compile;
 mod endpoints;
 mod index;
+mod learned;
 mod limiter;
 mod prefixes;
 mod ranges;
@@ -14,6 +15,7 @@ mod routes;
 mod tables;
 mod vips;
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +24,7 @@ use ipnet::IpNet;
 
 use crate::counters::{Traffic, TrafficId};
 use crate::maglev::{self, NOBODY, SelectionHash};
-use crate::mode::{Encap, Prepared, Reply};
+use crate::mode::{Encap, Prepared, Reply, Tunnel};
 use crate::service::{Backend, Hash, Service};
 use crate::wire::Mac;
 
@@ -31,6 +33,7 @@ pub use asked::Asked;
 pub use compile::Compiler;
 use endpoints::Endpoints;
 use index::Index;
+use learned::Learned;
 pub use limiter::{Limit, Limiter};
 pub use ranges::Ranges;
 pub use routes::{Routes, Way};
@@ -111,6 +114,9 @@ pub struct Snapshot {
     traffic: Box<[Traffic]>,
     asked: Arc<Asked>,
     limiter: Arc<Limiter>,
+    encap: Encap,
+    tunnels: HashMap<IpAddr, Vec<Tunnel>>,
+    learned: Arc<Learned>,
 }
 
 /// A service, and where its tables and backends are.
@@ -284,6 +290,29 @@ impl Snapshot {
     /// How many ICMP errors, all lcores together, may still be made.
     pub fn limiter(&self) -> &Limiter {
         &self.limiter
+    }
+
+    /// Whether the node's tunnels have this outer source.
+    pub fn is_outer_source(&self, address: IpAddr) -> bool {
+        let encap = &self.encap;
+        match address {
+            IpAddr::V4(v4) => {
+                encap.ipv4_source == Some(v4) || encap.rss_source_v4.is_some_and(|prefix| prefix.contains(&v4))
+            }
+            IpAddr::V6(v6) => {
+                encap.ipv6_source == Some(v6) || encap.rss_source_v6.is_some_and(|prefix| prefix.contains(&v6))
+            }
+        }
+    }
+
+    /// The tunnels to this endpoint.
+    pub fn tunnels(&self, endpoint: IpAddr) -> &[Tunnel] {
+        self.tunnels.get(&endpoint).map_or(&[], Vec::as_slice)
+    }
+
+    /// Where lcores note what the fabric says of the way to an endpoint.
+    pub fn learned(&self) -> &Learned {
+        &self.learned
     }
 
     #[inline]
