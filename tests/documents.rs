@@ -13,6 +13,8 @@ const DOCUMENTS: &[&str] = &[
     "README.md",
     "CONTRIBUTING.md",
     "docs/architecture.md",
+    "docs/modes.md",
+    "docs/packets.md",
     "docs/selection.md",
     "docs/operate.md",
     "perf/README.md",

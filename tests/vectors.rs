@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::hash::Hasher;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use penstock::maglev::{Client, Member, SelectionHash, masked, slot, table};
 
@@ -60,7 +60,10 @@ fn the_messages_have_the_lengths_and_hashes_that_the_page_says() {
     for row in rows("Messages", 0) {
         let message = hex(&row[1]);
         let length = match row[0].as_str() {
-            "client" => 6,
+            "client, IPv4" => 6,
+            "client, IPv6" => 18,
+            "source, IPv4" => 4,
+            "source, IPv6" => 16,
             "redraw" => 8,
             "member" => 19,
             other => panic!("{other}"),
@@ -72,8 +75,11 @@ fn the_messages_have_the_lengths_and_hashes_that_the_page_says() {
 #[test]
 fn a_client_has_the_hash_and_slots_that_the_page_says() {
     for row in rows("Slots", 0) {
-        let client: SocketAddrV4 = number(&row[0]);
-        let of = HASH.client(Client::v4(*client.ip(), client.port()));
+        let client: SocketAddr = number(&row[0]);
+        let of = HASH.end(client.ip(), client.port());
+        if let IpAddr::V4(address) = client.ip() {
+            assert_eq!(HASH.client(Client::v4(address, client.port())), of);
+        }
         assert_eq!(of, hash(&row[1]), "{row:?}");
         assert_eq!((slot(of, 13), slot(of, 65537)), (number(&row[2]), number(&row[3])), "{row:?}");
     }
