@@ -79,7 +79,7 @@ fn node(services: &[&str], more: &str) -> Node {
     penstock::config::fit(&config, &definitions, "s").unwrap_or_else(|errors| panic!("{errors}"));
     let mut compiler = Compiler::new(config.environment());
     let snapshot: Arc<_> = compiler.compile(&definitions, &config.fabric(), Millis(0));
-    Node { compiler, snapshot, ..Node::default() }
+    Node::of(compiler, snapshot)
 }
 
 /// One service from a VIP of a family to a backend of a family.
@@ -749,7 +749,7 @@ fn a_tag_goes_out_with_the_priority_that_came_in() {
         let (definitions, _) = service::read(service, "s", None).unwrap();
         let mut compiler = Compiler::new(config.environment());
         let snapshot = compiler.compile(&definitions, &config.fabric(), Millis(0));
-        let mut node = Node { compiler, snapshot, ..Node::default() };
+        let mut node = Node::of(compiler, snapshot);
         let packet = plain(0, false, 20).bytes();
         let (_, untagged) = to(mode, 0, 0, "").receive(&frame(&packet, &[], 0));
         for (tags, tag) in [(vec![], 100), (vec![7], 100), (vec![0xb007, 0xe001], 0xa000 | 100)] {
@@ -782,7 +782,7 @@ fn the_longest_prefix_then_the_exact_port_then_the_range_then_all() {
     let (definitions, _) = service::read(format!("{{\"services\": [{}]}}", services.join(",")), "s", None).unwrap();
     let mut compiler = Compiler::new(config.environment());
     let snapshot = compiler.compile(&definitions, &config.fabric(), Millis(0));
-    let mut node = Node { compiler, snapshot, ..Node::default() };
+    let mut node = Node::of(compiler, snapshot);
     let mut backend = |vip: &str, port: u16| {
         let packet = Packet { to: (ip(vip), port), ..plain(0, false, 0) };
         match node.receive(&frame(&packet.bytes(), &[], 0)) {
@@ -951,7 +951,7 @@ fn the_option_of_the_contract() {
         let mut compiler = Compiler::new(config.environment());
         let snapshot = compiler.compile(&definitions, &config.fabric(), Millis(0));
         let packet = Packet { to: (ip("172.16.10.2"), 80), ..plain(0, true, 5) };
-        Node { compiler, snapshot, ..Node::default() }.receive(&frame(&packet.bytes(), &[], 0)).1[34..42].to_vec()
+        Node::of(compiler, snapshot).receive(&frame(&packet.bytes(), &[], 0)).1[34..42].to_vec()
     };
     assert_eq!(service(""), [0x9a, 0x08, 0, 80, 172, 16, 10, 2]);
     assert_eq!(service("\"byte_order\": \"host\","), [0x9a, 0x08, 0x50, 0x00, 0x02, 0x0a, 0x10, 0xac]);
@@ -1002,7 +1002,7 @@ fn a_connection_id_names_its_server() {
     let (definitions, _) = service::read(service, "s", None).unwrap();
     let mut compiler = Compiler::new(config.environment());
     let snapshot = compiler.compile(&definitions, &config.fabric(), Millis(0));
-    let mut node = Node { compiler, snapshot, ..Node::default() };
+    let mut node = Node::of(compiler, snapshot);
     let mut chosen = |port: u16, payload: &[u8]| {
         let mut packet = plain(0, true, 0);
         (packet.from.1, packet.to.1, packet.payload) = (port, 443, payload.to_vec());
@@ -1132,4 +1132,77 @@ fn relayed_errors_are_limited_too() {
         }
     });
     assert_eq!(answered.count(), 100);
+}
+
+/// A capture through so many lcores: what is sent, what is punted, and the counts.
+fn replayed(lcores: usize, services: &str, frames: &[Vec<u8>]) -> (Vec<u8>, Vec<u8>, penstock::replay::Report) {
+    use penstock::replay::{Outputs, Plan, Reader, Resolution, Writer, run};
+    let mut capture = Vec::new();
+    let mut writer = Writer::new(&mut capture, Resolution::Micro).unwrap();
+    for (number, frame) in (0..).zip(frames) {
+        writer.write(number * 40_000, frame).unwrap();
+    }
+    writer.finish().unwrap();
+    let (config, _) = Config::read(CONFIG, "c").unwrap();
+    let (definitions, _) = service::read(services, "s", None).unwrap();
+    let environment = penstock::snapshot::Environment { lcores, ..config.environment() };
+    let compiler = Compiler::new(environment);
+    let (fabric, port) = (config.fabric(), PortIndex(0));
+    let plan = Plan { compiler, fabric, port, lcores, definitions, changes: vec![] };
+    let (mut sent, mut punted) = (Vec::new(), Vec::new());
+    let (to_sent, to_punted) = (&mut sent, &mut punted);
+    let outputs = move |resolution| {
+        Ok(Outputs { sent: Some(Writer::new(to_sent, resolution)?), punted: Some(Writer::new(to_punted, resolution)?) })
+    };
+    let report = run(plan, Reader::new(&capture[..]).unwrap(), outputs).unwrap();
+    (sent, punted, report)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Everything at once: both families, all modes, fragments, errors, echoes, what is too big or too old.
+    #[test]
+    fn several_lcores_do_what_one_does(
+        steps in proptest::collection::vec((0usize..2, 0u16..6, 0usize..9, 0usize..7, any::<u16>()), 1..300),
+    ) {
+        let mut services = Vec::new();
+        for (number, mode) in ["ipip", "gre", "gue", "geneve", "dscp", "dnat", "dnat-dsr"].iter().enumerate() {
+            for family in [0, 1] {
+                let backends: Vec<_> = (1..=3)
+                    .map(|k| format!("{{\"address\": \"{}{number}{k}\"}}", ["10.2.0.1", "fd00:2::1"][family]))
+                    .collect();
+                let code = if *mode == "dscp" { "\"dscp\": 9," } else { "" };
+                services.push(format!(
+                    r#"{{"name": "{number}{family}", "vip": "{}", "port": {}, "protocol": "udp", "forwarding": "{mode}", {code}
+                        "backends": [{}]}}"#,
+                    VIP[family], 1000 + number, backends.join(",")
+                ));
+            }
+        }
+        let services = format!("{{\"services\": [{}]}}", services.join(","));
+        let frames: Vec<_> = steps.into_iter().map(|(family, client, kind, service, id)| {
+            let mut packet = plain(family, true, 100);
+            packet.from.1 = 2000 + client;
+            // Fragments have no DF, and in tunnels outer identifications then count, each lcore for itself.
+            let service = if matches!(kind, 2 | 3) { 4 + service % 3 } else { service };
+            packet.to.1 = 1000 + service as u16;
+            let bytes = match kind {
+                0 => Packet { ttl: 1, ..packet }.bytes(),
+                1 => Packet { payload: vec![7; 9000], ..packet }.bytes(),
+                2 => fragments(&packet, 64, client)[0].clone(),
+                3 => fragments(&packet, 64, client)[1].clone(),
+                4 => error(ROUTER[family], packet.to.0, 60, 0, &answer_to(&packet), 80),
+                5 => Packet { to: (packet.to.0, 9), ..packet }.bytes(),
+                _ => Packet { id, ..packet }.bytes(),
+            };
+            frame(&bytes, &[], 0)
+        }).collect();
+        let one = replayed(1, &services, &frames);
+        prop_assert_eq!(one.2.totals.received, frames.len() as u64);
+        prop_assert_eq!(one.2.totals.received, one.2.totals.verdicts());
+        for lcores in [2, 4] {
+            prop_assert!(replayed(lcores, &services, &frames) == one, "{} lcores", lcores);
+        }
+    }
 }

@@ -134,6 +134,10 @@ impl Node {
     pub fn new(definitions: &Definitions, fabric: &Fabric) -> Self {
         let mut compiler = Compiler::new(environment());
         let snapshot = compiler.compile(definitions, fabric, Millis(0));
+        Self::of(compiler, snapshot)
+    }
+
+    pub fn of(compiler: Compiler, snapshot: Arc<Snapshot>) -> Self {
         Self { compiler, snapshot, pipeline: Pipeline::new(0), now: Millis(0) }
     }
 
