@@ -1134,16 +1134,27 @@ fn relayed_errors_are_limited_too() {
     assert_eq!(answered.count(), 100);
 }
 
-/// A capture through so many lcores: what is sent, what is punted, and the counts.
+/// A capture through so many lcores: what is sent, what is punted, and the counts. A frame comes every 40 µs.
 fn replayed(lcores: usize, services: &str, frames: &[Vec<u8>]) -> (Vec<u8>, Vec<u8>, penstock::replay::Report) {
+    let frames: Vec<_> = (0..).zip(frames).map(|(number, frame)| (number * 40_000, frame.clone())).collect();
+    replayed_at(lcores, CONFIG, services, &frames)
+}
+
+/// As [`replayed`], with the time of each frame in nanoseconds.
+fn replayed_at(
+    lcores: usize,
+    config: &str,
+    services: &str,
+    frames: &[(u64, Vec<u8>)],
+) -> (Vec<u8>, Vec<u8>, penstock::replay::Report) {
     use penstock::replay::{Outputs, Plan, Reader, Resolution, Writer, run};
     let mut capture = Vec::new();
     let mut writer = Writer::new(&mut capture, Resolution::Micro).unwrap();
-    for (number, frame) in (0..).zip(frames) {
-        writer.write(number * 40_000, frame).unwrap();
+    for (at, frame) in frames {
+        writer.write(*at, frame).unwrap();
     }
     writer.finish().unwrap();
-    let (config, _) = Config::read(CONFIG, "c").unwrap();
+    let (config, _) = Config::read(config, "c").unwrap();
     let (definitions, _) = service::read(services, "s", None).unwrap();
     let environment = penstock::snapshot::Environment { lcores, ..config.environment() };
     let compiler = Compiler::new(environment);
@@ -1204,5 +1215,64 @@ proptest! {
         for lcores in [2, 4] {
             prop_assert!(replayed(lcores, &services, &frames) == one, "{} lcores", lcores);
         }
+    }
+}
+
+#[test]
+fn a_later_fragment_may_wait_for_its_first() {
+    use penstock::counters::Reason;
+    let services = r#"{"services": [{"name": "a", "vip": "192.0.2.1", "port": 53, "protocol": "udp", "forwarding": "dnat",
+        "backends": [{"address": "10.1.0.1"}]}, {"name": "b", "vip": "2001:db8:1::1", "port": 53, "protocol": "udp",
+        "forwarding": "dnat", "backends": [{"address": "fd00:1::1"}]}]}"#;
+    let holds = CONFIG.replace("[hash]", "[fragments]\nhold = \"20ms\"\n[hash]");
+    let read = |capture: &[u8]| {
+        let mut reader = penstock::replay::Reader::new(capture).unwrap();
+        let (mut frame, mut frames) = (Vec::new(), Vec::new());
+        while let Some(at) = reader.next(&mut frame).unwrap() {
+            frames.push((at, frame.clone()));
+        }
+        frames
+    };
+    for family in [0, 1] {
+        let parts = |id| fragments(&plain(family, true, 200), 64, id).map(|part| frame(&part, &[], 0));
+        let meant = |id| {
+            let mut packet = plain(family, true, 200);
+            (packet.to.0, packet.ttl) = (ip(BACKEND[family]), 59);
+            fragments(&packet, 64, id).map(|part| sent(&part))
+        };
+        let ([first_a, later_a], [first_b, later_b]) = (parts(1), parts(2));
+        let ms = 1_000_000;
+        let capture = [
+            (0, later_a.clone()),
+            (5 * ms, later_b.clone()),
+            (6 * ms, later_a.clone()),
+            (20 * ms, first_a.clone()),
+            (21 * ms, later_a.clone()),
+            (26 * ms, first_b.clone()),
+            (27 * ms, later_b.clone()),
+        ];
+        for lcores in [1, 4] {
+            let (out, _, report) = replayed_at(lcores, &holds, services, &capture);
+            let ([first_a, later_a], [first_b, later_b]) = (meant(1), meant(2));
+            // The first of b came 21 ms after the fragment that waited: too late.
+            let wanted = [
+                (20 * ms, first_a),
+                (20 * ms, later_a.clone()),
+                (20 * ms, later_a.clone()),
+                (21 * ms, later_a),
+                (26 * ms, first_b),
+                (27 * ms, later_b),
+            ];
+            assert!(read(&out) == wanted, "{:?}", read(&out).iter().map(|frame| frame.0).collect::<Vec<_>>());
+            let counted = (report.totals.received, report.totals.forwarded, report.dropped().collect::<Vec<_>>());
+            assert_eq!(counted, (7, 6, vec![(Reason::FragmentUnknown, 1)]));
+        }
+        // What still waits at the end has waited in vain.
+        let (_, _, report) = replayed_at(1, &holds, services, &capture[..2]);
+        assert_eq!((report.totals.received, report.dropped().next()), (2, Some((Reason::FragmentUnknown, 2))));
+        // However many come, so many wait.
+        let flood: Vec<_> = (0..1000).map(|id| (u64::from(id), parts(id)[1].clone())).collect();
+        let (_, _, report) = replayed_at(1, &holds, services, &flood);
+        assert_eq!((report.totals.received, report.totals.verdicts()), (1000, 1000));
     }
 }

@@ -171,6 +171,7 @@ fn steps<'a>(
         match found.verdict {
             Verdict::Forward(port) => format!("forwarded by {}", name(port)),
             Verdict::Answer(port) => format!("answered by {}", name(port)),
+            Verdict::Hold => "held until its first fragment comes".into(),
             Verdict::Punt => "punted to the kernel twin".into(),
             Verdict::Reject(port) => format!("dropped, no_backend; the client is told so by {}", name(port)),
             Verdict::Drop(reason) => format!("dropped, {reason}: {}", reason.help()),
@@ -335,6 +336,7 @@ fn document<'a>(
     let (verdict, port, reason) = match found.verdict {
         Verdict::Forward(port) => ("forwarded", Some(name(port)), None),
         Verdict::Answer(port) => ("answered", Some(name(port)), None),
+        Verdict::Hold => ("held", None, None),
         Verdict::Punt => ("punted", None, None),
         Verdict::Reject(port) => ("dropped", Some(name(port)), Some(Reason::NoBackend.name())),
         Verdict::Drop(reason) => ("dropped", None, Some(reason.name())),

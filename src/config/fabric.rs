@@ -15,6 +15,7 @@ impl Config {
             table_size: self.hash.table_size,
             encap: self.encap,
             icmp_errors: Limit { per_second: self.icmp.errors_per_second, burst: self.icmp.burst },
+            hold: self.fragments.hold,
             drain_timeout: self.flows.drain_timeout,
             lcores: self.dpdk.lcores.len(),
         }

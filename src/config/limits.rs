@@ -7,10 +7,6 @@ use crate::service::problem::Report;
 use crate::service::shape::Object;
 
 pub fn check(root: &Object<'_>, report: &mut Report) {
-    let fragments = root.object("fragments");
-    if fragments.get::<std::time::Duration>("hold").is_some_and(|hold| !hold.is_zero()) {
-        report.error(fragments.path.key("hold"), "known, but this release does not hold fragments yet; use \"0ms\"");
-    }
     let feed = root.object("feed");
     if let Some(kind) = feed.get("kind").filter(|kind| matches!(kind, FeedKind::Http | FeedKind::Grpc | FeedKind::Etcd))
     {

@@ -31,6 +31,7 @@ pub struct Config {
     pub encap: Encap,
     pub hash: Hash,
     pub flows: Flows,
+    pub fragments: Fragments,
     pub neighbors: Vec<Neighbor>,
     pub routes: Vec<Route>,
     pub feed: Feed,
@@ -93,6 +94,12 @@ pub struct Hash {
 pub struct Flows {
     pub capacity: u32,
     pub drain_timeout: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub struct Fragments {
+    /// How long a later fragment waits for its first.
+    pub hold: Duration,
 }
 
 #[derive(Debug, Clone)]

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::keys::{self, CONFIG};
 use super::limits;
-use super::{Config, Dpdk, Feed, FeedKind, Flows, Hash, Icmp, Metrics, Neighbor, Node, Port, Route};
+use super::{Config, Dpdk, Feed, FeedKind, Flows, Fragments, Hash, Icmp, Metrics, Neighbor, Node, Port, Route};
 use crate::mode::Encap;
 use crate::service::not_one_station;
 use crate::service::problem::{Errors, Path, Report, Warning};
@@ -50,6 +50,7 @@ fn read(root: &Object<'_>, file: &FilePath, report: &mut Report) -> Option<Confi
     let (neighbors, routes) = (read_neighbors(root, report), read_routes(root, report));
     let (encap, feed) = (read_encap(root, report), read_feed(root, file, report));
     let (icmp, hash, flows) = (root.object("icmp"), root.object("hash"), root.object("flows"));
+    let fragments = root.object("fragments");
     Some(Config {
         node: node?,
         dpdk: dpdk?,
@@ -58,6 +59,7 @@ fn read(root: &Object<'_>, file: &FilePath, report: &mut Report) -> Option<Confi
         encap,
         hash: Hash { seed: keys::seed(&hash.get::<String>("seed")?)?, table_size: hash.get("table_size")? },
         flows: Flows { capacity: flows.get("capacity")?, drain_timeout: flows.get("drain_timeout")? },
+        fragments: Fragments { hold: fragments.get("hold")? },
         neighbors: neighbors?,
         routes: routes?,
         feed: feed?,

@@ -243,7 +243,7 @@ fn broken() -> Vec<(String, Vec<String>)> {
         ("seed = \"AAECAwQFBgcICQoLDA0ODw==\"", "", "hash.seed: required, but absent. The same on every node of a fleet; make one with: head -c 16 /dev/urandom | base64".into()),
         ("seed = \"AAECAwQFBgcICQoLDA0ODw==\"", "seed = \"AAECAwQF\"", "hash.seed: \"AAECAwQF\" is not 16 bytes in base64; make them with: head -c 16 /dev/urandom | base64".into()),
         ("table_size = 251", "table_size = 65536", "hash.table_size: 65536 is not a prime from 3 to 16777216".into()),
-        ("hold = \"0ms\"", "hold = \"20ms\"", "fragments.hold: known, but this release does not hold fragments yet; use \"0ms\"".into()),
+        ("hold = \"0ms\"", "hold = \"11s\"", format!("fragments.hold: \"11s\" is not a duration from 0ms to 10s, {NO_DURATION}")),
         ("port = \"lan0\"", "port = \"lan1\"", "neighbor[0].port: no [[port]] has the name \"lan1\"; did you mean \"lan0\"?".into()),
         ("port = \"lan0\"", "port = \"lan0\"\nvlan = 4095", "neighbor[0].vlan: 4095 is not a number from 1 to 4094".into()),
         ("prefix = \"0.0.0.0/0\"", "prefix = \"0.0.0.0\"", "route[0].prefix: \"0.0.0.0\" is not a prefix like \"198.51.100.0/24\" (one address: \"/32\" or \"/128\")".into()),

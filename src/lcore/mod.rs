@@ -36,7 +36,7 @@ pub use clock::Clock;
 pub use idle::Idle;
 
 use crate::counters::{LcoreBlock, PortBlock, Reason};
-use crate::pipeline::{BURST, Pipeline, Verdict};
+use crate::pipeline::{BURST, Held, Pipeline, Verdict};
 use crate::quiescent::Reader;
 use crate::snapshot::{Millis, PortIndex, Snapshot};
 
@@ -82,6 +82,15 @@ pub trait Work {
         frames: &mut [Mbuf],
         verdicts: &mut [Verdict; BURST],
     ) -> Option<PortIndex>;
+
+    /// Keeps frames of `port` that may wait ([`Verdict::Hold`]). What there is no room for stays in `frames`.
+    fn hold(&mut self, _now: Millis, _port: PortIndex, _frames: &mut Batch) {}
+
+    /// Fills `frames` with some of one port that need wait no longer, and says what becomes of them.
+    #[inline]
+    fn release(&mut self, _now: Millis, _frames: &mut Batch, _verdicts: &mut [Verdict; BURST]) -> Option<PortIndex> {
+        None
+    }
 }
 
 /// The work of a running node: the pipeline, on the snapshot published last.
@@ -89,12 +98,15 @@ pub trait Work {
 pub struct Forwarding {
     snapshots: Reader<Snapshot>,
     pipeline: Pipeline,
+    held: Held<Mbuf>,
+    /// Released, but of another port than the batch under way.
+    next: Option<(Mbuf, PortIndex)>,
 }
 
 impl Forwarding {
     /// `lcore`: its index among the lcores that the snapshots are compiled for.
     pub fn new(lcore: usize, snapshots: Reader<Snapshot>) -> Self {
-        Self { snapshots, pipeline: Pipeline::new(lcore) }
+        Self { snapshots, pipeline: Pipeline::new(lcore), held: Held::default(), next: None }
     }
 }
 
@@ -113,6 +125,37 @@ impl Work for Forwarding {
         verdicts: &mut [Verdict; BURST],
     ) -> Option<PortIndex> {
         self.pipeline.process(self.snapshots.quiescent(), now, port, frames, verdicts)
+    }
+
+    fn hold(&mut self, now: Millis, port: PortIndex, frames: &mut Batch) {
+        let until = Millis(now.0 + self.snapshots.quiescent().hold().as_millis() as u64);
+        for _ in 0..frames.len() {
+            let Some(frame) = frames.pop() else { break };
+            if let Err(frame) = self.held.keep(frame, port, until) {
+                let _ = frames.push(frame); // where it was a moment ago
+                break;
+            }
+        }
+    }
+
+    #[inline]
+    fn release(&mut self, now: Millis, frames: &mut Batch, verdicts: &mut [Verdict; BURST]) -> Option<PortIndex> {
+        if self.held.is_empty() && self.next.is_none() {
+            return None;
+        }
+        let (first, port) = self.next.take().or_else(|| self.pipeline.release(&mut self.held, now))?;
+        let _ = frames.push(first);
+        while frames.len() < BURST
+            && let Some((frame, of)) = self.pipeline.release(&mut self.held, now)
+        {
+            if of != port {
+                self.next = Some((frame, of));
+                break;
+            }
+            let _ = frames.push(frame);
+        }
+        self.pipeline.process_released(self.snapshots.quiescent(), now, port, frames, verdicts);
+        Some(port)
     }
 }
 
@@ -143,7 +186,14 @@ pub fn run<W: Work>(plan: Plan<W>) {
                     Some(lane) => forward(lane, &mut received, counters),
                     None => settle(&mut ports, index, &mut received, &verdicts, &mut sorted, counters),
                 }
+                if !sorted[SORTED_HOLD].is_empty() {
+                    hold(&mut work, clock.at(round_start), PortIndex(index as u8), &mut sorted[SORTED_HOLD], counters);
+                }
             }
+        }
+        while let Some(port) = work.release(clock.at(round_start), &mut received, &mut verdicts) {
+            let index = usize::from(port.0);
+            settle(&mut ports, index, &mut received, &verdicts, &mut sorted, &counters.ports[index]);
         }
         let polling = &counters.polling;
         let mut round_end = cycles::tsc();
@@ -163,10 +213,11 @@ pub fn run<W: Work>(plan: Plan<W>) {
     }
 }
 
-/// Where frames of a burst go: to the twin, back to the pool, or out by port p, which is `SORTED_PORTS + p`.
+/// Where frames of a burst go: to the twin, back to the pool, aside, or out by port p, which is `SORTED_PORTS + p`.
 const SORTED_PUNT: usize = 0;
 const SORTED_DROP: usize = 1;
-const SORTED_PORTS: usize = 2;
+const SORTED_HOLD: usize = 2;
+const SORTED_PORTS: usize = 3;
 
 /// Sends a whole burst by one port.
 #[inline(always)]
@@ -190,7 +241,7 @@ fn settle(
     counters: &PortBlock,
 ) {
     let count = received.len();
-    let (mut forwarded, mut answered, mut punted) = (0, 0, 0);
+    let (mut forwarded, mut answered, mut punted, mut held) = (0, 0, 0, 0);
     received.deal(sorted, |index| match verdicts[index] {
         Verdict::Forward(port) => {
             forwarded += 1;
@@ -207,6 +258,10 @@ fn settle(
         Verdict::Punt => {
             punted += 1;
             SORTED_PUNT
+        }
+        Verdict::Hold => {
+            held += 1;
+            SORTED_HOLD
         }
         Verdict::Drop(reason) => {
             counters.dropped[reason as usize].add(1);
@@ -234,10 +289,21 @@ fn settle(
     }
     sorted[SORTED_DROP].clear();
 
-    counters.received.add(count as u64);
+    // A frame counts with the verdict that it finally gets.
+    counters.received.add(count as u64 - held);
     counters.forwarded.add(forwarded);
     counters.answered.add(answered);
     counters.punted.add(punted);
+}
+
+/// Sets frames aside that wait. What finds no room is dropped as if nothing waited.
+#[cold]
+fn hold<W: Work>(work: &mut W, now: Millis, port: PortIndex, frames: &mut Batch, counters: &PortBlock) {
+    work.hold(now, port, frames);
+    let refused = frames.len() as u64;
+    frames.clear();
+    counters.received.add(refused);
+    counters.dropped[Reason::FragmentUnknown as usize].add(refused);
 }
 
 /// How many of the `refused` frames for `port` were forwarded, how many answered; the rest are refusals, which count as dropped

@@ -10,6 +10,7 @@ mod echo;
 mod explain;
 mod fabric;
 mod fragments;
+mod held;
 mod matching;
 mod parse;
 mod refusal;
@@ -17,12 +18,13 @@ mod refusal;
 use crate::counters::Reason;
 use crate::mode::{Content, Reply, State, link};
 use crate::service::Hash;
-use crate::snapshot::{Millis, PortIndex, ServiceIndex, Snapshot, TargetIndex};
-use crate::wire::{Frame, ethernet, quic, udp};
+use crate::snapshot::{Millis, Port, PortIndex, ServiceIndex, Snapshot, TargetIndex};
+use crate::wire::{Frame, Mac, ethernet, quic, udp};
 
 use burst::Burst;
 pub use explain::{Choice, Chosen, Explanation, Matched, explain};
 use fragments::Fragments;
+pub use held::Held;
 use matching::Match;
 use parse::{Kind, Parsed};
 
@@ -38,6 +40,8 @@ pub enum Verdict {
     Answer(PortIndex),
     /// Nobody may take it: turned into a refusal, to be sent by this port, and counted as dropped for [`Reason::NoBackend`].
     Reject(PortIndex),
+    /// Unchanged: a later fragment that may wait for its first. It is kept in [`Held`], and comes again by [`Pipeline::release`].
+    Hold,
     /// Unchanged, for the kernel twin of the port it came by.
     Punt,
     Drop(Reason),
@@ -49,13 +53,15 @@ pub struct Pipeline {
     lcore: usize,
     state: State,
     fragments: Fragments,
+    /// Whether a later fragment may still wait.
+    may_hold: bool,
     burst: Burst,
 }
 
 impl Pipeline {
     /// `lcore`: its index among the lcores that the snapshots were compiled for.
     pub fn new(lcore: usize) -> Self {
-        Self { lcore, state: State::default(), fragments: Fragments::default(), burst: Burst::EMPTY }
+        Self { lcore, state: State::default(), fragments: Fragments::default(), may_hold: true, burst: Burst::EMPTY }
     }
 
     /// Decides on `frames` (at most [`BURST`], received on `port`), rewrites in place those that go on, and writes what
@@ -78,7 +84,11 @@ impl Pipeline {
         while others != 0 {
             let at = others.trailing_zeros() as usize;
             others &= others - 1;
+            let may_hold = self.may_hold && !snapshot.hold().is_zero();
             match find_any(&mut frames[at], snapshot, now, port, &mut self.fragments) {
+                Err(Verdict::Drop(Reason::FragmentUnknown)) if may_hold && is_of_flow(&frames[at]) => {
+                    verdicts[at] = Verdict::Hold;
+                }
                 Ok((parsed, service)) => {
                     let target = find_server(&frames[at], &parsed, service, snapshot);
                     self.burst.add(at, &parsed, service, target, snapshot);
@@ -94,6 +104,36 @@ impl Pipeline {
         self.burst.count(&targets, snapshot.traffic(self.lcore));
         port
     }
+}
+
+impl Pipeline {
+    /// Takes a frame that need wait no longer out of `held`, with the port that received it: its first fragment came, or does not
+    /// come any more.
+    pub fn release<F: Frame>(&self, held: &mut Held<F>, now: Millis) -> Option<(F, PortIndex)> {
+        held.next(&self.fragments, now)
+    }
+
+    /// As [`Pipeline::process`], of frames that were released: none is held again.
+    pub fn process_released<F: Frame>(
+        &mut self,
+        snapshot: &Snapshot,
+        now: Millis,
+        port: PortIndex,
+        frames: &mut [F],
+        verdicts: &mut [Verdict; BURST],
+    ) -> Option<PortIndex> {
+        self.may_hold = false;
+        let only = self.process(snapshot, now, port, frames, verdicts);
+        self.may_hold = true;
+        only
+    }
+}
+
+/// Whether a frame is a later fragment of TCP or UDP: of ICMP none is worth waiting for.
+#[cold]
+fn is_of_flow<F: Frame>(frame: &F) -> bool {
+    let station = Port { mac: Mac::default(), mtu: 0, promiscuous: true };
+    Parsed::of(frame.bytes(), &station).kind == Kind::LaterFragment
 }
 
 /// Reads and matches any frame: a packet of a service, with the tags off its frame, or the verdict.

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::counters::{Reason, Totals};
-use crate::pipeline::{BURST, Pipeline, Verdict};
+use crate::pipeline::{BURST, Held, Pipeline, Verdict};
 use crate::service::Definitions;
 use crate::snapshot::{Compiler, Fabric, Millis, PortIndex, Snapshot};
 use crate::wire::Frame;
@@ -72,6 +72,8 @@ pub fn run<R: Read, W: Write>(
     let mut lcores: Vec<Lcore> = (0..plan.lcores).map(Lcore::new).collect();
     let mut batch = Batch::default();
     let mut totals = Totals::default();
+    // A fragment that waited goes out right behind its first, with that one's time stamp.
+    let most = if snapshot.hold().is_zero() { BURST } else { 1 };
     // A capture's stamps may step back; its clock does not.
     let mut clock = 0;
     while let Some(at) = stamp {
@@ -79,7 +81,7 @@ pub fn run<R: Read, W: Write>(
         let lcore = deal::lcore(&frame, plan.lcores);
         // What lcores share (the limit of ICMP errors) goes by the order of the frames: one lcore's turn ends where another's begins.
         let is_others = batch.lcore != lcore;
-        if batch.is_full()
+        if batch.is_full(most)
             || is_others
             || batch.now != millis(clock)
             || changes.peek().is_some_and(|change| change.0 <= clock)
@@ -100,6 +102,13 @@ pub fn run<R: Read, W: Write>(
         stamp = input.next(&mut frame)?;
     }
     batch.flush(&snapshot, plan.port, &mut lcores, &mut totals, &mut outputs)?;
+    // Nothing comes any more.
+    for lcore in &mut lcores {
+        lcore.release(&snapshot, Millis(u64::MAX), |_, verdict| {
+            count(verdict, &mut totals);
+            Ok(())
+        })?;
+    }
     for writer in [outputs.sent, outputs.punted].into_iter().flatten() {
         writer.finish()?;
     }
@@ -118,6 +127,7 @@ fn millis(nanos: Nanos) -> Millis {
 /// One lcore's state, and its part of the batch.
 struct Lcore {
     pipeline: Pipeline,
+    held: Held<Buffer>,
     frames: Vec<Buffer>,
     count: usize,
     verdicts: [Verdict; BURST],
@@ -127,10 +137,26 @@ impl Lcore {
     fn new(index: usize) -> Self {
         Self {
             pipeline: Pipeline::new(index),
+            held: Held::default(),
             frames: vec![Buffer::default(); BURST],
             count: 0,
             verdicts: [Verdict::Punt; BURST],
         }
+    }
+
+    /// Settles the frames that need wait no longer.
+    fn release(
+        &mut self,
+        snapshot: &Snapshot,
+        now: Millis,
+        mut settle: impl FnMut(&Buffer, Verdict) -> io::Result<()>,
+    ) -> io::Result<()> {
+        while let Some((mut frame, port)) = self.pipeline.release(&mut self.held, now) {
+            let one = std::slice::from_mut(&mut frame);
+            self.pipeline.process_released(snapshot, now, port, one, &mut self.verdicts);
+            settle(&frame, self.verdicts[0])?;
+        }
+        Ok(())
     }
 
     fn take(&mut self, frame: &[u8]) {
@@ -145,11 +171,13 @@ struct Batch {
     now: Millis,
     lcore: usize,
     stamps: Vec<Nanos>,
+    /// That of the last frame.
+    last: Nanos,
 }
 
 impl Batch {
-    fn is_full(&self) -> bool {
-        self.stamps.len() == BURST
+    fn is_full(&self, most: usize) -> bool {
+        self.stamps.len() >= most
     }
 
     fn flush<W: Write>(
@@ -161,21 +189,35 @@ impl Batch {
         outputs: &mut Outputs<W>,
     ) -> io::Result<()> {
         let lcore = &mut lcores[self.lcore];
-        let frames = &mut lcore.frames[..lcore.count];
-        lcore.pipeline.process(snapshot, self.now, port, frames, &mut lcore.verdicts);
-        lcore.count = 0;
-        for (stamp, (frame, &verdict)) in self.stamps.drain(..).zip(lcore.frames.iter().zip(&lcore.verdicts)) {
+        let mut settle = |stamp, frame: &Buffer, verdict| -> io::Result<()> {
             let writer = match verdict {
                 Verdict::Forward(_) | Verdict::Answer(_) | Verdict::Reject(_) => &mut outputs.sent,
                 Verdict::Punt => &mut outputs.punted,
-                Verdict::Drop(_) => &mut None,
+                Verdict::Drop(_) | Verdict::Hold => &mut None,
             };
             if let Some(writer) = writer {
                 writer.write(stamp, frame.bytes())?;
             }
             count(verdict, totals);
+            Ok(())
+        };
+        // First those whose time was over before these frames came.
+        lcore.release(snapshot, self.now, |frame, verdict| settle(0, frame, verdict))?;
+        let frames = &mut lcore.frames[..lcore.count];
+        lcore.pipeline.process(snapshot, self.now, port, frames, &mut lcore.verdicts);
+        lcore.count = 0;
+        let until = Millis(self.now.0 + snapshot.hold().as_millis() as u64);
+        for (stamp, (frame, &verdict)) in self.stamps.drain(..).zip(lcore.frames.iter_mut().zip(&lcore.verdicts)) {
+            if verdict != Verdict::Hold {
+                settle(stamp, frame, verdict)?;
+            } else if let Err(frame) = lcore.held.keep(std::mem::take(frame), port, until) {
+                settle(stamp, &frame, Verdict::Drop(Reason::FragmentUnknown))?;
+            }
+            self.last = stamp;
         }
-        Ok(())
+        // Then those whose first fragment was among them: it was the only frame where any may be held.
+        let last = self.last;
+        lcore.release(snapshot, self.now, |frame, verdict| settle(last, frame, verdict))
     }
 }
 
@@ -187,6 +229,7 @@ fn count(verdict: Verdict, totals: &mut Totals) {
         Verdict::Punt => totals.punted += 1,
         Verdict::Reject(_) => totals.dropped[Reason::NoBackend as usize] += 1,
         Verdict::Drop(reason) => totals.dropped[reason as usize] += 1,
+        Verdict::Hold => totals.received -= 1, // it comes again
     }
 }
 

@@ -127,6 +127,7 @@ impl Compiler {
             encap: self.environment.encap,
             tunnels: tunnels(definitions),
             learned: self.learned.clone(),
+            hold: self.environment.hold,
         })
     }
 

@@ -50,6 +50,8 @@ pub struct Environment {
     pub encap: Encap,
     /// How many ICMP errors the node makes.
     pub icmp_errors: Limit,
+    /// How long a later fragment may wait for its first; zero: not at all.
+    pub hold: Duration,
     /// How long replies of a `dnat` endpoint that left are still translated.
     pub drain_timeout: Duration,
     /// Lcores that read snapshots and count traffic.
@@ -117,6 +119,7 @@ pub struct Snapshot {
     encap: Encap,
     tunnels: HashMap<IpAddr, Vec<Tunnel>>,
     learned: Arc<Learned>,
+    hold: Duration,
 }
 
 /// A service, and where its tables and backends are.
@@ -308,6 +311,12 @@ impl Snapshot {
     /// The tunnels to this endpoint.
     pub fn tunnels(&self, endpoint: IpAddr) -> &[Tunnel] {
         self.tunnels.get(&endpoint).map_or(&[], Vec::as_slice)
+    }
+
+    /// How long a later fragment may wait for its first.
+    #[inline]
+    pub fn hold(&self) -> Duration {
+        self.hold
     }
 
     /// Where lcores note what the fabric says of the way to an endpoint.

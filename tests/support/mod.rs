@@ -94,6 +94,7 @@ pub fn environment() -> Environment {
         table_size: 65537,
         encap: Encap { ipv4_source: Some(SOURCE), ..Encap::default() },
         icmp_errors: Limit { per_second: 1000, burst: 100 },
+        hold: Duration::ZERO,
         drain_timeout: Duration::from_secs(3600),
         lcores: 1,
     }

@@ -1,0 +1,57 @@
+//! Later fragments that came before their first, and wait for it: `[fragments] hold`.
+
+use std::collections::VecDeque;
+
+use super::fragments::Fragments;
+use super::parse::{Datagram, Parsed};
+use crate::mode::PortIndex;
+use crate::snapshot::{Millis, Port};
+use crate::wire::{Frame, Mac};
+
+/// Frames that wait at once; what is more is dropped as if nothing waited.
+const ROOM: usize = 256;
+
+/// Frames of one lcore, the oldest first. Whoever runs the pipeline owns the frames, and so this.
+#[derive(Debug)]
+pub struct Held<F>(VecDeque<Waiting<F>>);
+
+#[derive(Debug)]
+struct Waiting<F> {
+    frame: F,
+    port: PortIndex,
+    datagram: Datagram,
+    until: Millis,
+}
+
+impl<F> Default for Held<F> {
+    fn default() -> Self {
+        Self(VecDeque::with_capacity(ROOM))
+    }
+}
+
+impl<F: Frame> Held<F> {
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Keeps a frame that was received on `port` until the moment `until`, or gives it back where there is no room.
+    pub fn keep(&mut self, frame: F, port: PortIndex, until: Millis) -> Result<(), F> {
+        // Whose frame it is has been decided: only the packet is read again.
+        let station = Port { mac: Mac::default(), mtu: 0, promiscuous: true };
+        match Parsed::of(frame.bytes(), &station).datagram {
+            Some(datagram) if self.0.len() < ROOM => {
+                self.0.push_back(Waiting { frame, port, datagram, until });
+                Ok(())
+            }
+            _ => Err(frame),
+        }
+    }
+
+    /// Takes out the oldest whose first fragment has come, or whose time is over, and says where it was received.
+    pub(super) fn next(&mut self, fragments: &Fragments, now: Millis) -> Option<(F, PortIndex)> {
+        let is_due = |waiting: &Waiting<F>| now > waiting.until || fragments.ports(&waiting.datagram, now).is_some();
+        let place = self.0.iter().position(is_due)?;
+        self.0.remove(place).map(|waiting| (waiting.frame, waiting.port))
+    }
+}
