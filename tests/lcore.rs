@@ -27,7 +27,11 @@ fn eal() -> Eal {
 }
 
 /// Does what a frame's first byte says.
-struct AsTold;
+#[derive(Default)]
+struct AsTold {
+    /// Frames that wait, five at most.
+    kept: Vec<Mbuf>,
+}
 
 const FORWARD: u8 = b'f';
 const ANSWER: u8 = b'a';
@@ -35,6 +39,8 @@ const PUNT: u8 = b'p';
 const DROP: u8 = b'd';
 /// Forward by port 1.
 const ACROSS: u8 = b'x';
+/// Wait until five do.
+const HOLD: u8 = b'h';
 
 impl Work for AsTold {
     fn begin_round(&mut self) {}
@@ -56,10 +62,28 @@ impl Work for AsTold {
                 ACROSS => Verdict::Forward(PortIndex(1)),
                 ANSWER => Verdict::Answer(port),
                 PUNT => Verdict::Punt,
+                HOLD => Verdict::Hold,
                 _ => Verdict::Drop(Reason::Malformed),
             };
         }
         verdicts[..frames.len()].iter().all(|&verdict| verdict == Verdict::Forward(port)).then_some(port)
+    }
+
+    fn hold(&mut self, _: Millis, _: PortIndex, frames: &mut Batch) {
+        while self.kept.len() < 5
+            && let Some(frame) = frames.pop()
+        {
+            self.kept.push(frame);
+        }
+    }
+
+    fn release(&mut self, _: Millis, frames: &mut Batch, verdicts: &mut [Verdict; BURST]) -> Option<PortIndex> {
+        if self.kept.len() < 5 {
+            return None;
+        }
+        self.kept.drain(..).for_each(|frame| frames.push(frame).unwrap());
+        verdicts[..5].copy_from_slice(&[Verdict::Forward(PortIndex(0)); 5]);
+        Some(PortIndex(0))
     }
 }
 
@@ -129,7 +153,7 @@ impl Loop {
         let (block, flag, clock) = (counters.clone(), stop.clone(), Clock::start(eal()));
         let thread = thread::spawn(move || {
             let _registered = dpdk::Registered::new(eal()).unwrap();
-            lcore::run(Plan { ports: lanes, work: AsTold, counters: block, clock, idle, stop: flag });
+            lcore::run(Plan { ports: lanes, work: AsTold::default(), counters: block, clock, idle, stop: flag });
         });
         Self { pool, ports, counters, stop, thread }
     }
@@ -208,6 +232,15 @@ fn a_port_without_a_twin_counts_punts_and_frees_them() {
 }
 
 #[test]
+fn what_waits_is_counted_once_it_goes() {
+    let wire = Wire::new([HOLD, HOLD, FORWARD, HOLD, HOLD, HOLD, HOLD, HOLD, HOLD]);
+    let poll = Loop::start("hold", &[&wire.device("net_pcap_hold")], Idle::Pause, vec![]);
+    poll.wait_until("9 received", |poll| poll.totals(0).received == 9);
+    let totals = &poll.end(())[0];
+    assert_eq!((totals.forwarded, totals.dropped[Reason::FragmentUnknown as usize]), (6, 3));
+}
+
+#[test]
 fn what_the_punt_ring_has_no_room_for_is_dropped_punt_full() {
     let wire = Wire::new([PUNT; 100]);
     let (producer, twin) = ring::single(eal(), 70).unwrap();
@@ -283,7 +316,7 @@ fn sleep_saves_cpu_and_pause_and_poll_do_not() {
         let stop = Arc::new(AtomicBool::new(false));
         let plan = Plan {
             ports: vec![Lane { queue, punt: None, inject: None }],
-            work: AsTold,
+            work: AsTold::default(),
             counters: Arc::new(LcoreBlock::new(1)),
             clock: Clock::start(eal()),
             idle,
