@@ -34,8 +34,8 @@ impl Mode for Dnat {
         Self { rewrite: Rewrite::new(old, new, 1), way: context.next_hop.into() }
     }
 
-    #[inline]
-    fn apply<F: Frame>(&self, frame: &mut F, packet: Packet, _: u64, _: &mut State) -> Result<PortIndex, Reason> {
+    #[inline(never)]
+    fn apply<F: Frame>(&self, frame: &mut F, packet: &Packet, _: u64, _: &mut State) -> Result<PortIndex, Reason> {
         let ip = match &self.rewrite {
             Rewrite::V4(_) => self.way.route(frame, packet, ipv4::field::TTL)?,
             Rewrite::V6(_) => self.way.route(frame, packet, ipv6::field::HOP_LIMIT)?,
@@ -59,7 +59,7 @@ impl Reply {
     }
 
     /// Turns a reply's frame, untagged, into what is to be sent to the client, which is reached by `hop`.
-    pub fn apply<F: Frame>(&self, frame: &mut F, packet: Packet, hop: &NextHop) -> Result<PortIndex, Reason> {
+    pub fn apply<F: Frame>(&self, frame: &mut F, packet: &Packet, hop: &NextHop) -> Result<PortIndex, Reason> {
         let ip = Way::from(hop).route(frame, packet, self.ttl_at)?;
         self.rewrite.apply(ip, packet, Side::Source)?;
         if hop.tag(frame, packet.priority) { Ok(hop.port) } else { Err(Reason::Malformed) }

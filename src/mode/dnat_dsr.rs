@@ -51,8 +51,8 @@ impl Mode for DnatDsr {
         Self { rewrite: rewrite.for_all_of(service.vip), way: context.next_hop.into(), byte_order: service.byte_order }
     }
 
-    #[inline]
-    fn apply<F: Frame>(&self, frame: &mut F, packet: Packet, _: u64, _: &mut State) -> Result<PortIndex, Reason> {
+    #[inline(never)]
+    fn apply<F: Frame>(&self, frame: &mut F, packet: &Packet, _: u64, _: &mut State) -> Result<PortIndex, Reason> {
         match &self.rewrite {
             Rewrite::V4(_) => self.apply_v4(frame, packet)?,
             Rewrite::V6(_) => self.apply_v6(frame, packet)?,
@@ -62,7 +62,7 @@ impl Mode for DnatDsr {
 }
 
 impl DnatDsr {
-    fn apply_v4<F: Frame>(&self, frame: &mut F, packet: Packet) -> Result<(), Reason> {
+    fn apply_v4<F: Frame>(&self, frame: &mut F, packet: &Packet) -> Result<(), Reason> {
         if !tells(frame, packet) {
             let ip = self.way.route(frame, packet, ipv4::field::TTL)?;
             return self.rewrite.apply(ip, packet, Side::Destination);
@@ -90,10 +90,10 @@ impl DnatDsr {
         ip[ipv4::field::CHECKSUM..][..2].fill(0);
         let sum = !checksum::sum(ip.get(..header).ok_or(Reason::Malformed)?);
         ip[ipv4::field::CHECKSUM..][..2].copy_from_slice(&sum.to_be_bytes());
-        self.rewrite.apply(ip, Packet { header: header as u16, ..packet }, Side::Destination)
+        self.rewrite.apply(ip, &Packet { header: header as u16, ..*packet }, Side::Destination)
     }
 
-    fn apply_v6<F: Frame>(&self, frame: &mut F, packet: Packet) -> Result<(), Reason> {
+    fn apply_v6<F: Frame>(&self, frame: &mut F, packet: &Packet) -> Result<(), Reason> {
         if !tells(frame, packet) {
             let ip = self.way.route(frame, packet, ipv6::field::HOP_LIMIT)?;
             return self.rewrite.apply(ip, packet, Side::Destination);
@@ -116,12 +116,12 @@ impl DnatDsr {
         place.iter_mut().zip(option).for_each(|(place, &byte)| *place = byte);
         let payload = be16(ip, ipv6::field::PAYLOAD_LENGTH) + OPTION_V6 as u16;
         ip[ipv6::field::PAYLOAD_LENGTH..][..2].copy_from_slice(&payload.to_be_bytes());
-        self.rewrite.apply(ip, Packet { header: packet.header + OPTION_V6 as u16, ..packet }, Side::Destination)
+        self.rewrite.apply(ip, &Packet { header: packet.header + OPTION_V6 as u16, ..*packet }, Side::Destination)
     }
 }
 
 /// Whether the packet tells the node of the VIP: all of UDP, and what opens a TCP flow.
-fn tells<F: Frame>(frame: &F, packet: Packet) -> bool {
+fn tells<F: Frame>(frame: &F, packet: &Packet) -> bool {
     match packet.content {
         Content::Udp => true,
         Content::Tcp => {

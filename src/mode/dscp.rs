@@ -40,8 +40,8 @@ impl Mode for Dscp {
         }
     }
 
-    #[inline]
-    fn apply<F: Frame>(&self, frame: &mut F, packet: Packet, _: u64, _: &mut State) -> Result<PortIndex, Reason> {
+    #[inline(never)]
+    fn apply<F: Frame>(&self, frame: &mut F, packet: &Packet, _: u64, _: &mut State) -> Result<PortIndex, Reason> {
         let ip = match &self.rewrite {
             Rewrite::V4(_) => {
                 let ip = self.way.route(frame, packet, ipv4::field::TTL)?;

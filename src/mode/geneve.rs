@@ -82,11 +82,11 @@ impl Mode for Geneve {
         Self { outer, rewrite, destination, has_checksum: service.udp_checksum }
     }
 
-    #[inline]
+    #[inline(never)]
     fn apply<F: Frame>(
         &self,
         frame: &mut F,
-        packet: Packet,
+        packet: &Packet,
         hash: u64,
         state: &mut State,
     ) -> Result<PortIndex, Reason> {
@@ -103,7 +103,7 @@ impl Mode for Geneve {
 
 impl Geneve {
     #[inline(always)]
-    fn finish(&self, frame: &mut [u8], at: usize, more: usize, packet: Packet, hash: u64) {
+    fn finish(&self, frame: &mut [u8], at: usize, more: usize, packet: &Packet, hash: u64) {
         // The VIP and port that the packet has: the service may have many.
         let (head, inner) = frame.split_at_mut(at + more);
         if let Some(vip) = inner.get(self.destination.clone())

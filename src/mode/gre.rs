@@ -37,11 +37,11 @@ impl Mode for Gre {
         Self(Outer::new(context, context.backend.address, protocol::GRE, &[0, 0, high, low]))
     }
 
-    #[inline]
+    #[inline(never)]
     fn apply<F: Frame>(
         &self,
         frame: &mut F,
-        packet: Packet,
+        packet: &Packet,
         hash: u64,
         state: &mut State,
     ) -> Result<PortIndex, Reason> {

@@ -48,11 +48,11 @@ impl Mode for Gue {
         }
     }
 
-    #[inline]
+    #[inline(never)]
     fn apply<F: Frame>(
         &self,
         frame: &mut F,
-        packet: Packet,
+        packet: &Packet,
         hash: u64,
         state: &mut State,
     ) -> Result<PortIndex, Reason> {

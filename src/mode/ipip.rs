@@ -32,11 +32,11 @@ impl Mode for Ipip {
         Self(Outer::new(context, context.backend.address, number(context.service), &[]))
     }
 
-    #[inline]
+    #[inline(never)]
     fn apply<F: Frame>(
         &self,
         frame: &mut F,
-        packet: Packet,
+        packet: &Packet,
         hash: u64,
         state: &mut State,
     ) -> Result<PortIndex, Reason> {

@@ -26,8 +26,8 @@ impl Mode for L2dsr {
         Self(context.next_hop.into())
     }
 
-    #[inline]
-    fn apply<F: Frame>(&self, frame: &mut F, packet: Packet, _: u64, _: &mut State) -> Result<PortIndex, Reason> {
+    #[inline(never)]
+    fn apply<F: Frame>(&self, frame: &mut F, packet: &Packet, _: u64, _: &mut State) -> Result<PortIndex, Reason> {
         self.0.pass(frame, packet)?;
         Ok(self.0.port)
     }

@@ -42,7 +42,7 @@ impl<M> Tagged<M> {
     pub fn apply<F: Frame>(
         &self,
         frame: &mut F,
-        packet: Packet,
+        packet: &Packet,
         inner: impl FnOnce(&M, &mut F) -> Result<PortIndex, Reason>,
     ) -> Result<PortIndex, Reason> {
         let port = inner(&self.inner, frame)?;

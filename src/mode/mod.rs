@@ -132,8 +132,13 @@ trait Mode: Sized {
 
     /// Turns the frame into what is to be sent, and says by which port. `hash` is that of the client's address and port.
     /// On a refusal the frame is as it was.
-    fn apply<F: Frame>(&self, frame: &mut F, packet: Packet, hash: u64, state: &mut State)
-    -> Result<PortIndex, Reason>;
+    fn apply<F: Frame>(
+        &self,
+        frame: &mut F,
+        packet: &Packet,
+        hash: u64,
+        state: &mut State,
+    ) -> Result<PortIndex, Reason>;
 }
 
 /// For what is larger than most.
@@ -154,7 +159,7 @@ impl<M: Mode> Mode for Box<M> {
     fn apply<F: Frame>(
         &self,
         frame: &mut F,
-        packet: Packet,
+        packet: &Packet,
         hash: u64,
         state: &mut State,
     ) -> Result<PortIndex, Reason> {
@@ -205,9 +210,9 @@ macro_rules! modes {
 
             /// Turns the frame into what is to be sent, and says by which port. `hash` is that of the client's address and
             /// port. On a refusal the frame is as it was.
-            #[inline]
+            #[inline(always)]
             pub fn apply<F: Frame>(
-                &self, frame: &mut F, packet: Packet, hash: u64, state: &mut State,
+                &self, frame: &mut F, packet: &Packet, hash: u64, state: &mut State,
             ) -> Result<PortIndex, Reason> {
                 match self {
                     Self::Straight(outer) => outer.wrap_v4(frame, packet.total, state),

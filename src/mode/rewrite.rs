@@ -83,7 +83,7 @@ impl Rewrite {
 
     /// Changes one side of the IP packet that `bytes` begin with.
     #[inline(always)]
-    pub fn apply(&self, bytes: &mut [u8], packet: Packet, side: Side) -> Result<(), Reason> {
+    pub fn apply(&self, bytes: &mut [u8], packet: &Packet, side: Side) -> Result<(), Reason> {
         match self {
             Self::V4(change) => change.apply(bytes, packet, side),
             Self::V6(change) => change.apply(bytes, packet, side),
@@ -194,7 +194,7 @@ impl<F: Family> Change<F> {
     }
 
     #[inline(always)]
-    fn apply(&self, bytes: &mut [u8], packet: Packet, side: Side) -> Result<(), Reason> {
+    fn apply(&self, bytes: &mut [u8], packet: &Packet, side: Side) -> Result<(), Reason> {
         if self.is_any {
             return self.apply_to_any(bytes, packet, side);
         }
@@ -222,7 +222,7 @@ impl<F: Family> Change<F> {
 
     /// Of a VIP that is a prefix: what changes is only known with the packet.
     #[inline(never)]
-    fn apply_to_any(&self, bytes: &mut [u8], packet: Packet, side: Side) -> Result<(), Reason> {
+    fn apply_to_any(&self, bytes: &mut [u8], packet: &Packet, side: Side) -> Result<(), Reason> {
         let (at, length) = (F::address_at(side), self.old.as_ref().len());
         let old = bytes.get(at..at + length).and_then(|old| old.try_into().ok()).ok_or(Reason::Malformed)?;
         let change = Self::new(old, self.new, self.ports, self.hops);
@@ -339,14 +339,19 @@ impl Way {
     /// What every router does: refuses what is too old or too big, cuts what is behind the packet, puts the next hop's
     /// addresses. Gives the packet's bytes.
     #[inline(always)]
-    pub fn route<'a, F: Frame>(&self, frame: &'a mut F, packet: Packet, ttl_at: usize) -> Result<&'a mut [u8], Reason> {
+    pub fn route<'a, F: Frame>(
+        &self,
+        frame: &'a mut F,
+        packet: &Packet,
+        ttl_at: usize,
+    ) -> Result<&'a mut [u8], Reason> {
         self.check(frame, packet, 0, ttl_at)?;
         self.pass(frame, packet)
     }
 
     /// Refuses what is too old, or too big once it has grown by so many bytes.
     #[inline(always)]
-    pub fn check<F: Frame>(&self, frame: &F, packet: Packet, grows: usize, ttl_at: usize) -> Result<(), Reason> {
+    pub fn check<F: Frame>(&self, frame: &F, packet: &Packet, grows: usize, ttl_at: usize) -> Result<(), Reason> {
         let ttl = frame.bytes().get(ethernet::HEADER + ttl_at).ok_or(Reason::Malformed)?;
         if *ttl <= 1 {
             return Err(Reason::TtlExceeded);
@@ -359,7 +364,7 @@ impl Way {
 
     /// As [`Way::route`], without regard to the TTL.
     #[inline(always)]
-    pub fn pass<'a, F: Frame>(&self, frame: &'a mut F, packet: Packet) -> Result<&'a mut [u8], Reason> {
+    pub fn pass<'a, F: Frame>(&self, frame: &'a mut F, packet: &Packet) -> Result<&'a mut [u8], Reason> {
         if packet.total > self.mtu {
             return Err(Reason::TooBig);
         }
@@ -372,7 +377,7 @@ impl Way {
     pub fn insert<'a, F: Frame>(
         &self,
         frame: &'a mut F,
-        packet: Packet,
+        packet: &Packet,
         at: usize,
         count: usize,
     ) -> Result<&'a mut [u8], Reason> {

@@ -30,7 +30,7 @@ pub struct Burst {
     /// Of the first `plain` trains, those that were plain.
     plain: usize,
     flows: [Flow; BURST],
-    /// Of the others.
+    /// What its packets have in common: of the others from the start, of the plain ones where a mode asks for it.
     packets: [Packet; BURST],
     services: [ServiceIndex; BURST],
     clients: [Client; BURST],
@@ -294,13 +294,17 @@ impl Burst {
         refuse: impl Fn(&mut F, Refused) -> Verdict,
         ports: &mut Ports,
     ) {
+        for train in 0..self.plain {
+            self.packets[train] = self.flows[train].packet();
+        }
         while others != 0 {
             let at = others.trailing_zeros() as usize;
             others &= others - 1;
             let (frame, train) = (&mut frames[at], usize::from(self.trains[at]) % BURST);
             let (target, total) = (targets[train], self.lengths[at]);
-            let packet = if train < self.plain { self.flows[train].packet() } else { self.packets[train] };
-            let packet = Packet { total, ..packet };
+            let packet = &mut self.packets[train];
+            packet.total = total;
+            let packet = &*packet;
             verdicts[at] = match target.mode.apply(frame, packet, self.hashes[train], state) {
                 Ok(port) => {
                     ports.add(port);
@@ -311,7 +315,7 @@ impl Burst {
                     self.sent[train].packets -= 1;
                     self.sent[train].bytes -= u32::from(total);
                     let (service, room) = (self.services[train], target.room);
-                    refuse(frame, Refused { reason, packet, service, room })
+                    refuse(frame, Refused { reason, packet: *packet, service, room })
                 }
             };
         }

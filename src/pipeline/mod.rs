@@ -188,7 +188,7 @@ fn find_server<F: Frame>(
 fn translate<F: Frame>(reply: &Reply, parsed: &Parsed, frame: &mut F, snapshot: &Snapshot) -> Verdict {
     match snapshot.next_hop(parsed.destination) {
         None => Verdict::Drop(Reason::NoNextHop),
-        Some(hop) => match reply.apply(frame, parsed.packet, hop) {
+        Some(hop) => match reply.apply(frame, &parsed.packet, hop) {
             Ok(port) => Verdict::Forward(port),
             Err(reason) => Verdict::Drop(reason),
         },
