@@ -1276,3 +1276,44 @@ fn a_later_fragment_may_wait_for_its_first() {
         assert_eq!((report.totals.received, report.totals.verdicts()), (1000, 1000));
     }
 }
+
+#[test]
+fn the_option_of_geneve_names_the_packets_own_vip_and_port() {
+    for (family, prefix, vip) in [(0, "192.0.2.0/24", "192.0.2.77"), (1, "2001:db8:1::/64", "2001:db8:1::77")] {
+        let backend = BACKEND[family];
+        let service =
+            |ends: &str| format!(r#"{ends}, "forwarding": "geneve", "backends": [{{"address": "{backend}"}}]"#);
+        let mut one = node(&[&service(&format!(r#""port": 8081, "vip": "{vip}""#))], "");
+        let packet = Packet { to: (ip(vip), 8081), ..plain(family, false, 30) };
+        let (verdict, wanted) = one.receive(&frame(&packet.bytes(), &[], 0));
+        assert_eq!(verdict, FORWARD);
+        for ends in [
+            format!(r#""port": 8081, "vip": "{prefix}""#),
+            format!(r#""port": "8000-8099", "vip": "{vip}""#),
+            format!(r#""port": 0, "vip": "{prefix}""#),
+        ] {
+            let (verdict, got) = node(&[&service(&ends)], "").receive(&frame(&packet.bytes(), &[], 0));
+            assert_eq!((verdict, got == wanted), (FORWARD, true), "{ends}");
+        }
+    }
+}
+
+#[test]
+fn a_prefix_is_rewritten_from_whatever_address_the_packet_has() {
+    for (family, prefix, vip) in [(0, "192.0.2.0/24", "192.0.2.77"), (1, "2001:db8:1::/64", "2001:db8:1::77")] {
+        for (mode, more) in [("dscp", "\"dscp\": 5,"), ("dnat-dsr", "")] {
+            let service = |vip: &str| {
+                let backend = BACKEND[family];
+                format!(r#""vip": "{vip}", "forwarding": "{mode}", {more} "backends": [{{"address": "{backend}"}}]"#)
+            };
+            for udp in [false, true] {
+                let mut packet = plain(family, udp, 30);
+                packet.to.0 = ip(vip);
+                let received = frame(&packet.bytes(), &[], 0);
+                let wanted = node(&[&service(vip)], "").receive(&received);
+                assert_eq!(wanted.0, FORWARD);
+                assert!(node(&[&service(prefix)], "").receive(&received) == wanted, "{mode} {prefix}");
+            }
+        }
+    }
+}

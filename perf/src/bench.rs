@@ -6,15 +6,18 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::ValueEnum;
+use penstock::service::Forwarding;
 
 use crate::hugepages::Hugepages;
 use crate::machine::{self, Machine};
-use crate::report::{Report, Sample};
+use crate::report::{ModeSample, Report, Sample};
 use crate::stats::Summary;
 use crate::{interrupt, maglev, node, testpmd, traffic};
 
 pub const VIP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 80);
 pub const BACKENDS: usize = 100;
+/// Flows of the frames that forwarding modes are compared by.
+pub const MODE_FLOWS: usize = 1_000;
 /// Frames of the capture that `replay` is timed with.
 const REPLAYED: usize = 1_000_000;
 
@@ -32,6 +35,9 @@ pub struct Options {
     /// Who is measured.
     #[arg(long, value_delimiter = ',', default_values_t = [Contestant::Io, Contestant::Swap, Contestant::Penstock])]
     contestants: Vec<Contestant>,
+    /// Forwarding modes that are measured besides `ipip`, or "none"; at 1 k flows, where these are among the flows.
+    #[arg(long, value_delimiter = ',', default_values_t = ["gre", "gue", "geneve", "dscp", "l2dsr", "dnat", "dnat-dsr"].map(str::to_owned))]
+    modes: Vec<String>,
     /// Two rounds of a second; printed, not stored.
     #[arg(long)]
     quick: bool,
@@ -163,6 +169,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         .map(|&flows| Ok((flows, rig(options, flows, seconds, directory.path())?)))
         .collect::<anyhow::Result<_>>()?;
 
+    let modes = modes(&options.modes)?;
     for round in 0..rounds {
         for (flows, rig) in &rigs {
             // Each goes first in turn, so that a drift of the machine favours nobody.
@@ -176,7 +183,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
                         report.tsc_hz = hz;
                         rate
                     }
-                    Contestant::Penstock => node::measure(rig, &options.penstock)?,
+                    Contestant::Penstock => node::measure(rig, &options.penstock, Forwarding::Ipip)?,
                 };
                 eprintln!(
                     "round {} of {rounds}, {flows} flows, {:8} {:6.2} Mpps, off its core {:.1} %",
@@ -186,6 +193,12 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
                     rate.off_core * 100.0
                 );
                 report.samples.push(Sample { round, flows: *flows, contestant, rate });
+            }
+            for &forwarding in modes.iter().filter(|_| *flows == MODE_FLOWS) {
+                let rate = node::measure(rig, &options.penstock, forwarding)?;
+                let (name, mpps) = (forwarding.name(), rate.pps / 1e6);
+                eprintln!("round {} of {rounds}, {flows} flows, {name:8} {mpps:6.2} Mpps", round + 1);
+                report.modes.push(ModeSample { round, forwarding, rate });
             }
         }
     }
@@ -205,6 +218,12 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         report.store(&options.results)?;
     }
     Ok(())
+}
+
+/// The forwarding modes of these names.
+fn modes(names: &[String]) -> anyhow::Result<Vec<Forwarding>> {
+    let named = |name: &String| Forwarding::named(name).with_context(|| format!("--modes: there is no mode {name:?}"));
+    names.iter().filter(|name| *name != "none").map(named).collect()
 }
 
 fn rig(options: &Options, flows: usize, seconds: f64, directory: &Path) -> anyhow::Result<Rig> {
@@ -234,6 +253,15 @@ mod tests {
     fn a_thread_with_half_a_core_is_half_as_fast_by_the_clock() {
         assert_eq!(Rate::new(10e6, 0.5).pps, 20e6);
         assert_eq!(Rate::new(10e6, 0.0).pps, 10e6);
+    }
+
+    #[test]
+    fn every_mode_of_the_default_is_known() {
+        let options = <Options as clap::Args>::augment_args(clap::Command::new("bench")).get_matches_from(["bench"]);
+        let names: Vec<String> = options.get_many("modes").unwrap().cloned().collect();
+        // All there are, but `ipip`, which is the contestant itself.
+        assert_eq!(modes(&names).unwrap().len() + 1, Forwarding::NAMES.len());
+        assert!(modes(&["ipop".to_owned()]).is_err() && modes(&["none".to_owned()]).unwrap().is_empty());
     }
 
     #[test]

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 
+use penstock::service::Forwarding;
+
 use crate::bench::{BACKENDS, Rate, Rig, VIP};
 use crate::interrupt;
 use crate::process::Process;
@@ -18,10 +20,10 @@ use crate::traffic::{NET_PCAP_MAC, ROUTER_MAC};
 
 const START: Duration = Duration::from_secs(60);
 
-/// The rate at which a node on the rig forwards.
-pub fn measure(rig: &Rig, penstock: &Path) -> anyhow::Result<Rate> {
+/// The rate at which a node on the rig forwards by this mode.
+pub fn measure(rig: &Rig, penstock: &Path, forwarding: Forwarding) -> anyhow::Result<Rate> {
     let listen = free_address()?;
-    let (config, _) = write_files(rig, listen)?;
+    let (config, _) = write_files(rig, listen, forwarding)?;
     let arguments = ["run".to_owned(), "--config".to_owned(), config.display().to_string()];
     let mut node = Process::start(&penstock.display().to_string(), &arguments, rig.realtime)?;
     wait_for_traffic(&mut node, listen)?;
@@ -46,7 +48,7 @@ pub fn measure(rig: &Rig, penstock: &Path) -> anyhow::Result<Rate> {
 
 /// Frames a second that `penstock replay` puts through the pipeline: the whole command, files included.
 pub fn replay_rate(rig: &Rig, penstock: &Path, capture: &Path, frames: usize) -> anyhow::Result<f64> {
-    let (config, services) = write_files(rig, free_address()?)?;
+    let (config, services) = write_files(rig, free_address()?, Forwarding::Ipip)?;
     let out = rig.directory.join("replayed.pcap");
     let start = Instant::now();
     let output = Command::new(penstock)
@@ -62,10 +64,10 @@ pub fn replay_rate(rig: &Rig, penstock: &Path, capture: &Path, frames: usize) ->
     Ok(frames as f64 / elapsed)
 }
 
-/// Writes penstock.toml and services.json: one service over `ipip`, [`BACKENDS`] backends behind one router.
-fn write_files(rig: &Rig, metrics: SocketAddr) -> anyhow::Result<(PathBuf, PathBuf)> {
+/// Writes penstock.toml and services.json: one service, [`BACKENDS`] backends behind one router; those of `l2dsr` are neighbours.
+fn write_files(rig: &Rig, metrics: SocketAddr, forwarding: Forwarding) -> anyhow::Result<(PathBuf, PathBuf)> {
     let mac = |bytes: [u8; 6]| bytes.map(|byte| format!("{byte:02x}")).join(":");
-    let config = format!(
+    let mut config = format!(
         r#"[node]
 name = "bench"
 state_dir = "{state}"
@@ -116,12 +118,18 @@ listen = "{metrics}"
     for backend in 0..BACKENDS {
         let comma = if backend == 0 { "" } else { "," };
         write!(backends, "{comma}\n    {{\"address\": \"10.1.0.{}\"}}", backend + 1)?;
+        if forwarding == Forwarding::L2dsr {
+            let (host, mac) = (backend + 1, mac([2, 0, 0, 1, 0, backend as u8]));
+            write!(config, "\n[[neighbor]]\naddress = \"10.1.0.{host}\"\nmac = \"{mac}\"\nport = \"wan0\"\n")?;
+        }
     }
+    let code = if forwarding == Forwarding::Dscp { "\"dscp\": 5, " } else { "" };
     let services = format!(
         "{{\"version\": \"1\", \"services\": [{{\"name\": \"web\", \"vip\": \"{}\", \"port\": {}, \"protocol\": \"tcp\",\n  \
-         \"forwarding\": \"ipip\", \"tracking\": \"none\", \"backends\": [{backends}]}}]}}\n",
+         \"forwarding\": \"{}\", {code}\"tracking\": \"none\", \"backends\": [{backends}]}}]}}\n",
         VIP.ip(),
-        VIP.port()
+        VIP.port(),
+        forwarding.name()
     );
     let paths = (rig.directory.join("penstock.toml"), rig.directory.join("services.json"));
     fs::write(&paths.0, config)?;

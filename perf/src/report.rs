@@ -7,7 +7,9 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use crate::bench::{BACKENDS, Contestant, Rate};
+use penstock::service::Forwarding;
+
+use crate::bench::{BACKENDS, Contestant, MODE_FLOWS, Rate};
 use crate::machine::Machine;
 use crate::plot;
 use crate::stats::Summary;
@@ -18,6 +20,14 @@ pub struct Sample {
     pub round: usize,
     pub flows: usize,
     pub contestant: Contestant,
+    pub rate: Rate,
+}
+
+/// One measurement of one forwarding mode, at [`MODE_FLOWS`].
+#[derive(Debug, Clone, Copy)]
+pub struct ModeSample {
+    pub round: usize,
+    pub forwarding: Forwarding,
     pub rate: Rate,
 }
 
@@ -36,6 +46,7 @@ pub struct Report {
     pub realtime: bool,
     pub tsc_hz: f64,
     pub samples: Vec<Sample>,
+    pub modes: Vec<ModeSample>,
     /// Frames a second through `penstock replay`.
     pub replay: Option<Summary>,
     /// Seconds to build a Maglev table.
@@ -56,6 +67,7 @@ impl Report {
             realtime: false,
             tsc_hz: 0.0,
             samples,
+            modes: Vec::new(),
             replay: None,
             maglev: None,
         }
@@ -115,6 +127,7 @@ impl Report {
                 }
             }
         }
+        text += &self.modes_table();
         if let Some(replay) = self.replay {
             let _ =
                 writeln!(text, "\n`penstock replay`, files included: {:.2} M frames/s (goal 1).", replay.median / 1e6);
@@ -129,6 +142,37 @@ impl Report {
         }
         if let Some(plot) = plot {
             let _ = writeln!(text, "\n![packets per second by flows]({plot})");
+        }
+        text
+    }
+
+    /// The modes against `ipip` in the same round.
+    fn modes_table(&self) -> String {
+        let ipip = |round| self.of(MODE_FLOWS, Contestant::Penstock).find(|sample| sample.round == round);
+        let mut forwardings: Vec<Forwarding> = Vec::new();
+        for sample in &self.modes {
+            if !forwardings.contains(&sample.forwarding) {
+                forwardings.push(sample.forwarding);
+            }
+        }
+        let mut text = String::new();
+        for forwarding in forwardings {
+            let samples = || self.modes.iter().filter(move |sample| sample.forwarding == forwarding);
+            let ratios = samples().filter_map(|s| Some(s.rate.pps / ipip(s.round)?.rate.pps));
+            let (Some(pps), ratio) = (Summary::of(samples().map(|s| s.rate.pps)), Summary::of(ratios)) else {
+                continue;
+            };
+            if text.is_empty() {
+                let flows = thousands(MODE_FLOWS);
+                let _ = writeln!(
+                    text,
+                    "\n| mode, {flows} flows | Mpps: median (min – max) | × `ipip`: median (min – max) |"
+                );
+                text += "|---|--:|--:|\n";
+            }
+            let ratio = ratio.map_or("–".into(), |r| format!("{:.3} ({:.3} – {:.3})", r.median, r.min, r.max));
+            let (median, min, max) = (pps.median / 1e6, pps.min / 1e6, pps.max / 1e6);
+            let _ = writeln!(text, "| `{}` | {median:.2} ({min:.2} – {max:.2}) | {ratio} |", forwarding.name());
         }
         text
     }
@@ -158,6 +202,10 @@ impl Report {
         let mut text = "round,flows,contestant,packets_per_second,off_core_share\n".to_owned();
         for Sample { round, flows, contestant, rate } in &self.samples {
             let _ = writeln!(text, "{},{flows},{contestant},{:.0},{:.4}", round + 1, rate.pps, rate.off_core);
+        }
+        for ModeSample { round, forwarding, rate } in &self.modes {
+            let (name, pps) = (forwarding.name(), rate.pps);
+            let _ = writeln!(text, "{},{MODE_FLOWS},penstock {name},{pps:.0},{:.4}", round + 1, rate.off_core);
         }
         text
     }
@@ -221,6 +269,18 @@ pub mod tests {
     fn a_ratio_is_taken_within_its_round() {
         let ratio = example().ratio(1000, Contestant::Penstock).unwrap();
         assert_eq!((ratio.min, ratio.median, ratio.max), (0.7, 0.75, 0.8));
+    }
+
+    #[test]
+    fn a_mode_is_compared_with_ipip_of_its_round() {
+        let mut report = example();
+        assert_eq!(report.modes_table(), "");
+        for (round, pps) in [(0, 8e6), (1, 7e6)] {
+            let rate = Rate { pps, off_core: 0.0 };
+            report.modes.push(ModeSample { round, forwarding: Forwarding::Gre, rate });
+        }
+        let table = report.modes_table();
+        assert!(table.ends_with("| `gre` | 7.50 (7.00 – 8.00) | 0.750 (0.500 – 1.000) |\n"), "{table}");
     }
 
     #[test]

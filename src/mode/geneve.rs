@@ -41,8 +41,8 @@ const ETHERNET: u16 = 0x6558;
 pub struct Geneve {
     outer: Header,
     rewrite: Rewrite,
-    /// Where the VIP stands in the packet.
-    destination: Range<usize>,
+    /// Where the VIP stands in the packet, if that or the port is not the same for all.
+    varies: Option<Range<usize>>,
     has_checksum: bool,
 }
 
@@ -67,7 +67,7 @@ impl Mode for Geneve {
     fn prepare(context: &Context) -> Self {
         let (service, backend) = (context.service, context.backend);
         let (to, vip, port) = (backend.tunnel_endpoint(), service.vip.addr(), service.ports.single());
-        let tail = tail(service, vip);
+        let tail = tail(service, vip, port);
         let outer = match vip {
             IpAddr::V4(_) => Header::V4(Outer::new(context, to, protocol::UDP, &tail)),
             IpAddr::V6(_) => Header::V6(Outer::new(context, to, protocol::UDP, &tail)),
@@ -79,7 +79,9 @@ impl Mode for Geneve {
             IpAddr::V4(_) => ipv4::field::DESTINATION..ipv4::HEADER,
             IpAddr::V6(_) => ipv6::field::DESTINATION..ipv6::HEADER,
         };
-        Self { outer, rewrite, destination, has_checksum: service.udp_checksum }
+        let has_one = service.vip.prefix_len() == service.vip.max_prefix_len() && port.is_some();
+        let varies = (!has_one).then_some(destination);
+        Self { outer, rewrite, varies, has_checksum: service.udp_checksum }
     }
 
     #[inline(never)]
@@ -104,17 +106,25 @@ impl Mode for Geneve {
 impl Geneve {
     #[inline(always)]
     fn finish(&self, frame: &mut [u8], at: usize, more: usize, packet: &Packet, hash: u64) {
-        // The VIP and port that the packet has: the service may have many.
-        let (head, inner) = frame.split_at_mut(at + more);
-        if let Some(vip) = inner.get(self.destination.clone())
-            && let Some(option) = head.get_mut(at + OPTION_DATA..)
-        {
-            option[..vip.len()].copy_from_slice(vip);
-            option[vip.len()..][..2].copy_from_slice(&packet.port.to_be_bytes());
+        if let Some(destination) = &self.varies {
+            put_vip(frame, at + OPTION_DATA, at + more, destination, packet.port);
         }
+        let inner = &mut frame[at + more..];
         // It fails only where a header is shorter than parsing has found it.
         let _ = self.rewrite.apply(inner, packet, Side::Destination);
         udp_tunnel::finish(frame, at, hash, self.has_checksum);
+    }
+}
+
+/// Puts the VIP and port that the packet has into the option.
+#[inline(never)]
+fn put_vip(frame: &mut [u8], option_at: usize, inner_at: usize, destination: &Range<usize>, port: u16) {
+    let (head, inner) = frame.split_at_mut(inner_at);
+    if let Some(vip) = inner.get(destination.clone())
+        && let Some(option) = head.get_mut(option_at..)
+    {
+        option[..vip.len()].copy_from_slice(vip);
+        option[vip.len()..][..2].copy_from_slice(&port.to_be_bytes());
     }
 }
 
@@ -124,18 +134,19 @@ fn between(service: &Service) -> u16 {
     more as u16
 }
 
-/// UDP, Geneve, its option without the data, and the inner Ethernet header.
-fn tail(service: &Service, vip: IpAddr) -> Vec<u8> {
+/// UDP, Geneve, its option with the VIP and port, and the inner Ethernet header.
+fn tail(service: &Service, vip: IpAddr, port: Option<u16>) -> Vec<u8> {
     const OPTION_CLASS: [u8; 2] = [0x01, 0x4b];
     const OPTION_TYPE: u8 = 0x81;
     const CRITICAL: u8 = 0x40;
     let details = &service.geneve;
-    let (data, ether_type) = match vip {
-        IpAddr::V4(_) => (DATA_V4, ethernet::IPV4),
-        IpAddr::V6(_) => (DATA_V6, ethernet::IPV6),
+    let (address, ether_type) = match vip {
+        IpAddr::V4(vip) => (vip.octets().to_vec(), ethernet::IPV4),
+        IpAddr::V6(vip) => (vip.octets().to_vec(), ethernet::IPV6),
     };
+    let data = [&address[..], &port.unwrap_or(0).to_be_bytes(), &[0, 0]].concat();
     // Lengths are in words of four bytes.
-    let words = (data / 4) as u8;
+    let words = (data.len() / 4) as u8;
     let [protocol_high, protocol_low] = ETHERNET.to_be_bytes();
     let [_, vni @ ..] = details.vni.to_be_bytes();
     [
@@ -145,7 +156,7 @@ fn tail(service: &Service, vip: IpAddr) -> Vec<u8> {
         &[0],
         &OPTION_CLASS,
         &[OPTION_TYPE, words],
-        &vec![0; data],
+        &data,
         &ethernet::header(details.inner_destination, details.inner_source, ether_type),
     ]
     .concat()
