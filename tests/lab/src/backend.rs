@@ -67,6 +67,11 @@ impl Backend {
 /// One process, nothing outside its directory.
 fn configuration(name: &str, directory: &Path) -> String {
     let directory = directory.display();
+    // A scene gives the hosts IPv6 for a while, where the kernel has it.
+    let sixth = match Path::new("/proc/sys/net/ipv6").exists() {
+        true => format!("listen [::]:80; listen [::]:{DNAT_PORT};"),
+        false => String::new(),
+    };
     format!(
         r#"daemon off;
 master_process off;
@@ -85,6 +90,7 @@ http {{
     server {{
         listen 80;
         listen {DNAT_PORT};
+        {sixth}
         # Who answers, whom it saw, and as whom it was addressed.
         location / {{ return 200 "{name} $remote_addr:$remote_port $server_addr:$server_port\n"; }}
     }}

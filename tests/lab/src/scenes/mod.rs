@@ -8,6 +8,7 @@ mod crash;
 mod dnat;
 mod dsr;
 mod last_good;
+mod modes;
 mod new_mac;
 mod ping;
 mod prometheus;
@@ -44,6 +45,7 @@ pub fn demo() -> Vec<Scene> {
 pub fn all() -> Vec<Scene> {
     let mut scenes = demo();
     scenes.extend([
+        modes::SCENE,
         prometheus::SCENE,
         publish::SCENE,
         new_mac::SCENE,
