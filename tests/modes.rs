@@ -1317,3 +1317,40 @@ fn a_prefix_is_rewritten_from_whatever_address_the_packet_has() {
         }
     }
 }
+
+#[test]
+fn replies_of_an_endpoint_of_many_ports_keep_theirs() {
+    for family in [0, 1] {
+        let service = format!(
+            r#""port": "8000-8099", "vip": "{}", "forwarding": "dnat", "backends": [{{"address": "{}"}}]"#,
+            VIP[family], BACKEND[family]
+        );
+        let mut node = node(&[&service], "");
+        for udp in [false, true] {
+            let packet = Packet { to: (ip(VIP[family]), 8050), ..plain(family, udp, 20) };
+            let backend = (ip(BACKEND[family]), 8050);
+            let (verdict, got) = node.receive(&frame(&packet.bytes(), &[], 0));
+            let wanted = sent(&Packet { to: backend, ttl: 59, ..packet.clone() }.bytes());
+            assert_eq!((verdict, got), (FORWARD, wanted));
+            let reply = Packet { from: backend, to: packet.from, ..packet.clone() };
+            let (verdict, got) = node.receive(&frame(&reply.bytes(), &[], 0));
+            let wanted = Packet { from: packet.to, ttl: 59, ..reply.clone() }.bytes();
+            assert_eq!((verdict, &got[14..]), (FORWARD, &wanted[..]));
+            let stranger = Packet { from: (backend.0, 8100), ..reply };
+            assert_eq!(node.verdict(&frame(&stranger.bytes(), &[], 0)), Verdict::Punt);
+        }
+    }
+}
+
+#[test]
+fn a_packet_whole_in_one_fragment_is_a_whole_packet() {
+    let packet = plain(1, true, 20);
+    let transport = packet.transport();
+    let atomic = |packet: &Packet, transport: &[u8]| {
+        let header = Header { tos: 0, ttl: packet.ttl, id: 0, df: true, options: 0 };
+        header.before(packet.from.0, packet.to.0, 44, &[&[UDP, 0, 0, 0, 1, 2, 3, 4], transport].concat())
+    };
+    let (verdict, got) = to("dnat", 1, 1, "").receive(&frame(&atomic(&packet, &transport), &[], 0));
+    let meant = Packet { to: (ip(BACKEND[1]), 53), ttl: 59, ..packet };
+    assert_eq!((verdict, got), (FORWARD, sent(&atomic(&meant, &meant.transport()))));
+}
