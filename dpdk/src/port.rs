@@ -75,13 +75,15 @@ pub struct Config {
     pub mtu: u16,
     /// Takes frames for other stations too.
     pub promiscuous: bool,
+    /// Takes the frames of all groups, by which neighbours are discovered and routers speak to each other.
+    pub all_multicast: bool,
     /// Slots of a receive and a transmit queue; drivers round it to what they can.
     pub descriptors: u16,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { mtu: 1500, promiscuous: false, descriptors: 1024 }
+        Self { mtu: 1500, promiscuous: false, all_multicast: false, descriptors: 1024 }
     }
 }
 
@@ -277,6 +279,9 @@ impl Port {
         device.runs.store(true, Ordering::Relaxed);
         device.deal_evenly(queues, info.reta_size)?;
         self.set_promiscuous(config.promiscuous)?;
+        if config.all_multicast {
+            self.take_all_multicast()?;
+        }
 
         let queue = |queue| Queue { port: id, queue, _runs: self.device.clone(), _one_thread: PhantomData };
         Ok((0..queues).map(queue).collect())
@@ -298,6 +303,15 @@ impl Port {
         match errno::check(code) {
             Ok(_) | Err(Errno::NotSupported) => Ok(()),
             Err(reason) => Err(self.device.error("setting promiscuous mode", reason)),
+        }
+    }
+
+    /// A driver that cannot tell groups apart takes all.
+    fn take_all_multicast(&mut self) -> Result<(), PortError> {
+        // SAFETY: an open port.
+        match errno::check(unsafe { sys::rte_eth_allmulticast_enable(self.device.id) }) {
+            Ok(_) | Err(Errno::NotSupported) => Ok(()),
+            Err(reason) => Err(self.device.error("taking all multicast", reason)),
         }
     }
 

@@ -18,7 +18,7 @@ const FUNCTIONS: &[&str] = &[
     "rte_eth_dev_(get_port_by_name|info_get|configure|start|stop|close|set_mtu|socket_id|adjust_nb_rx_tx_desc)",
     "rte_eth_dev_(default_mac_addr_set|rss_reta_update)",
     "rte_eth_(rx|tx)_queue_setup",
-    "rte_eth_(macaddr_get|promiscuous_enable|promiscuous_disable|link_get_nowait|stats_get)",
+    "rte_eth_(macaddr_get|promiscuous_enable|promiscuous_disable|allmulticast_enable|link_get_nowait|stats_get)",
 ];
 
 /// Only ever behind a pointer (the first two), or with fields both packed and aligned, which Rust cannot spell.

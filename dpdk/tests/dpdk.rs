@@ -303,6 +303,20 @@ fn a_mac_is_set_where_the_driver_can() {
 }
 
 #[test]
+fn all_groups_are_taken_where_that_is_asked_for() {
+    const IFF_ALLMULTI: u32 = 0x200;
+    for (interface, all_multicast) in [("ptest-am0", false), ("ptest-am1", true)] {
+        let pool = pool(interface);
+        let mut port = Port::open(eal(), &format!("net_tap_{interface},iface={interface}"), 1).unwrap();
+        let queues = port.start(&Config { all_multicast, descriptors: 128, ..Config::default() }, pool).unwrap();
+        let flags = std::fs::read_to_string(format!("/sys/class/net/{interface}/flags")).unwrap();
+        let flags = u32::from_str_radix(flags.trim().trim_start_matches("0x"), 16).unwrap();
+        assert_eq!(flags & IFF_ALLMULTI != 0, all_multicast);
+        drop((queues, port));
+    }
+}
+
+#[test]
 fn an_lcore_runs_work_and_gives_its_result_or_panic() {
     let lcore = eal().lcores()[0];
     assert_eq!(eal().lcores().len(), 1);

@@ -49,6 +49,8 @@ impl Opened {
         let settings = dpdk::port::Config {
             mtu: config.mtu,
             promiscuous: config.promiscuous || !has_own_mac,
+            // The twin's: neighbour discovery, OSPF, VRRP. No service takes such frames.
+            all_multicast: config.twin.is_some(),
             ..dpdk::port::Config::default()
         };
         let queues = port.start(&settings, pool).map_err(failed)?;
