@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{Scene, require};
 use crate::backend::DNAT_PORT;
-use crate::lab::{CLIENT, Lab, TO_CLIENT, TO_NODE, VIP, to_backend, two_backends};
+use crate::lab::{CLIENT, Lab, TO_CLIENT, TO_NODE, VIP, backend_address, to_backend, two_backends};
 use crate::namespace::Namespace;
 use crate::node::TWIN;
 use crate::process::output;
@@ -73,18 +73,16 @@ fn play(lab: &mut Lab, story: &mut Story) -> Result<()> {
 
 fn services() -> Value {
     let over = |address: fn(usize) -> String, port: Option<u16>| -> Vec<Value> {
-        (1..=2)
-            .map(|number| match port {
-                Some(port) => json!({"address": address(number), "port": port}),
-                None => json!({"address": address(number)}),
-            })
-            .collect()
+        let one = |number| match port {
+            Some(port) => json!({"address": address(number), "port": port}),
+            None => json!({"address": address(number)}),
+        };
+        (1..=2).map(one).collect()
     };
-    let (v4, v6): (fn(usize) -> String, fn(usize) -> String) = (crate::lab::backend_address, address6);
     json!({"version": "modes", "services": [
-        {"name": "code4", "vip": VIP, "port": 80, "protocol": "tcp", "forwarding": "dscp", "dscp": CODES.0, "backends": over(v4, None)},
-        {"name": "code6", "vip": VIP6, "port": 80, "protocol": "tcp", "forwarding": "dscp", "dscp": CODES.1, "backends": over(v6, None)},
-        {"name": "shop6", "vip": VIP6, "port": 8080, "protocol": "tcp", "forwarding": "dnat", "backends": over(v6, Some(DNAT_PORT))},
+        {"name": "code4", "vip": VIP, "port": 80, "protocol": "tcp", "forwarding": "dscp", "dscp": CODES.0, "backends": over(backend_address, None)},
+        {"name": "code6", "vip": VIP6, "port": 80, "protocol": "tcp", "forwarding": "dscp", "dscp": CODES.1, "backends": over(address6, None)},
+        {"name": "shop6", "vip": VIP6, "port": 8080, "protocol": "tcp", "forwarding": "dnat", "backends": over(address6, Some(DNAT_PORT))},
     ]})
 }
 
