@@ -1354,3 +1354,44 @@ fn a_packet_whole_in_one_fragment_is_a_whole_packet() {
     let meant = Packet { to: (ip(BACKEND[1]), 53), ttl: 59, ..packet };
     assert_eq!((verdict, got), (FORWARD, sent(&atomic(&meant, &meant.transport()))));
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Of any services, in any order: what is done to a frame does not depend on its neighbours in the burst.
+    #[test]
+    fn a_burst_of_everything_is_the_sum_of_its_frames(
+        steps in proptest::collection::vec((prop_oneof![9 => Just(0usize), 1 => Just(1)], any::<u16>(), 0u16..14, any::<bool>()), 1..=32),
+        all_the_frames: bool,
+    ) {
+        // Often a whole burst of flows of one packet each.
+        let steps: Vec<_> = if all_the_frames { steps.iter().cycle().take(32).enumerate().map(|(k, &(f, c, kind, udp))| (f, c ^ k as u16, kind, udp)).collect() } else { steps };
+        let (config, _) = Config::read(include_str!("../fuzz/penstock.toml"), "c").unwrap();
+        let (definitions, _) = service::read(include_str!("../fuzz/services.json"), "s", None).unwrap();
+        let mut compiler = Compiler::new(config.environment());
+        let snapshot = compiler.compile(&definitions, &config.fabric(), Millis(0));
+        let mut node = Node::of(compiler, snapshot);
+        let frames: Vec<_> = steps.into_iter().map(|(family, client, kind, udp)| {
+            // Eight ports of one mode each, one that rejects, QUIC with one server's ID or another's, one that refuses.
+            let (port, udp, payload) = match kind {
+                0..=8 => (80 + kind, udp, vec![b'x'; 20]),
+                9 | 10 => (443, true, vec![0x40, 0x21, kind as u8 - 8, 0x55, 0x55]),
+                11 => (444, false, vec![]),
+                _ => (80, udp, vec![]),
+            };
+            let mut packet = Packet { payload, ..plain(family, udp, 0) };
+            (packet.from.1, packet.to.1) = (client, port);
+            frame(&packet.bytes(), &[], 26)
+        }).collect();
+        let alone: Vec<_> = frames.iter().map(|frame| node.receive(frame)).collect();
+        let counted = |node: &Node| node.counted().into_values().fold((0, 0), |sum, pair| (sum.0 + pair.0, sum.1 + pair.1));
+        let once = counted(&node);
+        let mut buffers: Vec<_> = frames.iter().map(|frame| penstock::replay::Buffer::new(frame)).collect();
+        let mut verdicts = [Verdict::Punt; penstock::pipeline::BURST];
+        node.pipeline.process(&node.snapshot, node.now, PortIndex(0), &mut buffers, &mut verdicts);
+        for ((buffer, verdict), alone) in buffers.iter().zip(verdicts).zip(&alone) {
+            prop_assert_eq!((verdict, penstock::wire::Frame::bytes(buffer)), (alone.0, &alone.1[..]));
+        }
+        prop_assert_eq!(counted(&node), (2 * once.0, 2 * once.1));
+    }
+}

@@ -27,8 +27,10 @@ pub struct Burst {
     lengths: [u16; BURST],
     /// How many trains there are. What follows is by train.
     count: usize,
-    /// Of the first `plain` trains, those that were plain.
-    plain: usize,
+    /// The trains that were found plain, a bit each, and those that were broken up, whose places are free.
+    plain: u32,
+    free: u32,
+    /// Of the plain ones.
     flows: [Flow; BURST],
     /// What its packets have in common: of the others from the start, of the plain ones where a mode asks for it.
     packets: [Packet; BURST],
@@ -94,6 +96,7 @@ impl Burst {
         lengths: [0; BURST],
         count: 0,
         plain: 0,
+        free: 0,
         flows: [Flow::NONE; BURST],
         packets: [Parsed::NOTHING.packet; BURST],
         services: [ServiceIndex::NONE; BURST],
@@ -133,8 +136,9 @@ impl Burst {
             self.sent[current].packets += 1;
             self.sent[current].bytes += u32::from(total);
         }
-        (self.frames, self.plain) = (frames.len().min(BURST), count.min(BURST));
-        (self.count, self.special) = (self.plain, 0);
+        (self.frames, self.count) = (frames.len().min(BURST), count.min(BURST));
+        self.plain = ((1_u64 << self.count) - 1) as u32;
+        (self.free, self.special) = (0, 0);
         others
     }
 
@@ -196,6 +200,8 @@ impl Burst {
     fn break_up(&mut self, train: usize) -> u32 {
         self.services[train] = ServiceIndex::NONE;
         self.sent[train] = Sum { packets: 0, bytes: 0 };
+        self.plain &= !(1 << train);
+        self.free |= 1 << train;
         let mut places = 0;
         for (at, of) in self.trains[..self.frames].iter_mut().enumerate() {
             if usize::from(*of) == train {
@@ -215,15 +221,25 @@ impl Burst {
         target: Option<TargetIndex>,
         snapshot: &Snapshot,
     ) {
-        debug_assert!(self.count < BURST, "no more trains than frames: of those broken up nothing comes back");
-        let train = self.count % BURST;
-        self.count = train + 1;
+        let train = self.place();
         self.trains[at] = train as u8;
         self.lengths[at] = parsed.packet.total;
         self.packets[train] = parsed.packet;
         self.services[train] = service;
         self.choose(train, &parsed.flow, target, snapshot);
         self.sent[train] = Sum { packets: 1, bytes: u32::from(parsed.packet.total) };
+    }
+
+    /// A place for a train: behind the others, or where one was broken up. There is one, since there are no more trains than frames.
+    fn place(&mut self) -> usize {
+        if self.count < BURST {
+            self.count += 1;
+            return self.count - 1;
+        }
+        debug_assert_ne!(self.free, 0, "more trains than frames");
+        let train = self.free.trailing_zeros() as usize % BURST;
+        self.free &= self.free.wrapping_sub(1);
+        train
     }
 
     /// Finds every train's target: first all hashes, then all slots, whose cache misses overlap.
@@ -294,7 +310,7 @@ impl Burst {
         refuse: impl Fn(&mut F, Refused) -> Verdict,
         ports: &mut Ports,
     ) {
-        for train in 0..self.plain {
+        for train in (0..self.count).filter(|train| self.plain & 1 << train != 0) {
             self.packets[train] = self.flows[train].packet();
         }
         while others != 0 {
