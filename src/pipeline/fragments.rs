@@ -22,8 +22,9 @@ const NONE: u16 = u16::MAX;
 #[derive(Debug)]
 pub struct Fragments {
     entries: Box<[Option<Entry>]>,
-    /// Where the next one goes, in place of the oldest.
+    /// Where the next one goes, in place of the oldest; and how many have gone by.
     next: usize,
+    count: u64,
     /// First entry of each chain.
     chains: Box<[u16]>,
     /// Keyed at the start of the process, so that nobody can choose datagrams that meet in one chain.
@@ -41,7 +42,13 @@ struct Entry {
 
 impl Default for Fragments {
     fn default() -> Self {
-        Self { entries: vec![None; ROOM].into(), next: 0, chains: vec![NONE; ROOM].into(), hasher: RandomState::new() }
+        Self {
+            entries: vec![None; ROOM].into(),
+            next: 0,
+            count: 0,
+            chains: vec![NONE; ROOM].into(),
+            hasher: RandomState::new(),
+        }
     }
 }
 
@@ -56,6 +63,12 @@ impl Fragments {
         self.entries[self.next] = Some(Entry { datagram, ports, at: now, next: self.chains[chain] });
         self.chains[chain] = self.next as u16;
         self.next = (self.next + 1) % ROOM;
+        self.count += 1;
+    }
+
+    /// How many datagrams were remembered so far: whoever waits for one need not look again while it stays.
+    pub fn count(&self) -> u64 {
+        self.count
     }
 
     /// The ports of a datagram whose first fragment came lately.

@@ -13,7 +13,11 @@ const ROOM: usize = 256;
 
 /// Frames of one lcore, the oldest first. Whoever runs the pipeline owns the frames, and so this.
 #[derive(Debug)]
-pub struct Held<F>(VecDeque<Waiting<F>>);
+pub struct Held<F> {
+    waiting: VecDeque<Waiting<F>>,
+    /// How many first fragments had come when none was found to be waited for.
+    looked_at: u64,
+}
 
 #[derive(Debug)]
 struct Waiting<F> {
@@ -25,14 +29,14 @@ struct Waiting<F> {
 
 impl<F> Default for Held<F> {
     fn default() -> Self {
-        Self(VecDeque::with_capacity(ROOM))
+        Self { waiting: VecDeque::with_capacity(ROOM), looked_at: 0 }
     }
 }
 
 impl<F: Frame> Held<F> {
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.waiting.is_empty()
     }
 
     /// Keeps a frame that was received on `port` until the moment `until`, or gives it back where there is no room.
@@ -40,8 +44,8 @@ impl<F: Frame> Held<F> {
         // Whose frame it is has been decided: only the packet is read again.
         let station = Port { mac: Mac::default(), mtu: 0, promiscuous: true };
         match Parsed::of(frame.bytes(), &station).datagram {
-            Some(datagram) if self.0.len() < ROOM => {
-                self.0.push_back(Waiting { frame, port, datagram, until });
+            Some(datagram) if self.waiting.len() < ROOM => {
+                self.waiting.push_back(Waiting { frame, port, datagram, until });
                 Ok(())
             }
             _ => Err(frame),
@@ -50,8 +54,18 @@ impl<F: Frame> Held<F> {
 
     /// Takes out the oldest whose first fragment has come, or whose time is over, and says where it was received.
     pub(super) fn next(&mut self, fragments: &Fragments, now: Millis) -> Option<(F, PortIndex)> {
-        let is_due = |waiting: &Waiting<F>| now > waiting.until || fragments.ports(&waiting.datagram, now).is_some();
-        let place = self.0.iter().position(is_due)?;
-        self.0.remove(place).map(|waiting| (waiting.frame, waiting.port))
+        // All wait equally long, so the oldest is the first whose time is over.
+        if self.waiting.front().is_some_and(|oldest| now > oldest.until) {
+            return self.waiting.pop_front().map(|oldest| (oldest.frame, oldest.port));
+        }
+        if fragments.count() == self.looked_at {
+            return None;
+        }
+        let is_due = |waiting: &Waiting<F>| fragments.ports(&waiting.datagram, now).is_some();
+        let Some(place) = self.waiting.iter().position(is_due) else {
+            self.looked_at = fragments.count();
+            return None;
+        };
+        self.waiting.remove(place).map(|waiting| (waiting.frame, waiting.port))
     }
 }
