@@ -3,7 +3,7 @@
 //! A mode is a plain struct made by `prepare` (control side, before any packet: all that can be known is worked out) and
 //! used by `apply` (lcore: straight-line, infallible but for refusals). To add one: its file, one line in the list below.
 //!
-//! What modes share stands beside them: [`outer`] (the outer IP header of tunnels), [`udp_tunnel`], [`rewrite`] (an address and
+//! What modes share stands beside them: `outer` (the outer IP header of tunnels), `udp_tunnel`, [`rewrite`] (an address and
 //! port put in place of others), [`link`] (the Ethernet header).
 
 mod dnat;
