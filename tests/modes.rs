@@ -1395,3 +1395,19 @@ proptest! {
         prop_assert_eq!(counted(&node), (2 * once.0, 2 * once.1));
     }
 }
+
+#[test]
+fn a_reset_for_a_segment_whose_options_are_in_the_next_fragment() {
+    for family in [0, 1] {
+        let service =
+            format!(r#""vip": "{}", "forwarding": "ipip", "no_backend": "reject", "backends": []"#, VIP[family]);
+        let [mut first, _] = fragments(&plain(family, false, 60), 24, 7);
+        // A SYN with 40 bytes of options, 4 of which are here.
+        let tcp = first.len() - 24;
+        (first[tcp + 12], first[tcp + 13]) = (0xf0, 2);
+        let (verdict, got) = node(&[&service], "").receive(&frame(&first, &[], 0));
+        assert_eq!(verdict, Verdict::Reject(PortIndex(0)));
+        let header = 14 + [20, 40][family];
+        assert_eq!(got[header + 8..header + 12], 0x0102_0305_u32.to_be_bytes(), "the SYN alone");
+    }
+}

@@ -201,7 +201,9 @@ fn reset_in_place<F: Frame>(frame: &mut F, packet: Packet, hop: &NextHop, is_v4:
         reset[4..8].copy_from_slice(&segment[8..12]);
         reset[FLAGS] = RST;
     } else {
-        let data = usize::from(packet.total) - header - usize::from(segment[12] >> 4) * 4;
+        // The options of a first fragment may reach into the next.
+        let options = usize::from(segment[12] >> 4) * 4;
+        let data = usize::from(packet.total).saturating_sub(header + options);
         let length = data as u32 + u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
         reset[8..12].copy_from_slice(&be32(segment, 4).wrapping_add(length).to_be_bytes());
         reset[FLAGS] = RST | ACK;
