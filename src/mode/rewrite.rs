@@ -98,10 +98,10 @@ pub trait Family: Copy {
     const HEADER: usize;
     const TTL: usize;
     const ICMP: u8;
+    /// Where the header's own checksum stands, if it has one.
+    const CHECKSUM: Option<usize>;
     /// Where an address begins.
     fn address_at(side: Side) -> usize;
-    /// Patches the header's own checksum, where there is one.
-    fn patch_header(ip: &mut [u8], delta: Delta) -> Delta;
     /// Protocol and place of the transport header in a quote.
     fn transport(quoted: &[u8]) -> Option<(u8, usize)>;
 }
@@ -116,6 +116,7 @@ impl Family for V4 {
     const HEADER: usize = ipv4::HEADER;
     const TTL: usize = ipv4::field::TTL;
     const ICMP: u8 = protocol::ICMP;
+    const CHECKSUM: Option<usize> = Some(ipv4::field::CHECKSUM);
 
     #[inline(always)]
     fn address_at(side: Side) -> usize {
@@ -123,12 +124,6 @@ impl Family for V4 {
             Side::Source => ipv4::field::SOURCE,
             Side::Destination => ipv4::field::DESTINATION,
         }
-    }
-
-    #[inline(always)]
-    fn patch_header(ip: &mut [u8], delta: Delta) -> Delta {
-        let old = be16(ip, ipv4::field::CHECKSUM);
-        put(ip, ipv4::field::CHECKSUM, &delta.patch(old).to_be_bytes())
     }
 
     fn transport(quoted: &[u8]) -> Option<(u8, usize)> {
@@ -142,6 +137,7 @@ impl Family for V6 {
     const HEADER: usize = ipv6::HEADER;
     const TTL: usize = ipv6::field::HOP_LIMIT;
     const ICMP: u8 = protocol::ICMPV6;
+    const CHECKSUM: Option<usize> = None;
 
     #[inline(always)]
     fn address_at(side: Side) -> usize {
@@ -149,11 +145,6 @@ impl Family for V6 {
             Side::Source => ipv6::field::SOURCE,
             Side::Destination => ipv6::field::DESTINATION,
         }
-    }
-
-    #[inline(always)]
-    fn patch_header(_: &mut [u8], _: Delta) -> Delta {
-        Delta::NONE
     }
 
     fn transport(quoted: &[u8]) -> Option<(u8, usize)> {
@@ -238,7 +229,7 @@ impl<F: Family> Change<F> {
 
     #[inline(always)]
     fn put_address(&self, ip: &mut [u8], side: Side) {
-        F::patch_header(ip, self.header);
+        patch_header::<F>(ip, self.header);
         ip[F::TTL] -= self.hops;
         let new = self.new.as_ref();
         ip[F::address_at(side)..][..new.len()].copy_from_slice(new);
@@ -256,7 +247,7 @@ impl<F: Family> Change<F> {
                 change = self.address; // the pseudo-header
             }
         } else {
-            F::patch_header(ip, Delta::word(u16::from(self.hops) << 8, 0));
+            patch_header::<F>(ip, Delta::word(u16::from(self.hops) << 8, 0));
             ip[F::TTL] -= self.hops;
         }
 
@@ -277,7 +268,10 @@ impl<F: Family> Change<F> {
     fn translate(&self, quoted: &mut [u8], side: Side) -> Result<Delta, Reason> {
         let (number, header) = F::transport(quoted).ok_or(Reason::Malformed)?;
         let mut change = put(quoted, F::address_at(side), self.new.as_ref());
-        change = change.and(F::patch_header(quoted, self.address));
+        if let Some(at) = F::CHECKSUM {
+            let sum = self.address.patch(be16(quoted, at));
+            change = change.and(put(quoted, at, &sum.to_be_bytes()));
+        }
         let transport = quoted.get_mut(header..).ok_or(Reason::Malformed)?;
         if let (Some(_), Some(port)) = self.ports {
             change = change.and(put(transport, side.port_at(), &port.to_be_bytes()));
@@ -307,6 +301,15 @@ pub fn redirect(quoted: &mut [u8], old: End, new: End) -> Result<(), Reason> {
         _ => Err(Reason::Malformed),
     };
     translated.map(|_| ())
+}
+
+/// Patches the header's own checksum, where there is one.
+#[inline(always)]
+fn patch_header<F: Family>(ip: &mut [u8], delta: Delta) {
+    if let Some(at) = F::CHECKSUM {
+        let sum = delta.patch(be16(ip, at));
+        ip[at..][..2].copy_from_slice(&sum.to_be_bytes());
+    }
 }
 
 /// Writes whole words, and says how that changes a sum over them.
