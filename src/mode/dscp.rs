@@ -42,26 +42,24 @@ impl Mode for Dscp {
 
     #[inline(never)]
     fn apply<F: Frame>(&self, frame: &mut F, packet: &Packet, _: u64, _: &mut State) -> Result<PortIndex, Reason> {
-        let ip = match &self.rewrite {
-            Rewrite::V4(_) => {
+        match &self.rewrite {
+            Rewrite::V4(change) => {
                 let ip = self.way.route(frame, packet, ipv4::field::TTL)?;
                 let head: &mut [u8; ipv4::HEADER] = ip.first_chunk_mut().ok_or(Reason::Malformed)?;
                 let old = be16(head, 0);
                 head[1] = self.code | head[1] & ECN;
-                let sum = Delta::word(old, be16(head, 0)).patch(be16(head, ipv4::field::CHECKSUM));
-                head[ipv4::field::CHECKSUM..][..2].copy_from_slice(&sum.to_be_bytes());
-                ip
+                let marked = Delta::word(old, be16(head, 0));
+                change.apply(ip, packet, Side::Destination, Some(marked))?;
             }
-            Rewrite::V6(_) => {
+            Rewrite::V6(change) => {
                 let ip = self.way.route(frame, packet, ipv6::field::HOP_LIMIT)?;
                 let head: &mut [u8; ipv6::HEADER] = ip.first_chunk_mut().ok_or(Reason::Malformed)?;
                 let class = self.code | (be16(head, 0) >> 4) as u8 & ECN;
                 head[0] = 0x60 | class >> 4;
                 head[1] = class << 4 | head[1] & 0xf;
-                ip
+                change.apply(ip, packet, Side::Destination, None)?;
             }
-        };
-        self.rewrite.apply(ip, packet, Side::Destination)?;
+        }
         Ok(self.way.port)
     }
 }

@@ -85,8 +85,8 @@ impl Rewrite {
     #[inline(always)]
     pub fn apply(&self, bytes: &mut [u8], packet: &Packet, side: Side) -> Result<(), Reason> {
         match self {
-            Self::V4(change) => change.apply(bytes, packet, side),
-            Self::V6(change) => change.apply(bytes, packet, side),
+            Self::V4(change) => change.apply(bytes, packet, side, None),
+            Self::V6(change) => change.apply(bytes, packet, side, None),
         }
     }
 }
@@ -184,10 +184,11 @@ impl<F: Family> Change<F> {
         Self { old, new, ports, hops, is_any: false, keeps_quotes: false, address, header, transport }
     }
 
+    /// `more`: how the header has changed already, which its checksum does not say yet.
     #[inline(always)]
-    fn apply(&self, bytes: &mut [u8], packet: &Packet, side: Side) -> Result<(), Reason> {
+    pub fn apply(&self, bytes: &mut [u8], packet: &Packet, side: Side, more: Option<Delta>) -> Result<(), Reason> {
         if self.is_any {
-            return self.apply_to_any(bytes, packet, side);
+            return self.apply_to_any(bytes, packet, side, more);
         }
         let (ip, rest) = bytes.split_at_mut_checked(usize::from(packet.header)).ok_or(Reason::Malformed)?;
         let ip = ip.get_mut(..F::HEADER).ok_or(Reason::Malformed)?;
@@ -205,19 +206,19 @@ impl<F: Family> Change<F> {
                 self.put_port(udp, side);
             }
             Content::LaterFragment => {}
-            Content::Error => return self.apply_to_error(ip, rest, side),
+            Content::Error => return self.apply_to_error(ip, rest, side, more),
         }
-        self.put_address(ip, side);
+        self.put_address(ip, side, more);
         Ok(())
     }
 
     /// Of a VIP that is a prefix: what changes is only known with the packet.
     #[inline(never)]
-    fn apply_to_any(&self, bytes: &mut [u8], packet: &Packet, side: Side) -> Result<(), Reason> {
+    fn apply_to_any(&self, bytes: &mut [u8], packet: &Packet, side: Side, more: Option<Delta>) -> Result<(), Reason> {
         let (at, length) = (F::address_at(side), self.old.as_ref().len());
         let old = bytes.get(at..at + length).and_then(|old| old.try_into().ok()).ok_or(Reason::Malformed)?;
         let change = Self::new(old, self.new, self.ports, self.hops);
-        Self { keeps_quotes: self.keeps_quotes, ..change }.apply(bytes, packet, side)
+        Self { keeps_quotes: self.keeps_quotes, ..change }.apply(bytes, packet, side, more)
     }
 
     #[inline(always)]
@@ -228,8 +229,8 @@ impl<F: Family> Change<F> {
     }
 
     #[inline(always)]
-    fn put_address(&self, ip: &mut [u8], side: Side) {
-        patch_header::<F>(ip, self.header);
+    fn put_address(&self, ip: &mut [u8], side: Side, more: Option<Delta>) {
+        patch_header::<F>(ip, more.map_or(self.header, |more| self.header.and(more)));
         ip[F::TTL] -= self.hops;
         let new = self.new.as_ref();
         ip[F::address_at(side)..][..new.len()].copy_from_slice(new);
@@ -238,16 +239,16 @@ impl<F: Family> Change<F> {
     /// Translates an error and what it quotes. Its sender may be somebody on the way, whose address is his own; a destination
     /// is always the end that changes.
     #[cold]
-    fn apply_to_error(&self, ip: &mut [u8], message: &mut [u8], side: Side) -> Result<(), Reason> {
+    fn apply_to_error(&self, ip: &mut [u8], message: &mut [u8], side: Side, more: Option<Delta>) -> Result<(), Reason> {
         let mut change = Delta::NONE;
         let (new, at) = (self.new.as_ref(), F::address_at(side));
         if ip[at..][..new.len()] == *self.old.as_ref() {
-            self.put_address(ip, side);
+            self.put_address(ip, side, more);
             if F::ICMP == protocol::ICMPV6 {
                 change = self.address; // the pseudo-header
             }
         } else {
-            patch_header::<F>(ip, Delta::word(u16::from(self.hops) << 8, 0));
+            patch_header::<F>(ip, Delta::word(u16::from(self.hops) << 8, 0).and(more.unwrap_or(Delta::NONE)));
             ip[F::TTL] -= self.hops;
         }
 
