@@ -68,14 +68,16 @@ struct Growth {
 impl Growth {
     fn of(definitions: &Definitions, config: &Config) -> Vec<Self> {
         let mtu = config.ports.iter().map(|port| port.mtu).min().unwrap_or(0);
+        // IPv4 before IPv6.
         let mut grown: BTreeMap<(&str, bool, u16), usize> = BTreeMap::new();
         for service in &definitions.services {
             let overheads = service.backends.iter().map(|backend| mode::overhead(service, backend));
             if let Some(overhead) = overheads.max() {
-                *grown.entry((service.forwarding.name(), service.vip.addr().is_ipv4(), overhead)).or_default() += 1;
+                *grown.entry((service.forwarding.name(), service.vip.addr().is_ipv6(), overhead)).or_default() += 1;
             }
         }
-        let growth = |((mode, is_v4, overhead), services)| {
+        let growth = |((mode, is_v6, overhead), services): ((_, bool, u16), _)| {
+            let is_v4 = !is_v6;
             let headers = if is_v4 { ipv4::HEADER } else { ipv6::HEADER } + tcp::HEADER;
             let mss = mtu.saturating_sub(overhead).saturating_sub(headers as u16);
             Self { mode, is_v4, services, overhead, mss }
@@ -156,10 +158,11 @@ fn print_summary(args: &Args, findings: &Findings) -> io::Result<()> {
             }
             for Growth { mode, is_v4, services, overhead, mss } in Growth::of(definitions, config) {
                 let (family, services) = (if is_v4 { "IPv4" } else { "IPv6" }, count(services, "service"));
-                writeln!(
-                    out,
-                    "{mode}: {services}, {family}: packets grow by {overhead} bytes; clients will see an MSS of at most {mss}"
-                )?;
+                let size = match overhead {
+                    0 => "packets keep their size".to_owned(),
+                    overhead => format!("packets grow by {overhead} bytes"),
+                };
+                writeln!(out, "{mode}: {services}, {family}: {size}; clients will see an MSS of at most {mss}")?;
             }
         } else {
             writeln!(out, "no service definitions were named, and the feed is no file: none were checked")?;
