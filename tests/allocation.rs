@@ -1,43 +1,64 @@
-//! The pipeline allocates nothing: a counting allocator watches it over mixed traffic.
-
-mod support;
+//! The pipeline allocates nothing: a counting allocator watches it over everything that the fuzz corpus has.
 
 use std::alloc::System;
+use std::collections::BTreeSet;
+use std::path::Path;
 
+use penstock::config::Config;
 use penstock::pipeline::{BURST, Pipeline, Verdict};
 use penstock::replay::Buffer;
+use penstock::service;
 use penstock::snapshot::{Compiler, Millis, PortIndex};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
-use support::*;
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
+/// The frames of each kept input: each stands behind its length in two bytes.
+fn bursts() -> Vec<Vec<Buffer>> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/pipeline");
+    let inputs = std::fs::read_dir(directory).unwrap().map(|entry| std::fs::read(entry.unwrap().path()).unwrap());
+    inputs
+        .map(|input| {
+            let (mut rest, mut frames) = (&input[..], Vec::new());
+            while let Some((length, more)) = rest.split_first_chunk::<2>()
+                && frames.len() < BURST
+            {
+                let (frame, more) = more.split_at(usize::from(u16::from_be_bytes(*length)).min(more.len()));
+                frames.push(Buffer::new(frame));
+                rest = more;
+            }
+            frames
+        })
+        .collect()
+}
+
+// One test alone in its program: the allocator counts for all threads.
 #[test]
-fn a_burst_of_everything_allocates_nothing() {
-    let mixed = [
-        Made::tcp(TUNNEL_VIP, 80).frame(),
-        Made::udp(TUNNEL_VIP, 53).frame(),
-        Made::tcp(NAT_VIP, 80).frame(),
-        Made::tcp(NAT_VIP, 443).frame(),
-        Made::echo(TUNNEL_VIP).frame(),
-        Made::tcp(TUNNEL_VIP, 81).frame(),
-        Made::tcp(OWN_VIP, 22).frame(),
-        vec![0; 60],
-        vec![0; 3],
-    ];
-    let snapshot = Compiler::new(environment()).compile(&definitions(), &fabric(), Millis(0));
+fn bursts_of_everything_allocate_nothing() {
+    let (config, _) = Config::read(include_str!("../fuzz/penstock.toml"), "c").unwrap();
+    let (definitions, _) = service::read(include_str!("../fuzz/services.json"), "s", None).unwrap();
+    let snapshot = Compiler::new(config.environment()).compile(&definitions, &config.fabric(), Millis(0));
     let mut pipeline = Pipeline::new(0);
     let mut verdicts = [Verdict::Punt; BURST];
-    let mut frames: Vec<Buffer> = mixed.iter().cycle().take(BURST).map(|frame| Buffer::new(frame)).collect();
+    let mut seen = BTreeSet::new();
+    let mut bursts = bursts();
 
-    let region = Region::new(ALLOCATOR);
-    pipeline.process(&snapshot, Millis(0), PortIndex(0), &mut frames, &mut verdicts);
-    let change = region.change();
-    assert_eq!((change.allocations, change.reallocations, change.deallocations), (0, 0, 0));
-    for wanted in [Verdict::Punt, Verdict::Forward(PortIndex(0)), Verdict::Answer(PortIndex(0))] {
-        assert!(verdicts.contains(&wanted), "no {wanted:?} among the verdicts");
+    for frames in &mut bursts {
+        let region = Region::new(ALLOCATOR);
+        pipeline.process(&snapshot, Millis(0), PortIndex(0), frames, &mut verdicts);
+        let change = region.change();
+        assert_eq!((change.allocations, change.reallocations, change.deallocations), (0, 0, 0), "{verdicts:?}");
+        seen.extend(verdicts[..frames.len()].iter().map(|verdict| match verdict {
+            Verdict::Forward(_) => "forward",
+            Verdict::Answer(_) => "answer",
+            Verdict::Reject(_) => "reject",
+            Verdict::Hold => "hold",
+            Verdict::Punt => "punt",
+            Verdict::Drop(_) => "drop",
+        }));
     }
+    assert_eq!(seen.len(), 6, "only {seen:?} were seen");
 
     let region = Region::new(ALLOCATOR);
     std::hint::black_box(vec![1]);
