@@ -1,10 +1,13 @@
 //! IPv6, and modes whose receiver every Linux has: `dscp`, by one stateless nftables rule, and `dnat`.
 
+use std::path::Path;
+
 use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::{Scene, require};
 use crate::backend::DNAT_PORT;
+use crate::capture::Capture;
 use crate::lab::{CLIENT, Lab, TO_CLIENT, TO_NODE, VIP, backend_address, to_backend, two_backends};
 use crate::namespace::Namespace;
 use crate::node::TWIN;
@@ -19,33 +22,54 @@ const CLIENT6: &str = "2001:db8:c::10";
 const CODES: (u8, u8) = (5, 6);
 
 fn play(lab: &mut Lab, story: &mut Story) -> Result<()> {
-    let sixth = Sixth::build(lab)?;
+    // Without IPv6 in the kernel half of it can still be shown.
+    let sixth = Path::new("/proc/sys/net/ipv6").exists().then(|| Sixth::build(lab)).transpose()?;
     for backend in &lab.backends {
         speak_dscp(&backend.namespace)?;
     }
     lab.node.publish(&services())?;
     let at_node = lab.capture_at_router(TO_NODE, "modes-lb", "tcp or icmp6")?;
 
-    for (family, vip, url) in [("IPv4", VIP, format!("http://{VIP}/")), ("IPv6", VIP6, format!("http://[{VIP6}]/"))] {
-        let client = if family == "IPv4" { CLIENT } else { CLIENT6 };
-        story.claim(&format!("dscp, {family}: the backend answers the client itself, as the VIP"), || {
-            let got = lab.client.curl(&url)?;
-            require(got.server_seen == format!("{vip}:80"), || format!("it was addressed as {}", got.server_seen))?;
-            require(got.client_seen == got.client, || format!("it saw {}, curl had {}", got.client_seen, got.client))?;
-            at_node.until_it_has(1, &format!("src {client} and dst {vip} and tcp"))?;
-            let strayed = at_node.count(&format!("src {vip} and tcp"))?;
-            require(strayed == 0, || format!("{strayed} packets from the VIP on the load balancer's wire"))?;
-            Ok(format!(
-                "{} saw {} -> {}; 0 packets of the reply at the load balancer",
-                got.backend, got.client_seen, got.server_seen
-            ))
-        })?;
-        story.claim(&format!("dscp, {family}: 1 MiB goes up, checksums right all the way"), || {
-            let sent = lab.client.upload(&url, 1 << 20)?;
-            require(sent == 1 << 20, || format!("curl sent {sent} bytes"))?;
-            Ok(format!("{sent} bytes sent and answered"))
-        })?;
+    dscp(lab, story, &at_node, "IPv4", (CLIENT, VIP), &format!("http://{VIP}/"))?;
+    if sixth.is_some() {
+        dscp(lab, story, &at_node, "IPv6", (CLIENT6, VIP6), &format!("http://[{VIP6}]/"))?;
+        sixth_dnat(lab, story)?;
     }
+    drop(sixth);
+    for backend in &lab.backends {
+        output(backend.namespace.command("nft").arg("delete table inet lab-dscp"))?;
+    }
+    lab.node.publish(&two_backends("after modes")).map(drop)
+}
+
+fn dscp(
+    lab: &Lab,
+    story: &mut Story,
+    at_node: &Capture,
+    family: &str,
+    (client, vip): (&str, &str),
+    url: &str,
+) -> Result<()> {
+    story.claim(&format!("dscp, {family}: the backend answers the client itself, as the VIP"), || {
+        let got = lab.client.curl(url)?;
+        require(got.server_seen == format!("{vip}:80"), || format!("it was addressed as {}", got.server_seen))?;
+        require(got.client_seen == got.client, || format!("it saw {}, curl had {}", got.client_seen, got.client))?;
+        at_node.until_it_has(1, &format!("src {client} and dst {vip} and tcp"))?;
+        let strayed = at_node.count(&format!("src {vip} and tcp"))?;
+        require(strayed == 0, || format!("{strayed} packets from the VIP on the load balancer's wire"))?;
+        Ok(format!(
+            "{} saw {} -> {}; 0 packets of the reply at the load balancer",
+            got.backend, got.client_seen, got.server_seen
+        ))
+    })?;
+    story.claim(&format!("dscp, {family}: 1 MiB goes up, checksums right all the way"), || {
+        let sent = lab.client.upload(url, 1 << 20)?;
+        require(sent == 1 << 20, || format!("curl sent {sent} bytes"))?;
+        Ok(format!("{sent} bytes sent and answered"))
+    })
+}
+
+fn sixth_dnat(lab: &Lab, story: &mut Story) -> Result<()> {
     story.claim("dnat, IPv6: another port, and the reply comes back translated", || {
         let url = format!("http://[{VIP6}]:8080/");
         let got = lab.client.curl(&url)?;
@@ -63,12 +87,7 @@ fn play(lab: &mut Lab, story: &mut Story) -> Result<()> {
         let answered = lab.node.metrics()?.sum("penstock_answered_packets_total") - before;
         require(answered == 5, || format!("{answered} answers counted"))?;
         Ok(format!("5 of 5, {answered} answers counted"))
-    })?;
-    drop(sixth);
-    for backend in &lab.backends {
-        output(backend.namespace.command("nft").arg("delete table inet lab-dscp"))?;
-    }
-    lab.node.publish(&two_backends("after modes")).map(drop)
+    })
 }
 
 fn services() -> Value {
