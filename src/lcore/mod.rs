@@ -129,6 +129,8 @@ impl Work for Forwarding {
 
     fn hold(&mut self, now: Millis, port: PortIndex, frames: &mut Batch) {
         let until = Millis(now.0 + self.snapshots.quiescent().hold().as_millis() as u64);
+        // Out they come from the end.
+        frames.reverse();
         for _ in 0..frames.len() {
             let Some(frame) = frames.pop() else { break };
             if let Err(frame) = self.held.keep(frame, port, until) {

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use super::fragments::Fragments;
 use super::parse::{Datagram, Parsed};
 use crate::mode::PortIndex;
-use crate::snapshot::{Millis, Port};
-use crate::wire::{Frame, Mac};
+use crate::snapshot::Millis;
+use crate::wire::Frame;
 
 /// Frames that wait at once; what is more is dropped as if nothing waited.
 const ROOM: usize = 256;
@@ -41,9 +41,7 @@ impl<F: Frame> Held<F> {
 
     /// Keeps a frame that was received on `port` until the moment `until`, or gives it back where there is no room.
     pub fn keep(&mut self, frame: F, port: PortIndex, until: Millis) -> Result<(), F> {
-        // Whose frame it is has been decided: only the packet is read again.
-        let station = Port { mac: Mac::default(), mtu: 0, promiscuous: true };
-        match Parsed::of(frame.bytes(), &station).datagram {
+        match Parsed::again(frame.bytes()).datagram {
             Some(datagram) if self.waiting.len() < ROOM => {
                 self.waiting.push_back(Waiting { frame, port, datagram, until });
                 Ok(())

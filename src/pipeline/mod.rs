@@ -18,8 +18,8 @@ mod refusal;
 use crate::counters::Reason;
 use crate::mode::{Content, Reply, State, link};
 use crate::service::Hash;
-use crate::snapshot::{Millis, Port, PortIndex, ServiceIndex, Snapshot, TargetIndex};
-use crate::wire::{Frame, Mac, ethernet, quic, udp};
+use crate::snapshot::{Millis, PortIndex, ServiceIndex, Snapshot, TargetIndex};
+use crate::wire::{Frame, ethernet, quic, udp};
 
 use burst::Burst;
 pub use explain::{Choice, Chosen, Explanation, Matched, explain};
@@ -84,11 +84,8 @@ impl Pipeline {
         while others != 0 {
             let at = others.trailing_zeros() as usize;
             others &= others - 1;
-            let may_hold = self.may_hold && !snapshot.hold().is_zero();
             match find_any(&mut frames[at], snapshot, now, port, &mut self.fragments) {
-                Err(Verdict::Drop(Reason::FragmentUnknown)) if may_hold && is_of_flow(&frames[at]) => {
-                    verdicts[at] = Verdict::Hold;
-                }
+                Err(Verdict::Hold) if !self.may_hold => verdicts[at] = Verdict::Drop(Reason::FragmentUnknown),
                 Ok((parsed, service)) => {
                     let target = find_server(&frames[at], &parsed, service, snapshot);
                     self.burst.add(at, &parsed, service, target, snapshot);
@@ -104,9 +101,7 @@ impl Pipeline {
         self.burst.count(&targets, snapshot.traffic(self.lcore));
         port
     }
-}
 
-impl Pipeline {
     /// Takes a frame that need wait no longer out of `held`, with the port that received it: its first fragment came, or does not
     /// come any more.
     pub fn release<F: Frame>(&self, held: &mut Held<F>, now: Millis) -> Option<(F, PortIndex)> {
@@ -127,13 +122,6 @@ impl Pipeline {
         self.may_hold = true;
         only
     }
-}
-
-/// Whether a frame is a later fragment of TCP or UDP: of ICMP none is worth waiting for.
-#[cold]
-fn is_of_flow<F: Frame>(frame: &F) -> bool {
-    let station = Port { mac: Mac::default(), mtu: 0, promiscuous: true };
-    Parsed::of(frame.bytes(), &station).kind == Kind::LaterFragment
 }
 
 /// Reads and matches any frame: a packet of a service, with the tags off its frame, or the verdict.
@@ -165,6 +153,12 @@ fn find_any<F: Frame>(
         Match::Echo => Err(echo::answer(&parsed, frame, snapshot)),
         // What the fabric says of our own packets is not the kernel's business, where it can be told whose they were.
         Match::Other(Verdict::Punt) => Err(fabric::relay(&parsed, frame, snapshot, now).unwrap_or(Verdict::Punt)),
+        // Of ICMP none is worth waiting for.
+        Match::Other(Verdict::Drop(Reason::FragmentUnknown))
+            if parsed.kind == Kind::LaterFragment && !snapshot.hold().is_zero() =>
+        {
+            Err(Verdict::Hold)
+        }
         Match::Other(verdict) => Err(verdict),
     }
 }

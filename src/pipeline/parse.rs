@@ -5,12 +5,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use crate::counters::Reason;
 use crate::mode::{Content, Packet};
 use crate::snapshot::Port;
-#[cfg(doc)]
-use crate::wire::Mac;
 use crate::wire::ethernet::{self, Ethernet, Link};
 use crate::wire::ipv4::{self, Ipv4, protocol};
 use crate::wire::ipv6::{self, Ipv6};
-use crate::wire::{Malformed, icmp, tcp, udp};
+use crate::wire::{Mac, Malformed, icmp, tcp, udp};
 
 const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
@@ -172,6 +170,11 @@ impl Parsed {
             return None;
         }
         Some((total as u16, Flow::of(&ip)))
+    }
+
+    /// Reads a frame again whose station has been looked at before.
+    pub fn again(frame: &[u8]) -> Self {
+        Self::of(frame, &Port { mac: Mac::default(), mtu: 0, promiscuous: true })
     }
 
     /// Reads a frame that `station` received, whatever it is.
@@ -353,7 +356,6 @@ impl From<Malformed> for Reason {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::Mac;
     use proptest::prelude::*;
 
     const STATION: Port = Port { mac: Mac([2, 0, 0, 0, 0, 1]), mtu: 1500, promiscuous: false };

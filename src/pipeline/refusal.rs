@@ -8,10 +8,10 @@ use super::parse::Parsed;
 use crate::counters::Reason;
 use crate::mode::{Content, NextHop, Packet};
 use crate::service::NoBackend;
-use crate::snapshot::{Millis, Port, PortIndex, ServiceIndex, Snapshot};
+use crate::snapshot::{Millis, PortIndex, ServiceIndex, Snapshot};
 use crate::wire::ipv4::{self, Ipv4, protocol};
 use crate::wire::tcp::{self, ACK, FIN, FLAGS, RST, SYN};
-use crate::wire::{Frame, Mac, be32, checksum, ethernet, icmp, ipv6};
+use crate::wire::{Frame, be32, checksum, ethernet, icmp, ipv6};
 
 /// A packet that its mode refused; its frame is untagged and as it came.
 pub struct Refused {
@@ -49,9 +49,7 @@ pub fn answer<F: Frame>(frame: &mut F, refused: Refused, snapshot: &Snapshot, no
     if matches!(packet.content, Content::Error | Content::LaterFragment) {
         return dropped;
     }
-    // Whoever reads it here is the station that it was for.
-    let station = Port { mac: Mac::default(), mtu: 0, promiscuous: true };
-    let parsed = Parsed::of(frame.bytes(), &station);
+    let parsed = Parsed::again(frame.bytes());
     let icmp = |v4, v6, word| Some(Answer::Icmp { v4, v6, word });
     let answer = match reason {
         Reason::TooBig if may_be_fragmented(frame.bytes(), &parsed) => None,
