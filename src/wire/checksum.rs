@@ -25,6 +25,11 @@ impl Delta {
         Self(fold(self.0 as u32 + other.0 as u32))
     }
 
+    /// That of the change undone.
+    pub const fn inverse(self) -> Self {
+        Self(!self.0)
+    }
+
     /// The checksum `sum` after the change; never 0xffff where `sum` was right (RFC 1624, section 3).
     #[inline]
     pub const fn patch(self, sum: u16) -> u16 {

@@ -1,0 +1,446 @@
+//! The translations of one lcore's `snat` flows: found by the client's ends, and by the source that its packets got.
+//!
+//! **A source is one flow's.** Each (protocol, source address, port) of the lcore's share is a slot with room for one
+//! translation, so a reply finds its flow by arithmetic and a compare, and can never be taken for another's. A slot is used
+//! again only when its flow is closed or idle for as long as its service says; the one that was left longest comes first. When
+//! none is free a new flow is refused.
+//!
+//! **No timers.** Each slot says until when it lives, in whole seconds. Who is looked for after that is not found; what is over
+//! is collected when no slot is free, by one pass over those numbers, once a second at most.
+
+use std::collections::VecDeque;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use super::Sources;
+use crate::service::{IdleTimeout, Protocol};
+use crate::wire::checksum::Delta;
+use crate::wire::{be16, tcp};
+
+/// Whole seconds on the caller's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Seconds(pub u32);
+
+/// An address of either family, in a packet's bytes.
+pub trait Address: AsRef<[u8]> + Copy + Eq + std::fmt::Debug {
+    const ZERO: Self;
+    /// The part of the key's mix that is the addresses'.
+    fn words(client: Self, vip: Self) -> u64;
+    fn table(nat: &mut Nat) -> &mut Table<Self>
+    where
+        Self: Sized;
+}
+
+/// Who sends to which VIP: what a client's packets have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Key<A> {
+    pub client: A,
+    pub vip: A,
+    pub client_port: u16,
+    pub vip_port: u16,
+    pub protocol: Protocol,
+}
+
+/// An address and a port.
+pub type Ends<A> = (A, u16);
+
+/// Names a translation of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot(pub u32);
+
+/// What the caller found for a flow in a snapshot: numbers that mean something to the caller alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Via {
+    /// Of the snapshot; 0 is none's.
+    pub serial: u32,
+    pub service: u32,
+    pub target: u32,
+}
+
+/// Which side a segment comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    Client,
+    Backend,
+}
+
+/// One flow's translation: `client -> VIP` becomes `source -> backend`, and back.
+#[derive(Debug, Clone)]
+#[repr(align(64))]
+pub struct Translation<A> {
+    pub key: Key<A>,
+    pub source: Ends<A>,
+    pub backend: Ends<A>,
+    /// How the sum over both addresses changes on the way to the backend, and that over the ports, too.
+    pub addresses: Delta,
+    pub transport: Delta,
+    pub via: Via,
+    /// Seconds that it lives beyond its last packet: while it is being opened or closed, and between.
+    idle: [u32; 2],
+    /// The next of the chain that the key is in.
+    next: u32,
+    seen: u8,
+}
+
+/// What was seen of a flow, a bit each.
+mod seen {
+    /// A reply, other than a reset.
+    pub const REPLY: u8 = 1;
+    /// After that, the client's next segment: the connection is established. (A forged SYN gets no further than a reply.)
+    pub const ESTABLISHED: u8 = 2;
+    pub const CLIENTS_FIN: u8 = 4;
+    pub const BACKENDS_FIN: u8 = 8;
+    pub const CLIENTS_RST: u8 = 16;
+    pub const BACKENDS_RST: u8 = 32;
+    /// It has been left for another backend: its source stays taken, and translates nothing.
+    pub const RETIRED: u8 = 64;
+}
+
+impl<A: Address> Translation<A> {
+    /// Whether both sides have closed it, or one has reset it (RFC 5382, section 5).
+    #[inline]
+    pub fn is_closed(&self) -> bool {
+        let both = seen::CLIENTS_FIN | seen::BACKENDS_FIN;
+        self.seen & both == both || self.seen & (seen::CLIENTS_RST | seen::BACKENDS_RST) != 0
+    }
+
+    /// Whether client and backend have spoken with each other.
+    #[inline]
+    pub fn is_established(&self) -> bool {
+        self.seen & seen::ESTABLISHED != 0 && !self.is_closed()
+    }
+
+    /// Whether a client's segment with these flags may change anything that is known of the flow.
+    #[inline(always)]
+    pub fn is_news(&self, flags: u8) -> bool {
+        flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0
+            || self.seen & (seen::ESTABLISHED | seen::CLIENTS_RST) != seen::ESTABLISHED
+    }
+
+    fn idle(&self) -> u32 {
+        self.idle[usize::from(self.is_established())]
+    }
+
+    fn note(&mut self, flags: u8, by: By) {
+        use seen::*;
+        if self.key.protocol == Protocol::Udp {
+            return;
+        }
+        let has = |flag| flags & flag != 0;
+        match by {
+            // A new connection between the ends of one that is over.
+            By::Client if has(tcp::SYN) && self.is_closed() => self.seen = 0,
+            By::Client if has(tcp::RST) => self.seen |= CLIENTS_RST,
+            By::Client if has(tcp::SYN) => {}
+            By::Client => {
+                // Who goes on talking has not reset anything: that was forged (RFC 5961).
+                self.seen &= !CLIENTS_RST;
+                if self.seen & REPLY != 0 {
+                    self.seen |= ESTABLISHED;
+                }
+                if has(tcp::FIN) {
+                    self.seen |= CLIENTS_FIN;
+                }
+            }
+            By::Backend if has(tcp::RST) => self.seen |= BACKENDS_RST,
+            By::Backend => {
+                self.seen |= REPLY;
+                if has(tcp::FIN) {
+                    self.seen |= BACKENDS_FIN;
+                }
+            }
+        }
+    }
+}
+
+/// All translations of one lcore.
+#[derive(Debug)]
+pub struct Nat {
+    lcore: usize,
+    lcores: usize,
+    pub v4: Table<[u8; 4]>,
+    pub v6: Table<[u8; 16]>,
+}
+
+impl Nat {
+    /// For the lcore's share of `sources`. `seed` should be a secret of the process: it keys the hash that flows are found by, and
+    /// says which source comes first.
+    pub fn new(sources: &Sources, lcore: usize, seed: [u64; 2]) -> Self {
+        let ports: Vec<u16> = {
+            let share = sources.share(lcore);
+            (share.first..=share.last).collect()
+        };
+        let v4: Vec<_> = sources.v4().iter().map(Ipv4Addr::octets).collect();
+        let v6: Vec<_> = sources.v6().iter().map(Ipv6Addr::octets).collect();
+        let lcores = sources.lcores();
+        Self { lcore, lcores, v4: Table::new(&v4, &ports, seed), v6: Table::new(&v6, &ports, seed) }
+    }
+
+    /// Of an lcore that translates nothing.
+    pub fn none(lcore: usize) -> Self {
+        Self { lcore, lcores: 1, v4: Table::new(&[], &[], [0; 2]), v6: Table::new(&[], &[], [0; 2]) }
+    }
+
+    /// Whose they are.
+    pub fn lcore(&self) -> usize {
+        self.lcore
+    }
+
+    /// How many lcores share the sources.
+    pub fn lcores(&self) -> usize {
+        self.lcores
+    }
+}
+
+/// "None", in place of a slot's number.
+const NONE: u32 = u32::MAX;
+
+/// The translations of one family.
+#[derive(Debug)]
+pub struct Table<A> {
+    /// By protocol, then source address, then port.
+    translations: Box<[Translation<A>]>,
+    /// The second that each is over at; 0: it is free.
+    until: Box<[u32]>,
+    /// First translation of each chain, by the hash of the key.
+    chains: Box<[u32]>,
+    /// Free slots of each protocol, the one that was left longest first.
+    free: [VecDeque<u32>; 2],
+    /// When those of each protocol that were over were last collected.
+    collected: [Seconds; 2],
+    /// Sorted, as the ports are.
+    addresses: Box<[A]>,
+    ports: (u16, u16),
+    seed: [u64; 2],
+}
+
+impl<A: Address + Ord> Table<A> {
+    fn new(addresses: &[A], ports: &[u16], seed: [u64; 2]) -> Self {
+        let of_protocol = addresses.len() * ports.len();
+        let protocols = [Protocol::Tcp, Protocol::Udp];
+        let free = |protocol: usize| {
+            // One port of every address, then the next port, from somewhere on.
+            let start = if of_protocol == 0 { 0 } else { (seed[0] % ports.len() as u64) as usize };
+            let port = |index: usize| (start + index) % ports.len();
+            let slot = |port: usize, address: usize| (protocol * of_protocol + address * ports.len() + port) as u32;
+            (0..ports.len())
+                .flat_map(|index| (0..addresses.len()).map(move |address| slot(port(index), address)))
+                .collect()
+        };
+        let sources = || addresses.iter().flat_map(|&address| ports.iter().map(move |&port| (address, port)));
+        let blank = |(protocol, source)| Translation {
+            key: Key { client: A::ZERO, vip: A::ZERO, client_port: 0, vip_port: 0, protocol },
+            source,
+            backend: (A::ZERO, 0),
+            addresses: Delta::NONE,
+            transport: Delta::NONE,
+            via: Via::default(),
+            idle: [0; 2],
+            next: NONE,
+            seen: 0,
+        };
+        let slots = protocols.into_iter().flat_map(|protocol| sources().map(move |source| (protocol, source)));
+        let translations: Box<[_]> = slots.map(blank).collect();
+        Self {
+            until: vec![0; translations.len()].into(),
+            chains: vec![NONE; translations.len().next_power_of_two()].into(),
+            free: [free(0), free(1)],
+            collected: [Seconds(0); 2],
+            addresses: addresses.into(),
+            ports: (ports.first().copied().unwrap_or(1), ports.last().copied().unwrap_or(0)),
+            translations,
+            seed,
+        }
+    }
+
+    /// The flow whose packets came to the source `to` as replies from `from`.
+    pub fn find_reply(&self, to: Ends<A>, from: Ends<A>, protocol: Protocol, now: Seconds) -> Option<Slot> {
+        let address = self.addresses.binary_search(&to.0).ok()?;
+        let (first, last) = self.ports;
+        if !(first..=last).contains(&to.1) {
+            return None;
+        }
+        let ports = usize::from(last - first) + 1;
+        let place = protocol as usize * self.addresses.len() + address;
+        let slot = place * ports + usize::from(to.1 - first);
+        let translation = &self.translations[slot];
+        let is_it = self.until[slot] > now.0 && translation.backend == from && translation.seen & seen::RETIRED == 0;
+        is_it.then_some(Slot(slot as u32))
+    }
+}
+
+impl<A: Address> Table<A> {
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.translations.is_empty()
+    }
+
+    /// The flow with these ends.
+    #[inline(always)]
+    pub fn find(&self, key: &Key<A>, now: Seconds) -> Option<Slot> {
+        let mut at = *self.chains.get(self.chain(key))?;
+        loop {
+            let translation = self.translations.get(at as usize)?;
+            if translation.key == *key && self.until[at as usize] > now.0 {
+                return Some(Slot(at));
+            }
+            at = translation.next;
+        }
+    }
+
+    #[inline(always)]
+    pub fn get(&self, slot: Slot) -> &Translation<A> {
+        &self.translations[slot.0 as usize]
+    }
+
+    /// Opens a translation to `backend` for a flow that has none. `None`: no source is free.
+    pub fn open(&mut self, key: Key<A>, backend: Ends<A>, idle: &IdleTimeout, now: Seconds) -> Option<Slot> {
+        let protocol = key.protocol as usize;
+        if self.free[protocol].is_empty() {
+            self.collect(key.protocol, now);
+        }
+        let slot = self.free[protocol].pop_front()?;
+        let chain = self.chain(&key);
+        let translation = &mut self.translations[slot as usize];
+        let source = translation.source;
+        let addresses = change(&key.client, &source.0).and(change(&key.vip, &backend.0));
+        let ports = Delta::word(key.client_port, source.1).and(Delta::word(key.vip_port, backend.1));
+        *translation = Translation {
+            key,
+            source,
+            backend,
+            addresses,
+            transport: addresses.and(ports),
+            via: Via::default(),
+            idle: [0; 2],
+            next: self.chains[chain],
+            seen: 0,
+        };
+        self.chains[chain] = slot;
+        let slot = Slot(slot);
+        self.take_times(slot, idle, now);
+        Some(slot)
+    }
+
+    /// Takes new timeouts, and starts them.
+    pub fn take_times(&mut self, slot: Slot, idle: &IdleTimeout, now: Seconds) {
+        let translation = &mut self.translations[slot.0 as usize];
+        let times = match translation.key.protocol {
+            Protocol::Tcp => [idle.tcp_closing, idle.tcp],
+            Protocol::Udp => [idle.udp; 2],
+        };
+        translation.idle = times.map(|time| u32::try_from(time.as_secs()).unwrap_or(u32::MAX));
+        self.touch(slot, now);
+    }
+
+    /// Notes what was found for the flow in a snapshot.
+    pub fn set_via(&mut self, slot: Slot, via: Via) {
+        self.translations[slot.0 as usize].via = via;
+    }
+
+    /// A packet of it goes by.
+    #[inline(always)]
+    pub fn touch(&mut self, slot: Slot, now: Seconds) {
+        // Another second, since some of the one that is under way is over.
+        let idle = self.translations[slot.0 as usize].idle();
+        self.until[slot.0 as usize] = now.0.saturating_add(idle).saturating_add(1);
+    }
+
+    /// A TCP segment of it with these flags goes by.
+    pub fn note(&mut self, slot: Slot, flags: u8, by: By, now: Seconds) {
+        self.translations[slot.0 as usize].note(flags, by);
+        self.touch(slot, now);
+    }
+
+    /// Ends a translation whose flow goes elsewhere: its source stays taken until nothing of the flow can come any more.
+    pub fn retire(&mut self, slot: Slot, now: Seconds) {
+        self.unchain(slot.0);
+        let translation = &mut self.translations[slot.0 as usize];
+        translation.seen = seen::RETIRED;
+        self.until[slot.0 as usize] = now.0.saturating_add(translation.idle[0]).saturating_add(1);
+    }
+
+    /// Frees what is over.
+    #[cold]
+    fn collect(&mut self, protocol: Protocol, now: Seconds) {
+        // Nothing more is over within the same second.
+        if std::mem::replace(&mut self.collected[protocol as usize], now) == now {
+            return;
+        }
+        let half = self.until.len() / 2;
+        for slot in protocol as usize * half..(protocol as usize + 1) * half {
+            if self.until[slot] != 0 && self.until[slot] <= now.0 {
+                self.unchain(slot as u32);
+                self.until[slot] = 0;
+                self.free[protocol as usize].push_back(slot as u32);
+            }
+        }
+    }
+
+    /// Takes a translation out of its chain, where it is in one.
+    fn unchain(&mut self, slot: u32) {
+        let chain = self.chain(&self.translations[slot as usize].key);
+        let next = self.translations[slot as usize].next;
+        if self.chains[chain] == slot {
+            self.chains[chain] = next;
+            return;
+        }
+        let mut at = self.chains[chain];
+        while let Some(before) = self.translations.get_mut(at as usize) {
+            if before.next == slot {
+                before.next = next;
+                return;
+            }
+            at = before.next;
+        }
+    }
+
+    #[inline(always)]
+    fn chain(&self, key: &Key<A>) -> usize {
+        let ports = u64::from(key.client_port) << 32 | u64::from(key.vip_port) << 8 | key.protocol as u64;
+        let mixed = fold(A::words(key.client, key.vip) ^ self.seed[0], ports ^ self.seed[1]);
+        (fold(mixed, self.seed[0] | 1) as usize) & (self.chains.len() - 1)
+    }
+}
+
+/// Both halves of a product, folded together: every bit of it depends on all of both (as in wyhash and rapidhash).
+#[inline(always)]
+fn fold(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    (product >> 64) as u64 ^ product as u64
+}
+
+/// How a sum over an address changes.
+fn change<A: Address>(old: &A, new: &A) -> Delta {
+    let words = old.as_ref().chunks_exact(2).zip(new.as_ref().chunks_exact(2));
+    words.fold(Delta::NONE, |sum, (old, new)| sum.and(Delta::word(be16(old, 0), be16(new, 0))))
+}
+
+impl Address for [u8; 4] {
+    const ZERO: Self = [0; 4];
+
+    #[inline(always)]
+    fn words(client: Self, vip: Self) -> u64 {
+        u64::from(u32::from_ne_bytes(client)) << 32 | u64::from(u32::from_ne_bytes(vip))
+    }
+
+    fn table(nat: &mut Nat) -> &mut Table<Self> {
+        &mut nat.v4
+    }
+}
+
+impl Address for [u8; 16] {
+    const ZERO: Self = [0; 16];
+
+    #[inline(always)]
+    fn words(client: Self, vip: Self) -> u64 {
+        // Odd constants of no meaning (the fractions of the square roots of 2 and 3), so that swapped words differ.
+        const KEYS: [u64; 2] = [0x6a09_e667_f3bc_c909, 0xbb67_ae85_84ca_a73b];
+        let half = |address: Self, at: u32| (u128::from_ne_bytes(address) >> (64 * at)) as u64;
+        fold(half(client, 0) ^ KEYS[0], half(client, 1) ^ KEYS[1])
+            ^ fold(half(vip, 1) ^ KEYS[0], half(vip, 0) ^ KEYS[1])
+    }
+
+    fn table(nat: &mut Nat) -> &mut Table<Self> {
+        &mut nat.v6
+    }
+}
