@@ -60,7 +60,7 @@ pub fn pipeline(input: &[u8]) {
     for ((frame, before), verdict) in frames.iter().zip(&before).zip(verdicts) {
         match verdict {
             Verdict::Forward(_) | Verdict::Answer(_) | Verdict::Reject(_) => sound(frame.bytes()),
-            Verdict::Punt | Verdict::Hold => assert_eq!(frame.bytes(), before, "{verdict:?}"),
+            Verdict::Punt | Verdict::Hold | Verdict::HandOver(_) => assert_eq!(frame.bytes(), before, "{verdict:?}"),
             Verdict::Drop(_) => {}
         }
     }

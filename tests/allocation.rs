@@ -54,6 +54,7 @@ fn bursts_of_everything_allocate_nothing() {
             Verdict::Answer(_) => "answer",
             Verdict::Reject(_) => "reject",
             Verdict::Hold => "hold",
+            Verdict::HandOver(_) => "hand over",
             Verdict::Punt => "punt",
             Verdict::Drop(_) => "drop",
         }));

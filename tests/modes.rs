@@ -1156,8 +1156,7 @@ fn replayed_at(
     writer.finish().unwrap();
     let (config, _) = Config::read(config, "c").unwrap();
     let (definitions, _) = service::read(services, "s", None).unwrap();
-    let environment = penstock::snapshot::Environment { lcores, ..config.environment() };
-    let compiler = Compiler::new(environment);
+    let compiler = Compiler::new(config.environment_of(lcores));
     let (fabric, port) = (config.fabric(), PortIndex(0));
     let plan = Plan { compiler, fabric, port, lcores, definitions, changes: vec![] };
     let (mut sent, mut punted) = (Vec::new(), Vec::new());

@@ -11,7 +11,7 @@ use super::{Failure, inputs, print_json, replay};
 use crate::counters::Reason;
 use crate::pipeline::{Choice, Chosen, Explanation, Matched, Verdict, explain};
 use crate::replay::Buffer;
-use crate::service::{Hash, Protocol, Service, State};
+use crate::service::{Forwarding, Hash, Protocol, Service, State};
 use crate::snapshot::{Compiler, Fabric, Millis, Way};
 use crate::wire::ethernet::{self, Ethernet, Link};
 use crate::wire::ipv4::{self, Ipv4, protocol};
@@ -172,6 +172,7 @@ fn steps<'a>(
             Verdict::Forward(port) => format!("forwarded by {}", name(port)),
             Verdict::Answer(port) => format!("answered by {}", name(port)),
             Verdict::Hold => "held until its first fragment comes".into(),
+            Verdict::HandOver(lcore) => format!("handed to lcore {lcore}, which decides"),
             Verdict::Punt => "punted to the kernel twin".into(),
             Verdict::Reject(port) => format!("dropped, no_backend; the client is told so by {}", name(port)),
             Verdict::Drop(reason) => format!("dropped, {reason}: {}", reason.help()),
@@ -222,6 +223,10 @@ fn choice_steps(args: &Args, service: &Service, choice: &Choice) -> Vec<Step> {
 
 fn mode(service: &Service, chosen: Option<&Chosen>) -> String {
     match chosen.map_or(0, |chosen| chosen.overhead) {
+        0 if service.forwarding == Forwarding::Snat => {
+            "snat: the packet keeps its size; a source of its own, of which this is the first of the first lcore"
+                .to_owned()
+        }
         0 => format!("{}: the packet keeps its size", service.forwarding.name()),
         bytes => format!("{}: the packet grows by {bytes} bytes", service.forwarding.name()),
     }
@@ -337,6 +342,7 @@ fn document<'a>(
         Verdict::Forward(port) => ("forwarded", Some(name(port)), None),
         Verdict::Answer(port) => ("answered", Some(name(port)), None),
         Verdict::Hold => ("held", None, None),
+        Verdict::HandOver(_) => ("handed over", None, None),
         Verdict::Punt => ("punted", None, None),
         Verdict::Reject(port) => ("dropped", Some(name(port)), Some(Reason::NoBackend.name())),
         Verdict::Drop(reason) => ("dropped", None, Some(reason.name())),

@@ -78,13 +78,16 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 
     let input = File::open(&args.input).map_err(|error| bad(&args.input, error))?;
     let reader = Reader::new(BufReader::with_capacity(1 << 18, input)).map_err(|error| bad(&args.input, error))?;
-    let mut environment = loaded.config.environment();
-    environment.lcores = usize::from(args.lcores);
+    let lcores = usize::from(args.lcores);
+    if loaded.config.snat.ports.count() < lcores {
+        let ports = loaded.config.snat.ports;
+        return Err(bad(&args.config, format!("snat.ports: {ports} cannot be shared out among {lcores} lcores")));
+    }
     let plan = Plan {
-        compiler: Compiler::new(environment),
+        compiler: Compiler::new(loaded.config.environment_of(lcores)),
         fabric: loaded.config.fabric(),
         port,
-        lcores: usize::from(args.lcores),
+        lcores,
         definitions: loaded.definitions,
         changes,
     };

@@ -1,6 +1,7 @@
 //! The configuration as the snapshot's compiler takes it.
 
 use super::Config;
+use crate::flow::Sources;
 use crate::snapshot::{self, Environment, Fabric, Limit, PortIndex};
 use crate::wire::Mac;
 
@@ -10,6 +11,11 @@ pub const REPLAY_MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
 impl Config {
     /// What does not change while a node runs.
     pub fn environment(&self) -> Environment {
+        self.environment_of(self.dpdk.lcores.len())
+    }
+
+    /// The same, with so many lcores.
+    pub fn environment_of(&self, lcores: usize) -> Environment {
         Environment {
             seed: self.hash.seed,
             table_size: self.hash.table_size,
@@ -17,8 +23,14 @@ impl Config {
             icmp_errors: Limit { per_second: self.icmp.errors_per_second, burst: self.icmp.burst },
             hold: self.fragments.hold,
             drain_timeout: self.flows.drain_timeout,
-            lcores: self.dpdk.lcores.len(),
+            lcores,
+            sources: self.sources(lcores).into(),
         }
+    }
+
+    /// What `snat` takes sources from, shared out among so many lcores.
+    fn sources(&self, lcores: usize) -> Sources {
+        Sources::new(self.snat.ipv4.iter().copied(), self.snat.ipv6.iter().copied(), self.snat.ports, lcores)
     }
 
     /// Ports, own addresses and static next hops, for a node without devices.

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use super::Config;
 use crate::mode;
-use crate::service::Definitions;
 use crate::service::problem::{Errors, Report};
+use crate::service::{Definitions, Forwarding};
 
 /// Checks valid definitions (read from `file`) against a valid configuration. `check`, `replay` and the feed call it
 /// before they compile.
@@ -14,6 +14,7 @@ pub fn fit(config: &Config, definitions: &Definitions, file: &str) -> Result<(),
     let encap = &config.encap;
     let has_v4 = encap.ipv4_source.is_some() || encap.rss_source_v4.is_some();
     let has_v6 = encap.ipv6_source.is_some() || encap.rss_source_v6.is_some();
+    let (has_sources_v4, has_sources_v6) = (!config.snat.ipv4.is_empty(), !config.snat.ipv6.is_empty());
     for (index, service) in definitions.services.iter().enumerate() {
         let lacks = |to: IpAddr| if to.is_ipv4() { !has_v4 } else { !has_v6 };
         let mut outer =
@@ -23,6 +24,14 @@ pub fn fit(config: &Config, definitions: &Definitions, file: &str) -> Result<(),
             let reason = format!(
                 "{:?} needs an outer source address, and the node has none to send to {to} from: set [encap] {key} in its configuration",
                 service.forwarding.name()
+            );
+            report.error(format_args!("services[{index}].forwarding"), reason);
+        }
+        let is_v4 = service.vip.addr().is_ipv4();
+        if service.forwarding == Forwarding::Snat && !if is_v4 { has_sources_v4 } else { has_sources_v6 } {
+            let key = if is_v4 { "ipv4" } else { "ipv6" };
+            let reason = format!(
+                "\"snat\" needs source addresses, and the node has none of this family: set [snat] {key} in its configuration"
             );
             report.error(format_args!("services[{index}].forwarding"), reason);
         }

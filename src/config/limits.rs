@@ -1,6 +1,6 @@
 //! Keys that are known and that this release does not obey yet, where ignoring them would forward wrongly.
 //!
-//! (What merely has nothing to act on yet, as `[snat]` or `[api]`, is checked and accepted.)
+//! (What merely has nothing to act on yet, as `[api]`, is checked and accepted.)
 
 use super::FeedKind;
 use crate::service::problem::Report;

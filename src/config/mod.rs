@@ -8,13 +8,14 @@ pub mod keys;
 mod limits;
 mod reader;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
 use crate::mode::Encap;
+use crate::service::Ports;
 use crate::service::shape::choice;
 use crate::wire::Mac;
 
@@ -29,6 +30,7 @@ pub struct Config {
     pub ports: Vec<Port>,
     pub icmp: Icmp,
     pub encap: Encap,
+    pub snat: Snat,
     pub hash: Hash,
     pub flows: Flows,
     pub fragments: Fragments,
@@ -81,6 +83,15 @@ pub struct Port {
 pub struct Icmp {
     pub errors_per_second: u32,
     pub burst: u32,
+}
+
+/// What `snat` takes sources from.
+#[derive(Debug, Clone)]
+pub struct Snat {
+    pub ipv4: Vec<Ipv4Addr>,
+    pub ipv6: Vec<Ipv6Addr>,
+    /// At least as many as lcores.
+    pub ports: Ports,
 }
 
 #[derive(Debug, Clone)]

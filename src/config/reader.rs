@@ -8,12 +8,12 @@ use ipnet::IpNet;
 
 use super::keys::{self, CONFIG};
 use super::limits;
-use super::{Config, Dpdk, Feed, FeedKind, Flows, Fragments, Hash, Icmp, Metrics, Neighbor, Node, Port, Route};
+use super::{Config, Dpdk, Feed, FeedKind, Flows, Fragments, Hash, Icmp, Metrics, Neighbor, Node, Port, Route, Snat};
 use crate::mode::Encap;
-use crate::service::not_one_station;
 use crate::service::problem::{Errors, Path, Report, Warning};
 use crate::service::shape::{self, Object, Shape};
 use crate::service::tree;
+use crate::service::{Ports, not_one_station};
 use crate::wire::Mac;
 
 impl Config {
@@ -49,6 +49,7 @@ fn read(root: &Object<'_>, file: &FilePath, report: &mut Report) -> Option<Confi
     let (node, dpdk, ports) = (read_node(root), read_dpdk(root, report), read_ports(root, report));
     let (neighbors, routes) = (read_neighbors(root, report), read_routes(root, report));
     let (encap, feed) = (read_encap(root, report), read_feed(root, file, report));
+    let snat = read_snat(root, dpdk.as_ref().map_or(1, |dpdk| dpdk.lcores.len()), report);
     let (icmp, hash, flows) = (root.object("icmp"), root.object("hash"), root.object("flows"));
     let fragments = root.object("fragments");
     Some(Config {
@@ -57,6 +58,7 @@ fn read(root: &Object<'_>, file: &FilePath, report: &mut Report) -> Option<Confi
         ports: ports?,
         icmp: Icmp { errors_per_second: icmp.get("errors_per_second")?, burst: icmp.get("burst")? },
         encap,
+        snat: snat?,
         hash: Hash { seed: keys::seed(&hash.get::<String>("seed")?)?, table_size: hash.get("table_size")? },
         flows: Flows { capacity: flows.get("capacity")?, drain_timeout: flows.get("drain_timeout")? },
         fragments: Fragments { hold: fragments.get("hold")? },
@@ -146,6 +148,28 @@ fn read_encap(root: &Object<'_>, report: &mut Report) -> Encap {
     let v4 = |prefix| if let IpNet::V4(prefix) = prefix { Some(prefix) } else { None };
     let v6 = |prefix| if let IpNet::V6(prefix) = prefix { Some(prefix) } else { None };
     Encap { ipv4_source, ipv6_source, rss_source_v4: spread_v4.and_then(v4), rss_source_v6: spread_v6.and_then(v6) }
+}
+
+fn read_snat(root: &Object<'_>, lcores: usize, report: &mut Report) -> Option<Snat> {
+    let snat = root.object("snat");
+    let (ipv4, ipv6): (Vec<Ipv4Addr>, Vec<Ipv6Addr>) = (snat.list("ipv4"), snat.list("ipv6"));
+    let v4 = ipv4.iter().map(|&address| ("ipv4", IpAddr::from(address))).zip(0..);
+    let v6 = ipv6.iter().map(|&address| ("ipv6", IpAddr::from(address))).zip(0..);
+    let mut seen = HashMap::new();
+    for ((key, address), index) in v4.chain(v6) {
+        let place = snat.path.item(key, index);
+        if let Some(why) = not_one_station(address) {
+            report.error(place, format!("{address} {why}; replies come back to it"));
+        } else if let Some(first) = seen.insert(address, index) {
+            report.error(place, format!("{address} is {key}[{first}] already"));
+        }
+    }
+    let ports: Ports = snat.get("ports")?;
+    if ports.count() < lcores {
+        let reason = format!("{} ports cannot be shared out among {lcores} lcores", ports.count());
+        report.error(snat.path.key("ports"), reason);
+    }
+    Some(Snat { ipv4, ipv6, ports })
 }
 
 fn read_neighbors(root: &Object<'_>, report: &mut Report) -> Option<Vec<Neighbor>> {

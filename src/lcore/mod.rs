@@ -24,6 +24,7 @@
 //! `stop` is set; whatever the plan owns is then dropped on the lcore.
 
 mod clock;
+mod handoff;
 mod idle;
 mod mbuf;
 
@@ -33,9 +34,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use dpdk::{Batch, Mbuf, Queue, cycles, ring};
 
 pub use clock::Clock;
+use handoff::Handed;
+pub use handoff::Handoff;
 pub use idle::Idle;
 
 use crate::counters::{LcoreBlock, PortBlock, Reason};
+use crate::flow::Nat;
 use crate::pipeline::{BURST, Held, Pipeline, Verdict};
 use crate::quiescent::Reader;
 use crate::snapshot::{Millis, PortIndex, Snapshot};
@@ -86,7 +90,11 @@ pub trait Work {
     /// Keeps frames of `port` that may wait ([`Verdict::Hold`]). What there is no room for stays in `frames`.
     fn hold(&mut self, _now: Millis, _port: PortIndex, _frames: &mut Batch) {}
 
-    /// Fills `frames` with some of one port that need wait no longer, and says what becomes of them.
+    /// Passes frames of `port` on to the lcores that `verdicts` name in their order ([`Verdict::HandOver`]). What there is no room for
+    /// stays in `frames`.
+    fn hand_over(&mut self, _port: PortIndex, _frames: &mut Batch, _verdicts: &[Verdict]) {}
+
+    /// Fills `frames` with some of one port that need wait no longer, or that other lcores passed on, and says what becomes of them.
     #[inline]
     fn release(&mut self, _now: Millis, _frames: &mut Batch, _verdicts: &mut [Verdict; BURST]) -> Option<PortIndex> {
         None
@@ -99,14 +107,26 @@ pub struct Forwarding {
     snapshots: Reader<Snapshot>,
     pipeline: Pipeline,
     held: Held<Mbuf>,
-    /// Released, but of another port than the batch under way.
-    next: Option<(Mbuf, PortIndex)>,
+    handoff: Handoff,
+    /// How many lcores had the batch under way before.
+    lcores: u8,
+    /// To be decided on again, but not with the batch under way.
+    next: Option<Handed>,
 }
 
 impl Forwarding {
-    /// `lcore`: its index among the lcores that the snapshots are compiled for.
-    pub fn new(lcore: usize, snapshots: Reader<Snapshot>) -> Self {
-        Self { snapshots, pipeline: Pipeline::new(lcore), held: Held::default(), next: None }
+    /// For the lcore whose translations `nat` has.
+    pub fn new(nat: Nat, snapshots: Reader<Snapshot>, handoff: Handoff) -> Self {
+        Self { snapshots, pipeline: Pipeline::with(nat), held: Held::default(), handoff, lcores: 0, next: None }
+    }
+
+    /// The next frame that is to be decided on again.
+    fn again(&mut self, now: Millis) -> Option<Handed> {
+        let released = |(frame, port)| Handed { frame, port, lcores: 0 };
+        self.next
+            .take()
+            .or_else(|| self.pipeline.release(&mut self.held, now).map(released))
+            .or_else(|| self.handoff.pop())
     }
 }
 
@@ -124,6 +144,7 @@ impl Work for Forwarding {
         frames: &mut [Mbuf],
         verdicts: &mut [Verdict; BURST],
     ) -> Option<PortIndex> {
+        self.lcores = 0;
         self.pipeline.process(self.snapshots.quiescent(), now, port, frames, verdicts)
     }
 
@@ -140,23 +161,46 @@ impl Work for Forwarding {
         }
     }
 
+    fn hand_over(&mut self, port: PortIndex, frames: &mut Batch, verdicts: &[Verdict]) {
+        let mut targets = verdicts.iter().filter_map(|verdict| match verdict {
+            Verdict::HandOver(lcore) => Some(*lcore),
+            _ => None,
+        });
+        let lcores = self.lcores.saturating_add(1);
+        // Out they come from the end.
+        frames.reverse();
+        let mut refused = Batch::new();
+        while let Some(frame) = frames.pop() {
+            let to = targets.next().unwrap_or(u16::MAX);
+            if let Err(frame) = self.handoff.push(to, Handed { frame, port, lcores }) {
+                let _ = refused.push(frame); // it has room for all
+            }
+        }
+        *frames = refused;
+    }
+
     #[inline]
     fn release(&mut self, now: Millis, frames: &mut Batch, verdicts: &mut [Verdict; BURST]) -> Option<PortIndex> {
-        if self.held.is_empty() && self.next.is_none() {
+        if self.held.is_empty() && self.handoff.is_empty() && self.next.is_none() {
             return None;
         }
-        let (first, port) = self.next.take().or_else(|| self.pipeline.release(&mut self.held, now))?;
-        let _ = frames.push(first);
+        let Handed { frame, port, lcores } = self.again(now)?;
+        let _ = frames.push(frame);
         while frames.len() < BURST
-            && let Some((frame, of)) = self.pipeline.release(&mut self.held, now)
+            && let Some(another) = self.again(now)
         {
-            if of != port {
-                self.next = Some((frame, of));
+            if (another.port, another.lcores) != (port, lcores) {
+                self.next = Some(another);
                 break;
             }
-            let _ = frames.push(frame);
+            let _ = frames.push(another.frame);
         }
-        self.pipeline.process_released(self.snapshots.quiescent(), now, port, frames, verdicts);
+        self.lcores = lcores;
+        let snapshot = self.snapshots.quiescent();
+        match lcores {
+            0 => self.pipeline.process_released(snapshot, now, port, frames, verdicts),
+            lcores => self.pipeline.process_handed(snapshot, now, port, lcores, frames, verdicts),
+        };
         Some(port)
     }
 }
@@ -188,14 +232,22 @@ pub fn run<W: Work>(plan: Plan<W>) {
                     Some(lane) => forward(lane, &mut received, counters),
                     None => settle(&mut ports, index, &mut received, &verdicts, &mut sorted, counters),
                 }
-                if !sorted[SORTED_HOLD].is_empty() {
-                    hold(&mut work, clock.at(round_start), PortIndex(index as u8), &mut sorted[SORTED_HOLD], counters);
-                }
+                set_aside(
+                    &mut work,
+                    clock.at(round_start),
+                    PortIndex(index as u8),
+                    &mut sorted,
+                    &verdicts[..count],
+                    counters,
+                );
             }
         }
         while let Some(port) = work.release(clock.at(round_start), &mut received, &mut verdicts) {
             let index = usize::from(port.0);
-            settle(&mut ports, index, &mut received, &verdicts, &mut sorted, &counters.ports[index]);
+            let (count, counters) = (received.len(), &counters.ports[index]);
+            frames += count;
+            settle(&mut ports, index, &mut received, &verdicts, &mut sorted, counters);
+            set_aside(&mut work, clock.at(round_start), port, &mut sorted, &verdicts[..count], counters);
         }
         let polling = &counters.polling;
         let mut round_end = cycles::tsc();
@@ -215,11 +267,13 @@ pub fn run<W: Work>(plan: Plan<W>) {
     }
 }
 
-/// Where frames of a burst go: to the twin, back to the pool, aside, or out by port p, which is `SORTED_PORTS + p`.
+/// Where frames of a burst go: to the twin, back to the pool, aside, to other lcores, or out by port p, which is
+/// `SORTED_PORTS + p`.
 const SORTED_PUNT: usize = 0;
 const SORTED_DROP: usize = 1;
 const SORTED_HOLD: usize = 2;
-const SORTED_PORTS: usize = 3;
+const SORTED_HAND_OVER: usize = 3;
+const SORTED_PORTS: usize = 4;
 
 /// Sends a whole burst by one port.
 #[inline(always)]
@@ -243,7 +297,7 @@ fn settle(
     counters: &PortBlock,
 ) {
     let count = received.len();
-    let (mut forwarded, mut answered, mut punted, mut held) = (0, 0, 0, 0);
+    let (mut forwarded, mut answered, mut punted, mut aside) = (0, 0, 0, 0);
     received.deal(sorted, |index| match verdicts[index] {
         Verdict::Forward(port) => {
             forwarded += 1;
@@ -262,8 +316,12 @@ fn settle(
             SORTED_PUNT
         }
         Verdict::Hold => {
-            held += 1;
+            aside += 1;
             SORTED_HOLD
+        }
+        Verdict::HandOver(_) => {
+            aside += 1;
+            SORTED_HAND_OVER
         }
         Verdict::Drop(reason) => {
             counters.dropped[reason as usize].add(1);
@@ -292,20 +350,36 @@ fn settle(
     sorted[SORTED_DROP].clear();
 
     // A frame counts with the verdict that it finally gets.
-    counters.received.add(count as u64 - held);
+    counters.received.add(count as u64 - aside);
     counters.forwarded.add(forwarded);
     counters.answered.add(answered);
     counters.punted.add(punted);
 }
 
-/// Sets frames aside that wait. What finds no room is dropped as if nothing waited.
-#[cold]
-fn hold<W: Work>(work: &mut W, now: Millis, port: PortIndex, frames: &mut Batch, counters: &PortBlock) {
-    work.hold(now, port, frames);
-    let refused = frames.len() as u64;
-    frames.clear();
-    counters.received.add(refused);
-    counters.dropped[Reason::FragmentUnknown as usize].add(refused);
+/// Sets frames aside that wait, and passes on what other lcores may know better. What finds no room is dropped and counted.
+#[inline(always)]
+fn set_aside<W: Work>(
+    work: &mut W,
+    now: Millis,
+    port: PortIndex,
+    sorted: &mut [Batch],
+    verdicts: &[Verdict],
+    counters: &PortBlock,
+) {
+    let refuse = |frames: &mut Batch, reason: Reason| {
+        let refused = frames.len() as u64;
+        frames.clear();
+        counters.received.add(refused);
+        counters.dropped[reason as usize].add(refused);
+    };
+    if !sorted[SORTED_HOLD].is_empty() {
+        work.hold(now, port, &mut sorted[SORTED_HOLD]);
+        refuse(&mut sorted[SORTED_HOLD], Reason::FragmentUnknown);
+    }
+    if !sorted[SORTED_HAND_OVER].is_empty() {
+        work.hand_over(port, &mut sorted[SORTED_HAND_OVER], verdicts);
+        refuse(&mut sorted[SORTED_HAND_OVER], Reason::HandoffFull);
+    }
 }
 
 /// How many of the `refused` frames for `port` were forwarded, how many answered; the rest are refusals, which count as dropped

@@ -17,6 +17,7 @@ mod l2dsr;
 pub mod link;
 mod outer;
 pub mod rewrite;
+pub mod snat;
 mod udp_tunnel;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -24,6 +25,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::counters::Reason;
+use crate::flow::{Nat, Seconds};
 use crate::service::{Backend, Forwarding, Service};
 use crate::wire::{Frame, ethernet, ipv4, ipv6};
 
@@ -101,9 +103,18 @@ impl Packet {
 }
 
 /// What one lcore's modes keep from packet to packet.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct State {
     id: Identification,
+    pub nat: Nat,
+    /// The second of the burst.
+    pub now: Seconds,
+}
+
+impl State {
+    pub fn new(nat: Nat) -> Self {
+        Self { id: Identification::default(), nat, now: Seconds(0) }
+    }
 }
 
 /// The identifications that one lcore gives to outer headers which may be fragmented (RFC 6864, section 4.3).
@@ -130,8 +141,8 @@ trait Mode: Sized {
 
     fn prepare(context: &Context) -> Self;
 
-    /// Turns the frame into what is to be sent, and says by which port. `hash` is that of the client's address and port.
-    /// On a refusal the frame is as it was.
+    /// Turns the frame into what is to be sent, and says by which port. `hash` is that of the client's address and port, or the
+    /// number of the flow's translation. On a refusal the frame is as it was.
     fn apply<F: Frame>(
         &self,
         frame: &mut F,
@@ -250,6 +261,7 @@ modes! {
     L2dsr: l2dsr::L2dsr,
     Dnat: dnat::Dnat,
     DnatDsr: dnat_dsr::DnatDsr,
+    Snat: snat::Snat,
 }
 
 /// Bytes of an IP header of the address's family.

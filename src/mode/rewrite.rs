@@ -277,14 +277,97 @@ impl<F: Family> Change<F> {
         if let (Some(_), Some(port)) = self.ports {
             change = change.and(put(transport, side.port_at(), &port.to_be_bytes()));
         }
-        let (at, patch): (_, fn(Delta, u16) -> u16) = match number {
-            protocol::TCP => (tcp::CHECKSUM, Delta::patch),
-            _ => (udp::CHECKSUM, Delta::patch_udp),
-        };
-        if transport.len() >= at + 2 {
-            let sum = patch(self.transport, be16(transport, at));
-            change = change.and(put(transport, at, &sum.to_be_bytes()));
+        Ok(change.and(patch_transport(number, transport, self.transport)))
+    }
+}
+
+/// Both ends of a packet put in place of others.
+#[derive(Debug, Clone, Copy)]
+pub struct Both<F: Family> {
+    pub source: (F::Octets, u16),
+    pub destination: (F::Octets, u16),
+    /// What that does to a sum over both addresses, and over the ports, too.
+    pub addresses: Delta,
+    pub transport: Delta,
+}
+
+impl<F: Family> Both<F> {
+    /// Changes the IP packet that `bytes` begin with, which is one hop on its way further.
+    #[inline(always)]
+    pub fn apply(&self, bytes: &mut [u8], packet: &Packet) -> Result<(), Reason> {
+        let (ip, rest) = bytes.split_at_mut_checked(usize::from(packet.header)).ok_or(Reason::Malformed)?;
+        let ip = ip.get_mut(..F::HEADER).ok_or(Reason::Malformed)?;
+        match packet.content {
+            Content::Tcp => {
+                let tcp: &mut [u8; tcp::HEADER] = rest.first_chunk_mut().ok_or(Reason::Malformed)?;
+                let sum = self.transport.patch(be16(tcp, tcp::CHECKSUM));
+                tcp[tcp::CHECKSUM..][..2].copy_from_slice(&sum.to_be_bytes());
+                self.put_ports(tcp);
+            }
+            Content::Udp => {
+                let udp: &mut [u8; udp::HEADER] = rest.first_chunk_mut().ok_or(Reason::Malformed)?;
+                let sum = self.transport.patch_udp(be16(udp, udp::CHECKSUM));
+                udp[udp::CHECKSUM..][..2].copy_from_slice(&sum.to_be_bytes());
+                self.put_ports(udp);
+            }
+            Content::LaterFragment => {}
+            Content::Error => return self.apply_to_error(ip, rest),
         }
+        patch_header::<F>(ip, self.addresses.and(ONE_HOP));
+        ip[F::TTL] -= 1;
+        let length = self.source.0.as_ref().len();
+        ip[F::address_at(Side::Source)..][..length].copy_from_slice(self.source.0.as_ref());
+        ip[F::address_at(Side::Destination)..][..length].copy_from_slice(self.destination.0.as_ref());
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn put_ports<const N: usize>(&self, transport: &mut [u8; N]) {
+        transport[Side::Source.port_at()..][..2].copy_from_slice(&self.source.1.to_be_bytes());
+        transport[Side::Destination.port_at()..][..2].copy_from_slice(&self.destination.1.to_be_bytes());
+    }
+
+    /// Translates an error and what it quotes, whoever sent it.
+    #[cold]
+    fn apply_to_error(&self, ip: &mut [u8], message: &mut [u8]) -> Result<(), Reason> {
+        let addresses = put(ip, F::address_at(Side::Source), self.source.0.as_ref()).and(put(
+            ip,
+            F::address_at(Side::Destination),
+            self.destination.0.as_ref(),
+        ));
+        patch_header::<F>(ip, addresses.and(ONE_HOP));
+        ip[F::TTL] -= 1;
+        let (head, quoted) = message.split_first_chunk_mut::<{ icmp::HEADER }>().ok_or(Reason::Malformed)?;
+        // The quoted packet went the other way.
+        let mut change = Self { source: self.destination, destination: self.source, ..*self }.translate(quoted)?;
+        if F::ICMP == protocol::ICMPV6 {
+            change = change.and(addresses); // the pseudo-header
+        }
+        let sum = change.patch(be16(head, icmp::CHECKSUM));
+        head[icmp::CHECKSUM..][..2].copy_from_slice(&sum.to_be_bytes());
+        Ok(())
+    }
+
+    /// Changes a packet that may be cut behind eight bytes of its transport header, and says how that changes a sum over it.
+    fn translate(&self, quoted: &mut [u8]) -> Result<Delta, Reason> {
+        let (number, header) = F::transport(quoted).ok_or(Reason::Malformed)?;
+        let addresses = put(quoted, F::address_at(Side::Source), self.source.0.as_ref()).and(put(
+            quoted,
+            F::address_at(Side::Destination),
+            self.destination.0.as_ref(),
+        ));
+        let mut change = addresses;
+        if let Some(at) = F::CHECKSUM {
+            let sum = addresses.patch(be16(quoted, at));
+            change = change.and(put(quoted, at, &sum.to_be_bytes()));
+        }
+        let transport = quoted.get_mut(header..).ok_or(Reason::Malformed)?;
+        let ports = put(transport, Side::Source.port_at(), &self.source.1.to_be_bytes()).and(put(
+            transport,
+            Side::Destination.port_at(),
+            &self.destination.1.to_be_bytes(),
+        ));
+        change = change.and(ports).and(patch_transport(number, transport, addresses.and(ports)));
         Ok(change)
     }
 }
@@ -303,6 +386,22 @@ pub fn redirect(quoted: &mut [u8], old: End, new: End) -> Result<(), Reason> {
     };
     translated.map(|_| ())
 }
+
+/// Patches the checksum of a TCP or UDP header, where it is there, and says how that changes a sum over it.
+fn patch_transport(number: u8, transport: &mut [u8], delta: Delta) -> Delta {
+    let (at, patch): (_, fn(Delta, u16) -> u16) = match number {
+        protocol::TCP => (tcp::CHECKSUM, Delta::patch),
+        _ => (udp::CHECKSUM, Delta::patch_udp),
+    };
+    if transport.len() < at + 2 {
+        return Delta::NONE;
+    }
+    let sum = patch(delta, be16(transport, at));
+    put(transport, at, &sum.to_be_bytes())
+}
+
+/// The TTL is the upper byte of its word, so the word goes down by 0x0100, whatever it is.
+const ONE_HOP: Delta = Delta::word(0x0100, 0);
 
 /// Patches the header's own checksum, where there is one.
 #[inline(always)]

@@ -9,6 +9,7 @@ mod ports;
 mod signals;
 mod state_dir;
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -18,8 +19,9 @@ use dpdk::{Eal, Mempool, Running};
 use crate::config::{self, Config};
 use crate::control::{self, Control, Setup};
 use crate::counters::LcoreBlock;
+use crate::flow::Nat;
 use crate::kernel::Twin;
-use crate::lcore::{self, Clock, Forwarding, Lane, Plan};
+use crate::lcore::{self, Clock, Forwarding, Handoff, Lane, Plan};
 use crate::punt::{self, Bridge, Counts, Punt, Tap};
 use crate::snapshot::PortIndex;
 use crate::telemetry::{self, Device, Health, Lcores, Server, Sources, TwinCounts};
@@ -75,6 +77,12 @@ pub fn run(config: &Config) -> Result<(), Error> {
     result
 }
 
+/// Random bits that only this process knows.
+fn secret() -> [u64; 2] {
+    let state = RandomState::new();
+    [0, 1].map(|word: u8| state.hash_one(word))
+}
+
 /// How many frames may wait between an lcore and the punt thread, each way.
 const RING: u32 = 1024;
 
@@ -121,14 +129,17 @@ impl Node {
         let stop = Arc::new(AtomicBool::new(false));
         let mut lcores = Vec::new();
         let mut blocks = Vec::new();
-        for (index, (((lcore, &cpu), ports), reader)) in
-            eal.lcores().into_iter().zip(cpus).zip(lanes).zip(readers).enumerate()
+        let sources = config.environment().sources;
+        let parts = lanes.into_iter().zip(readers).zip(Handoff::of(cpus.len()));
+        for (index, ((lcore, &cpu), ((ports, reader), handoff))) in
+            eal.lcores().into_iter().zip(cpus).zip(parts).enumerate()
         {
+            let nat = Nat::new(&sources, index, secret());
             let counters = Arc::new(LcoreBlock::new(ports.len()));
             blocks.push((cpu, counters.clone()));
             let plan = Plan {
                 ports,
-                work: Forwarding::new(index, reader),
+                work: Forwarding::new(nat, reader, handoff),
                 counters,
                 clock,
                 idle: idle(config.dpdk.idle),

@@ -6,11 +6,13 @@ use std::net::IpAddr;
 use super::matching;
 use super::parse::{Flow, Parsed, Tuple};
 use super::refusal::Refused;
+use super::translation::{self, Outward};
 use super::{BURST, Verdict};
 use crate::counters::Traffic;
+use crate::flow::Key;
 use crate::maglev::Client;
 use crate::mode::{Packet, State};
-use crate::service::Hash;
+use crate::service::{Forwarding, Hash, Protocol, Service};
 use crate::snapshot::{Owner, PortIndex, ServiceIndex, Snapshot, Target, TargetIndex};
 use crate::wire::{Frame, Mac};
 
@@ -55,6 +57,11 @@ struct Choice {
     slot: u64,
     /// The target, where the packet itself names it.
     target: Option<TargetIndex>,
+}
+
+/// Whether each packet of a service must be looked at by itself.
+fn needs_each(service: &Service) -> bool {
+    service.hash == Hash::QuicCid || service.forwarding == Forwarding::Snat
 }
 
 /// Packets, and their bytes of IP.
@@ -144,7 +151,7 @@ impl Burst {
 
     /// Matches the trains. Those that are not plainly a service's are broken up; gives the places of their frames.
     #[inline(always)]
-    pub fn find(&mut self, snapshot: &Snapshot) -> u32 {
+    pub fn find(&mut self, snapshot: &Snapshot, state: &State) -> u32 {
         let mut others = 0;
         for train in 0..self.count {
             let flow = self.flows[train];
@@ -153,7 +160,7 @@ impl Burst {
                     self.services[train] = service;
                     self.clients[train] = Client::v4(flow.source(), flow.source_port());
                 }
-                None => others |= self.find_other(train, snapshot),
+                None => others |= self.find_other(train, snapshot, state),
             }
         }
         others
@@ -161,14 +168,17 @@ impl Burst {
 
     /// Matches a train of a service that asks for more than its table.
     #[inline(never)]
-    fn find_other(&mut self, train: usize, snapshot: &Snapshot) -> u32 {
+    fn find_other(&mut self, train: usize, snapshot: &Snapshot, state: &State) -> u32 {
+        if !state.nat.v4.is_empty() && self.find_translated(train, snapshot, state) {
+            return 0;
+        }
         let flow = self.flows[train].tuple();
         let found = snapshot.service(flow.destination, flow.destination_port, flow.protocol);
         let is_for =
             |service: ServiceIndex| snapshot.accepts(service, flow.source) && snapshot.owner(flow.source) != Owner::Vip;
         match found.map(|found| found.service).filter(|&service| is_for(service)) {
-            // Each of its packets may name a server.
-            Some(service) if snapshot.definition(service).hash == Hash::QuicCid => self.break_up(train),
+            // Each of its packets may name a server, or change what is known of the flow.
+            Some(service) if needs_each(snapshot.definition(service)) => self.break_up(train),
             Some(service) => {
                 self.services[train] = service;
                 self.choose(train, &flow, None, snapshot);
@@ -176,6 +186,38 @@ impl Burst {
             }
             None => self.break_up(train),
         }
+    }
+
+    /// Finds the translation of a train's flow, where it is one that needs no second look.
+    #[inline(always)]
+    fn find_translated(&mut self, train: usize, snapshot: &Snapshot, state: &State) -> bool {
+        let flow = self.flows[train];
+        let key = Key {
+            client: flow.source().octets(),
+            vip: flow.destination().octets(),
+            client_port: flow.source_port(),
+            vip_port: flow.destination_port(),
+            protocol: if flow.protocol() == Protocol::Tcp.number() { Protocol::Tcp } else { Protocol::Udp },
+        };
+        let Some((slot, via)) = translation::current(&state.nat, &key, snapshot.serial(), state.now) else {
+            return false;
+        };
+        self.services[train] = ServiceIndex::from_bits(via.service);
+        self.translate(train, Outward { target: TargetIndex::from_bits(via.target), slot: Some(slot) });
+        true
+    }
+
+    /// Notes a translation, which takes the place of the hash.
+    fn translate(&mut self, train: usize, way: Outward) {
+        let slot = way.slot.map_or(0, |slot| u64::from(slot.0));
+        self.choices[train] = Choice { client: slot, slot, target: Some(way.target) };
+        self.special |= 1 << train;
+    }
+
+    /// Adds a packet that is translated, a train of its own.
+    pub fn add_translated(&mut self, at: usize, parsed: &Parsed, service: ServiceIndex, way: Outward) {
+        let train = self.begin(at, parsed, service);
+        self.translate(train, way);
     }
 
     /// Notes how the train's target will be chosen.
@@ -221,13 +263,19 @@ impl Burst {
         target: Option<TargetIndex>,
         snapshot: &Snapshot,
     ) {
+        let train = self.begin(at, parsed, service);
+        self.choose(train, &parsed.flow, target, snapshot);
+    }
+
+    /// A train of one packet.
+    fn begin(&mut self, at: usize, parsed: &Parsed, service: ServiceIndex) -> usize {
         let train = self.place();
         self.trains[at] = train as u8;
         self.lengths[at] = parsed.packet.total;
         self.packets[train] = parsed.packet;
         self.services[train] = service;
-        self.choose(train, &parsed.flow, target, snapshot);
         self.sent[train] = Sum { packets: 1, bytes: u32::from(parsed.packet.total) };
+        train
     }
 
     /// A place for a train: behind the others, or where one was broken up. There is one, since there are no more trains than frames.

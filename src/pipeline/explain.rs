@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::matching::{self, Match};
 use super::parse::Parsed;
 use super::{BURST, Pipeline, Verdict};
+use crate::flow::Nat;
 use crate::maglev;
 use crate::mode;
 use crate::service::{Backend, Hash, Service, State};
@@ -94,6 +95,12 @@ pub fn explain<F: Frame>(snapshot: &Snapshot, now: Millis, port: PortIndex, fram
         Match::Other(_) => (Matched::Nobody, None, None),
     };
     let mut verdicts = [Verdict::Punt; BURST];
-    Pipeline::new(0).process(snapshot, now, port, std::slice::from_mut(frame), &mut verdicts);
+    Pipeline::with(Nat::new(snapshot.sources(), 0, [0; 2])).process(
+        snapshot,
+        now,
+        port,
+        std::slice::from_mut(frame),
+        &mut verdicts,
+    );
     Explanation { matched, choice, way, verdict: verdicts[0] }
 }

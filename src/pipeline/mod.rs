@@ -14,10 +14,12 @@ mod held;
 mod matching;
 mod parse;
 mod refusal;
+mod translation;
 
 use crate::counters::Reason;
+use crate::flow::Nat;
 use crate::mode::{Content, Reply, State, link};
-use crate::service::Hash;
+use crate::service::{Forwarding, Hash};
 use crate::snapshot::{Millis, PortIndex, ServiceIndex, Snapshot, TargetIndex};
 use crate::wire::{Frame, ethernet, quic, udp};
 
@@ -27,6 +29,7 @@ use fragments::Fragments;
 pub use held::Held;
 use matching::Match;
 use parse::{Kind, Parsed};
+use translation::Round;
 
 /// Frames taken from a queue at once.
 pub const BURST: usize = 32;
@@ -42,6 +45,8 @@ pub enum Verdict {
     Reject(PortIndex),
     /// Unchanged: a later fragment that may wait for its first. It is kept in [`Held`], and comes again by [`Pipeline::release`].
     Hold,
+    /// Unchanged, for another lcore, which decides ([`Pipeline::process_handed`]): it may know the flow.
+    HandOver(u16),
     /// Unchanged, for the kernel twin of the port it came by.
     Punt,
     Drop(Reason),
@@ -55,13 +60,27 @@ pub struct Pipeline {
     fragments: Fragments,
     /// Whether a later fragment may still wait.
     may_hold: bool,
+    /// How many lcores have had the frames before.
+    round: Round,
     burst: Burst,
 }
 
 impl Pipeline {
-    /// `lcore`: its index among the lcores that the snapshots were compiled for.
+    /// `lcore`: its index among the lcores that the snapshots were compiled for. It translates nothing by `snat`.
     pub fn new(lcore: usize) -> Self {
-        Self { lcore, state: State::default(), fragments: Fragments::default(), may_hold: true, burst: Burst::EMPTY }
+        Self::with(Nat::none(lcore))
+    }
+
+    /// That of the lcore whose translations these are.
+    pub fn with(nat: Nat) -> Self {
+        Self {
+            lcore: nat.lcore(),
+            state: State::new(nat),
+            fragments: Fragments::default(),
+            may_hold: true,
+            round: Round::RECEIVED,
+            burst: Burst::EMPTY,
+        }
     }
 
     /// Decides on `frames` (at most [`BURST`], received on `port`), rewrites in place those that go on, and writes what
@@ -79,16 +98,18 @@ impl Pipeline {
     ) -> Option<PortIndex> {
         let count = frames.len().min(BURST);
         let frames = &mut frames[..count];
+        self.state.now = translation::seconds(now);
         let mut others = self.burst.parse(frames, snapshot.port(port).mac);
-        others |= self.burst.find(snapshot);
+        others |= self.burst.find(snapshot, &self.state);
         while others != 0 {
             let at = others.trailing_zeros() as usize;
             others &= others - 1;
-            match find_any(&mut frames[at], snapshot, now, port, &mut self.fragments) {
+            match self.find_any(&mut frames[at], snapshot, now, port) {
                 Err(Verdict::Hold) if !self.may_hold => verdicts[at] = Verdict::Drop(Reason::FragmentUnknown),
                 Ok((parsed, service)) => {
-                    let target = find_server(&frames[at], &parsed, service, snapshot);
-                    self.burst.add(at, &parsed, service, target, snapshot);
+                    if let Err(reason) = self.add(at, &frames[at], &parsed, service, snapshot) {
+                        verdicts[at] = Verdict::Drop(reason);
+                    }
                 }
                 Err(verdict) => verdicts[at] = verdict,
             }
@@ -122,44 +143,102 @@ impl Pipeline {
         self.may_hold = true;
         only
     }
+
+    /// As [`Pipeline::process`], of frames that [`Verdict::HandOver`] sent here, after `lcores` had looked at them.
+    pub fn process_handed<F: Frame>(
+        &mut self,
+        snapshot: &Snapshot,
+        now: Millis,
+        port: PortIndex,
+        lcores: u8,
+        frames: &mut [F],
+        verdicts: &mut [Verdict; BURST],
+    ) -> Option<PortIndex> {
+        (self.round, self.may_hold) = (Round(lcores), false);
+        let only = self.process(snapshot, now, port, frames, verdicts);
+        (self.round, self.may_hold) = (Round::RECEIVED, true);
+        only
+    }
+
+    /// Reads and matches any frame: a packet of a service, with the tags off its frame, or the verdict.
+    #[inline(never)]
+    fn find_any<F: Frame>(
+        &mut self,
+        frame: &mut F,
+        snapshot: &Snapshot,
+        now: Millis,
+        port: PortIndex,
+    ) -> Result<(Parsed, ServiceIndex), Verdict> {
+        let (state, fragments, seconds) = (&mut self.state, &mut self.fragments, translation::seconds(now));
+        let mut parsed = Parsed::of(frame.bytes(), snapshot.port(port));
+        if parsed.kind == Kind::LaterFragment {
+            let ports = parsed.datagram.and_then(|datagram| fragments.ports(&datagram, now));
+            parsed.take_ports(ports);
+        }
+        let strip = |frame: &mut F| link::strip_tags(frame, usize::from(parsed.link));
+        if !snapshot.sources().is_empty() {
+            if let Some(verdict) = translation::goes_on(&parsed, &state.nat, self.round) {
+                return Err(verdict);
+            }
+            if let Some(verdict) = translation::homeward(frame, &parsed, snapshot, state, seconds, strip) {
+                remember(&parsed, fragments, now);
+                return Err(verdict);
+            }
+        }
+        let found = matching::find(&parsed, snapshot, now);
+        if matches!(found, Match::Service(_) | Match::Reply(_) | Match::Echo) {
+            remember(&parsed, fragments, now);
+            if let Match::Service(service) = found
+                && let Some(verdict) =
+                    translation::elsewhere(&parsed, service, snapshot, &state.nat, seconds, self.round)
+            {
+                return Err(verdict);
+            }
+            if !strip(frame) {
+                return Err(Verdict::Drop(Reason::Malformed));
+            }
+        }
+        match found {
+            Match::Service(service) => Ok((parsed, service)),
+            Match::Reply(reply) => Err(translate(reply, &parsed, frame, snapshot)),
+            Match::Echo => Err(echo::answer(&parsed, frame, snapshot)),
+            // What the fabric says of our own packets is not the kernel's business, where it can be told whose they were.
+            Match::Other(Verdict::Punt) => Err(fabric::relay(&parsed, frame, snapshot, now).unwrap_or(Verdict::Punt)),
+            // Of ICMP none is worth waiting for.
+            Match::Other(Verdict::Drop(Reason::FragmentUnknown))
+                if parsed.kind == Kind::LaterFragment && !snapshot.hold().is_zero() =>
+            {
+                Err(Verdict::Hold)
+            }
+            Match::Other(verdict) => Err(verdict),
+        }
+    }
+
+    /// Adds a packet of a service, whose frame is untagged, to the burst.
+    fn add<F: Frame>(
+        &mut self,
+        at: usize,
+        frame: &F,
+        parsed: &Parsed,
+        service: ServiceIndex,
+        snapshot: &Snapshot,
+    ) -> Result<(), Reason> {
+        let named = find_server(frame, parsed, service, snapshot);
+        if snapshot.definition(service).forwarding != Forwarding::Snat {
+            self.burst.add(at, parsed, service, named, snapshot);
+            return Ok(());
+        }
+        let (nat, now) = (&mut self.state.nat, self.state.now);
+        let way = translation::outward(frame, parsed, service, named, snapshot, nat, now)?;
+        self.burst.add_translated(at, parsed, service, way);
+        Ok(())
+    }
 }
 
-/// Reads and matches any frame: a packet of a service, with the tags off its frame, or the verdict.
-#[inline(never)]
-fn find_any<F: Frame>(
-    frame: &mut F,
-    snapshot: &Snapshot,
-    now: Millis,
-    port: PortIndex,
-    fragments: &mut Fragments,
-) -> Result<(Parsed, ServiceIndex), Verdict> {
-    let mut parsed = Parsed::of(frame.bytes(), snapshot.port(port));
-    if parsed.kind == Kind::LaterFragment {
-        let ports = parsed.datagram.and_then(|datagram| fragments.ports(&datagram, now));
-        parsed.take_ports(ports);
-    }
-    let found = matching::find(&parsed, snapshot, now);
-    if matches!(found, Match::Service(_) | Match::Reply(_) | Match::Echo) {
-        if let (Some(datagram), true) = (parsed.datagram, parsed.is_first_fragment()) {
-            fragments.remember(datagram, (parsed.flow.source_port, parsed.flow.destination_port), now);
-        }
-        if !link::strip_tags(frame, usize::from(parsed.link)) {
-            return Err(Verdict::Drop(Reason::Malformed));
-        }
-    }
-    match found {
-        Match::Service(service) => Ok((parsed, service)),
-        Match::Reply(reply) => Err(translate(reply, &parsed, frame, snapshot)),
-        Match::Echo => Err(echo::answer(&parsed, frame, snapshot)),
-        // What the fabric says of our own packets is not the kernel's business, where it can be told whose they were.
-        Match::Other(Verdict::Punt) => Err(fabric::relay(&parsed, frame, snapshot, now).unwrap_or(Verdict::Punt)),
-        // Of ICMP none is worth waiting for.
-        Match::Other(Verdict::Drop(Reason::FragmentUnknown))
-            if parsed.kind == Kind::LaterFragment && !snapshot.hold().is_zero() =>
-        {
-            Err(Verdict::Hold)
-        }
-        Match::Other(verdict) => Err(verdict),
+/// Remembers the ports of a first fragment for the others.
+fn remember(parsed: &Parsed, fragments: &mut Fragments, now: Millis) {
+    if let (Some(datagram), true) = (parsed.datagram, parsed.is_first_fragment()) {
+        fragments.remember(datagram, (parsed.flow.source_port, parsed.flow.destination_port), now);
     }
 }
 

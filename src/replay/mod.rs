@@ -5,12 +5,13 @@ mod buffer;
 mod capture;
 mod deal;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::counters::{Reason, Totals};
+use crate::flow::Nat;
 use crate::pipeline::{BURST, Held, Pipeline, Verdict};
 use crate::service::Definitions;
 use crate::snapshot::{Compiler, Fabric, Millis, PortIndex, Snapshot};
@@ -69,11 +70,13 @@ pub fn run<R: Read, W: Write>(
     let mut definitions = plan.definitions;
     let mut snapshot = plan.compiler.compile(&definitions, &plan.fabric, Millis(0));
     let mut changes = std::mem::take(&mut plan.changes).into_iter().peekable();
-    let mut lcores: Vec<Lcore> = (0..plan.lcores).map(Lcore::new).collect();
+    let mut lcores: Vec<Lcore> = (0..plan.lcores).map(|lcore| Lcore::new(&snapshot, lcore)).collect();
     let mut batch = Batch::default();
     let mut totals = Totals::default();
-    // A fragment that waited goes out right behind its first, with that one's time stamp.
-    let most = if snapshot.hold().is_zero() { BURST } else { 1 };
+    // A fragment that waited goes out right behind its first, with that one's time stamp; and a frame that is handed to another
+    // lcore, before those that came after it.
+    let is_handing = plan.lcores > 1 && !snapshot.sources().is_empty();
+    let most = if snapshot.hold().is_zero() && !is_handing { BURST } else { 1 };
     // A capture's stamps may step back; its clock does not.
     let mut clock = 0;
     while let Some(at) = stamp {
@@ -134,9 +137,10 @@ struct Lcore {
 }
 
 impl Lcore {
-    fn new(index: usize) -> Self {
+    fn new(snapshot: &Snapshot, index: usize) -> Self {
         Self {
-            pipeline: Pipeline::new(index),
+            // The same sources in every run.
+            pipeline: Pipeline::with(Nat::new(snapshot.sources(), index, [0; 2])),
             held: Held::default(),
             frames: vec![Buffer::default(); BURST],
             count: 0,
@@ -188,36 +192,69 @@ impl Batch {
         totals: &mut Totals,
         outputs: &mut Outputs<W>,
     ) -> io::Result<()> {
+        let mut settled = Settled { totals, outputs, handed: VecDeque::new() };
         let lcore = &mut lcores[self.lcore];
-        let mut settle = |stamp, frame: &Buffer, verdict| -> io::Result<()> {
-            let writer = match verdict {
-                Verdict::Forward(_) | Verdict::Answer(_) | Verdict::Reject(_) => &mut outputs.sent,
-                Verdict::Punt => &mut outputs.punted,
-                Verdict::Drop(_) | Verdict::Hold => &mut None,
-            };
-            if let Some(writer) = writer {
-                writer.write(stamp, frame.bytes())?;
-            }
-            count(verdict, totals);
-            Ok(())
-        };
         // First those whose time was over before these frames came.
-        lcore.release(snapshot, self.now, |frame, verdict| settle(0, frame, verdict))?;
+        lcore.release(snapshot, self.now, |frame, verdict| settled.take(0, frame, verdict, 0))?;
         let frames = &mut lcore.frames[..lcore.count];
         lcore.pipeline.process(snapshot, self.now, port, frames, &mut lcore.verdicts);
         lcore.count = 0;
         let until = Millis(self.now.0 + snapshot.hold().as_millis() as u64);
         for (stamp, (frame, &verdict)) in self.stamps.drain(..).zip(lcore.frames.iter_mut().zip(&lcore.verdicts)) {
             if verdict != Verdict::Hold {
-                settle(stamp, frame, verdict)?;
+                settled.take(stamp, frame, verdict, 0)?;
             } else if let Err(frame) = lcore.held.keep(std::mem::take(frame), port, until) {
-                settle(stamp, &frame, Verdict::Drop(Reason::FragmentUnknown))?;
+                settled.take(stamp, &frame, Verdict::Drop(Reason::FragmentUnknown), 0)?;
             }
             self.last = stamp;
         }
         // Then those whose first fragment was among them: it was the only frame where any may be held.
         let last = self.last;
-        lcore.release(snapshot, self.now, |frame, verdict| settle(last, frame, verdict))
+        lcore.release(snapshot, self.now, |frame, verdict| settled.take(last, frame, verdict, 0))?;
+        while let Some(Handed { to, lcores: looked, stamp, mut frame }) = settled.handed.pop_front() {
+            let (lcore, frames) = (&mut lcores[to], std::slice::from_mut(&mut frame));
+            lcore.pipeline.process_handed(snapshot, self.now, port, looked, frames, &mut lcore.verdicts);
+            let verdict = lcore.verdicts[0];
+            settled.take(stamp, &frame, verdict, looked)?;
+        }
+        Ok(())
+    }
+}
+
+/// Where frames go once they have their verdict.
+struct Settled<'a, W> {
+    totals: &'a mut Totals,
+    outputs: &'a mut Outputs<W>,
+    handed: VecDeque<Handed>,
+}
+
+/// A frame for another lcore.
+struct Handed {
+    to: usize,
+    /// How many have looked at it.
+    lcores: u8,
+    stamp: Nanos,
+    frame: Buffer,
+}
+
+impl<W: Write> Settled<'_, W> {
+    /// `lcores`: how many had the frame before the one that decided.
+    fn take(&mut self, stamp: Nanos, frame: &Buffer, verdict: Verdict, lcores: u8) -> io::Result<()> {
+        let writer = match verdict {
+            Verdict::Forward(_) | Verdict::Answer(_) | Verdict::Reject(_) => &mut self.outputs.sent,
+            Verdict::Punt => &mut self.outputs.punted,
+            Verdict::Drop(_) | Verdict::Hold => &mut None,
+            Verdict::HandOver(to) => {
+                let lcores = lcores.saturating_add(1);
+                self.handed.push_back(Handed { to: to.into(), lcores, stamp, frame: frame.clone() });
+                &mut None
+            }
+        };
+        if let Some(writer) = writer {
+            writer.write(stamp, frame.bytes())?;
+        }
+        count(verdict, self.totals);
+        Ok(())
     }
 }
 
@@ -229,7 +266,7 @@ fn count(verdict: Verdict, totals: &mut Totals) {
         Verdict::Punt => totals.punted += 1,
         Verdict::Reject(_) => totals.dropped[Reason::NoBackend as usize] += 1,
         Verdict::Drop(reason) => totals.dropped[reason as usize] += 1,
-        Verdict::Hold => totals.received -= 1, // it comes again
+        Verdict::Hold | Verdict::HandOver(_) => totals.received -= 1, // it comes again
     }
 }
 

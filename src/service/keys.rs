@@ -186,6 +186,6 @@ const RANGE: Shape = Shape::Text(&format::PREFIX);
 const IDLE: Shape = Shape::Duration { least: "1s", most: "365d" };
 const PROBE: Shape = Shape::Duration { least: "10ms", most: "1h" };
 const PROBES: Shape = Shape::Integer { least: 1, most: 1000 };
-const FORWARDING: &[&str] = super::reader::Mode::NAMES;
+const FORWARDING: &[&str] = super::Forwarding::NAMES;
 const HASH: &[&str] = Hash::NAMES;
 const NO_BACKEND: &[&str] = NoBackend::NAMES;

@@ -4,7 +4,6 @@
 
 use super::problem::{Errors, Report};
 use super::reader::Draft;
-use super::shape::Object;
 use super::tree::Value;
 use super::{AllDown, CheckKind, Forwarding, State, Tracking};
 
@@ -19,18 +18,6 @@ pub fn refuse_kubernetes(document: &Value<'_>, file: &str) -> Result<(), Errors>
         ));
     }
     Ok(())
-}
-
-/// Reports what of one service this release cannot honour.
-pub fn check(object: &Object<'_>, draft: &Draft, report: &mut Report) {
-    if let Some(mode) = draft.mode.filter(|mode| mode.forwarding().is_none()) {
-        let reason = format!(
-            "{:?} is known, but this release does not forward by it yet: use one of {}",
-            mode.name(),
-            Forwarding::NAMES.join(", ")
-        );
-        report.error(object.path.key("forwarding"), reason);
-    }
 }
 
 /// Warns, once each, of what is accepted and does not act yet.
@@ -53,7 +40,9 @@ pub fn warn(drafts: &[Draft], report: &mut Report) {
         report,
     );
     let drains = |draft: &Draft| {
-        draft.tracking != Some(Tracking::None)
+        // Which keeps its flows by their translations.
+        draft.mode != Some(Forwarding::Snat)
+            && draft.tracking != Some(Tracking::None)
             && draft.backends.iter().any(|backend| backend.state == Some(State::Draining))
     };
     let text = "a draining backend's flows move in this release, which remembers no flows: as under \"down\"";

@@ -134,6 +134,10 @@ impl Ports {
         (self.first == self.last).then_some(self.first)
     }
 
+    pub fn count(self) -> usize {
+        usize::from(self.last) - usize::from(self.first) + 1
+    }
+
     pub fn contains(self, port: u16) -> bool {
         (self.first..=self.last).contains(&port)
     }
@@ -206,6 +210,14 @@ impl Protocol {
             Self::Udp => 17,
         }
     }
+
+    pub const fn numbered(number: u8) -> Option<Self> {
+        match number {
+            6 => Some(Self::Tcp),
+            17 => Some(Self::Udp),
+            _ => None,
+        }
+    }
 }
 
 choice! {
@@ -220,6 +232,19 @@ choice! {
         L2dsr "l2dsr"
         Dnat "dnat"
         DnatDsr "dnat-dsr"
+        Snat "snat"
+    }
+}
+
+impl Forwarding {
+    /// Whether a backend may have another port than the service.
+    pub fn changes_port(self) -> bool {
+        matches!(self, Self::Dnat | Self::DnatDsr | Self::Snat | Self::Geneve)
+    }
+
+    /// Whether VIP and backend may be of different families: where the packet goes inside another.
+    pub fn crosses_families(self) -> bool {
+        matches!(self, Self::Ipip | Self::Gre | Self::Gue | Self::Geneve)
     }
 }
 

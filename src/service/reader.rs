@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::problem::{Errors, Path, Report, Warning};
-use super::shape::{self, Object, Read, Shape, choice};
+use super::shape::{self, Object, Read, Shape};
 use super::tree::{self, Value};
 use super::{
     Backend, ByteOrder, Definitions, Forwarding, Geneve, Gue, Hash, Health, HealthCheck, IdleTimeout, NoBackend, Ports,
@@ -33,7 +33,6 @@ pub fn read(
     for object in root.objects("services") {
         let draft = Draft::read(&object);
         rules::within(&object, &draft, &mut report);
-        limits::check(&object, &draft, &mut report);
         drafts.push(draft);
     }
     rules::across(&drafts, &mut report);
@@ -58,38 +57,6 @@ pub fn read(
         }
     }
     report.finish(|| Definitions { version: root.get("version"), services })
-}
-
-choice! {
-    /// Every forwarding mode of the contract, those of later releases included.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    Mode {
-        Ipip "ipip"
-        Gre "gre"
-        Gue "gue"
-        Geneve "geneve"
-        Dscp "dscp"
-        L2dsr "l2dsr"
-        Dnat "dnat"
-        DnatDsr "dnat-dsr"
-        Snat "snat"
-    }
-}
-
-impl Mode {
-    /// `None`: this release does not forward by it.
-    pub fn forwarding(self) -> Option<Forwarding> {
-        Forwarding::named(self.name())
-    }
-
-    pub fn changes_port(self) -> bool {
-        matches!(self, Self::Dnat | Self::DnatDsr | Self::Snat | Self::Geneve)
-    }
-
-    /// Whether VIP and backend may be of different families.
-    pub fn crosses_families(self) -> bool {
-        !matches!(self, Self::Dscp | Self::L2dsr | Self::Dnat | Self::DnatDsr)
-    }
 }
 
 impl Read for Ports {
@@ -120,7 +87,7 @@ pub struct Draft {
     pub vip: Option<IpNet>,
     pub ports: Option<Ports>,
     pub protocol: Option<Protocol>,
-    pub mode: Option<Mode>,
+    pub mode: Option<Forwarding>,
     pub hash: Option<Hash>,
     pub quic: Option<Quic>,
     /// As written, else by the protocol.
@@ -184,7 +151,6 @@ impl Draft {
     /// `None` where something is absent that the checks require.
     fn finish(self) -> Option<Service> {
         let ports = self.ports?;
-        let forwarding = self.mode?.forwarding()?;
         let backend = |backend: BackendDraft| {
             Some(Backend {
                 address: backend.address?,
@@ -201,7 +167,7 @@ impl Draft {
             vip: self.vip?,
             ports,
             protocol: self.protocol?,
-            forwarding,
+            forwarding: self.mode?,
             hash: self.hash?,
             quic: self.quic.filter(|_| self.hash == Some(Hash::QuicCid)),
             tracking: self.tracking?,

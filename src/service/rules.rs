@@ -9,9 +9,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::problem::Report;
-use super::reader::{BackendDraft, Draft, Mode};
+use super::reader::{BackendDraft, Draft};
 use super::shape::Object;
-use super::{CheckKind, Hash, MOST_BACKENDS, Ports, Protocol, State, Tracking};
+use super::{CheckKind, Forwarding, Hash, MOST_BACKENDS, Ports, Protocol, State, Tracking};
 
 /// The rules of one service by itself.
 pub fn within(object: &Object<'_>, draft: &Draft, report: &mut Report) {
@@ -30,12 +30,12 @@ pub fn within(object: &Object<'_>, draft: &Draft, report: &mut Report) {
 
 /// Keys that mean something in some modes only.
 fn keys_of_their_mode(object: &Object<'_>, draft: &Draft, report: &mut Report) {
-    let belongs: [(&str, &[Mode]); 5] = [
-        ("dscp", &[Mode::Dscp]),
-        ("gue", &[Mode::Gue]),
-        ("geneve", &[Mode::Geneve]),
-        ("udp_checksum", &[Mode::Gue, Mode::Geneve]),
-        ("byte_order", &[Mode::DnatDsr]),
+    let belongs: [(&str, &[Forwarding]); 5] = [
+        ("dscp", &[Forwarding::Dscp]),
+        ("gue", &[Forwarding::Gue]),
+        ("geneve", &[Forwarding::Geneve]),
+        ("udp_checksum", &[Forwarding::Gue, Forwarding::Geneve]),
+        ("byte_order", &[Forwarding::DnatDsr]),
     ];
     if let Some(mode) = draft.mode {
         for (key, modes) in belongs {
@@ -47,12 +47,12 @@ fn keys_of_their_mode(object: &Object<'_>, draft: &Draft, report: &mut Report) {
             }
         }
         for backend in
-            object.objects("backends").filter(|backend| backend.has("tunnel_endpoint") && mode != Mode::Geneve)
+            object.objects("backends").filter(|backend| backend.has("tunnel_endpoint") && mode != Forwarding::Geneve)
         {
             let reason = format!("belongs to \"geneve\", and this service is {:?}; leave it out", mode.name());
             report.error(backend.path.key("tunnel_endpoint"), reason);
         }
-        if mode == Mode::Dscp && !object.has("dscp") {
+        if mode == Forwarding::Dscp && !object.has("dscp") {
             report.error(
                 object.path.key("dscp"),
                 "required by \"dscp\", but absent. Give the code point, 1 to 63, that names the VIP to the backends",
@@ -81,7 +81,7 @@ fn keys_of_their_mode(object: &Object<'_>, draft: &Draft, report: &mut Report) {
     }
 }
 
-fn modes_text(modes: &[Mode]) -> String {
+fn modes_text(modes: &[Forwarding]) -> String {
     modes.iter().map(|mode| format!("{:?}", mode.name())).collect::<Vec<_>>().join(" and ")
 }
 
@@ -91,7 +91,7 @@ fn vip(object: &Object<'_>, draft: &Draft, report: &mut Report) {
         if let Some(why) = not_one_station(vip.addr()) {
             report.error(object.path.key("vip"), format!("{} {why}; clients cannot connect to it", vip.addr()));
         }
-    } else if draft.mode == Some(Mode::Dnat) {
+    } else if draft.mode == Some(Forwarding::Dnat) {
         report.error(
             object.path.key("vip"),
             format!("{vip} is a prefix, and \"dnat\" needs one address, which its replies then carry"),
@@ -117,7 +117,7 @@ fn tracking(object: &Object<'_>, draft: &Draft, report: &mut Report) {
         let reason = "\"transition\" needs a SYN to tell a new flow by, and udp has none; use \"full\" or \"none\"";
         report.error(object.path.key("tracking"), reason);
     }
-    if draft.tracking == Some(Tracking::None) {
+    if draft.tracking == Some(Tracking::None) && draft.mode != Some(Forwarding::Snat) {
         for (backend, drafted) in object.objects("backends").zip(&draft.backends) {
             if drafted.state == Some(State::Draining) {
                 let reason = "\"draining\" with \"tracking\": \"none\", which remembers no flow: its flows move, as under \"down\"";
@@ -337,7 +337,7 @@ fn vips(drafts: &[Draft], report: &mut Report) {
 /// A reply of `dnat` is known by its source alone, so an endpoint serves one VIP and port.
 fn dnat_endpoints(drafts: &[Draft], report: &mut Report) {
     let mut seen: HashMap<(IpAddr, Protocol), Vec<(Ports, usize)>> = HashMap::new();
-    for (index, draft) in drafts.iter().enumerate().filter(|(_, draft)| draft.mode == Some(Mode::Dnat)) {
+    for (index, draft) in drafts.iter().enumerate().filter(|(_, draft)| draft.mode == Some(Forwarding::Dnat)) {
         let (Some(service_ports), Some(protocol)) = (draft.ports, draft.protocol) else { continue };
         for (number, backend) in draft.backends.iter().enumerate() {
             let Some(address) = backend.address else { continue };
@@ -361,7 +361,7 @@ fn dnat_endpoints(drafts: &[Draft], report: &mut Report) {
 /// A `dscp` backend knows the VIP by the code point alone.
 fn dscp_backends(drafts: &[Draft], report: &mut Report) {
     let mut seen: HashMap<(IpAddr, u8), (IpNet, usize)> = HashMap::new();
-    for (index, draft) in drafts.iter().enumerate().filter(|(_, draft)| draft.mode == Some(Mode::Dscp)) {
+    for (index, draft) in drafts.iter().enumerate().filter(|(_, draft)| draft.mode == Some(Forwarding::Dscp)) {
         let (Some(vip), Some(dscp)) = (draft.vip, draft.dscp) else { continue };
         for (number, address) in
             draft.backends.iter().enumerate().filter_map(|(number, backend)| Some((number, backend.address?)))

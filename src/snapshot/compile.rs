@@ -11,7 +11,9 @@ use super::ranges::Ranges;
 use super::routes::{Routes, Way};
 use super::tables::{Mask, Recipe, Tables};
 use super::vips::Vips;
-use super::{Asked, CompiledService, Environment, Fabric, Limiter, Millis, NextHop, Snapshot, Target, TargetIndex};
+use super::{
+    Asked, CompiledService, Environment, Fabric, Kept, Limiter, Millis, NextHop, Snapshot, Target, TargetIndex,
+};
 use crate::counters::{Reason, Registry, TrafficId};
 use crate::maglev::{Member, SelectionHash};
 use crate::mode::{self, Context, Prepared, Tunnel};
@@ -29,6 +31,8 @@ pub struct Compiler {
     learned: Arc<Learned>,
     mtus: Mtus,
     endpoints: HashMap<Served, Endpoint>,
+    /// Of the newest snapshot.
+    serial: u32,
     /// The pairs that the newest snapshot counts.
     counted: HashSet<(Arc<str>, SocketAddr)>,
 }
@@ -52,6 +56,7 @@ impl Compiler {
             mtus: Mtus::default(),
             tables: Tables::default(),
             endpoints: HashMap::new(),
+            serial: 0,
             counted: HashSet::new(),
         }
     }
@@ -103,13 +108,18 @@ impl Compiler {
                 owners,
                 definition: service.clone(),
                 servers: servers(service, &plan.members, first_target),
+                kept: kept(service, &plan.members, first_target),
                 members: plan.members.into(),
             });
         }
 
         self.note_endpoints(definitions, now);
+        // Not 0, which is no snapshot's.
+        self.serial = self.serial.wrapping_add(1).max(1);
         let endpoints = self.endpoints.iter().map(|(&served, endpoint)| (served, endpoint.vip, endpoint.until));
-        let is_plain = |service: &Service| service.hash == Hash::FiveTuple && ranges(service).is_none();
+        let is_plain = |service: &Service| {
+            service.hash == Hash::FiveTuple && service.forwarding != Forwarding::Snat && ranges(service).is_none()
+        };
         Arc::new(Snapshot {
             version: definitions.version.clone(),
             hash: self.hash,
@@ -128,6 +138,8 @@ impl Compiler {
             tunnels: tunnels(definitions),
             learned: self.learned.clone(),
             hold: self.environment.hold,
+            sources: self.environment.sources.clone(),
+            serial: self.serial,
         })
     }
 
@@ -221,6 +233,22 @@ fn servers(service: &Service, members: &[u32], first_target: u32) -> Box<[(Box<[
     let mut servers: Vec<_> = named.collect();
     servers.sort_unstable_by(|a, b| a.0.cmp(&b.0));
     servers.into()
+}
+
+/// Whom flows stay with that are kept by their backend.
+fn kept(service: &Service, members: &[u32], first_target: u32) -> Box<[(SocketAddr, Kept)]> {
+    if service.forwarding != Forwarding::Snat {
+        return Box::default();
+    }
+    let keeps = members.iter().zip(first_target..).filter_map(|(&place, target)| {
+        let backend = &service.backends[place as usize];
+        let takes_new = backend.state == State::Active && backend.weight > 0;
+        let kept = Kept { target: TargetIndex(target), takes_new };
+        (backend.state != State::Down).then_some((service.endpoint(backend), kept))
+    });
+    let mut kept: Vec<_> = keeps.collect();
+    kept.sort_unstable_by_key(|(endpoint, _)| *endpoint);
+    kept.into()
 }
 
 fn ranges(service: &Service) -> Option<Ranges> {

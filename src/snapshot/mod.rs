@@ -16,13 +16,14 @@ mod tables;
 mod vips;
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
 use crate::counters::{Traffic, TrafficId};
+use crate::flow::Sources;
 use crate::maglev::{self, NOBODY, SelectionHash};
 use crate::mode::{Encap, Prepared, Reply, Tunnel};
 use crate::service::{Backend, Hash, Service};
@@ -56,6 +57,8 @@ pub struct Environment {
     pub drain_timeout: Duration,
     /// Lcores that read snapshots and count traffic.
     pub lcores: usize,
+    /// What `snat` takes sources from.
+    pub sources: Arc<Sources>,
 }
 
 /// A port as the pipeline sees it.
@@ -120,6 +123,8 @@ pub struct Snapshot {
     tunnels: HashMap<IpAddr, Vec<Tunnel>>,
     learned: Arc<Learned>,
     hold: Duration,
+    sources: Arc<Sources>,
+    serial: u32,
 }
 
 /// A service, and where its tables and backends are.
@@ -135,6 +140,16 @@ pub struct CompiledService {
     members: Box<[u32]>,
     /// By server ID, sorted: those that may be named by one.
     servers: Box<[(Box<[u8]>, TargetIndex)]>,
+    /// By endpoint, sorted, where flows are kept by it.
+    kept: Box<[(SocketAddr, Kept)]>,
+}
+
+/// Where a flow goes that has its backend already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    pub target: TargetIndex,
+    /// Whether the backend takes new flows, too.
+    pub takes_new: bool,
 }
 
 /// A backend of a service, as the lcores use it. What most packets need lies within one cache line.
@@ -155,6 +170,17 @@ pub struct ServiceIndex(u32);
 impl ServiceIndex {
     /// That of no service.
     pub const NONE: Self = Self(u32::MAX);
+
+    /// As a plain number, for what keeps it together with the snapshot's serial.
+    #[inline(always)]
+    pub const fn to_bits(self) -> u32 {
+        self.0
+    }
+
+    #[inline(always)]
+    pub const fn from_bits(bits: u32) -> Self {
+        Self(bits)
+    }
 }
 
 /// A service that was found for a packet.
@@ -183,6 +209,17 @@ pub struct TargetIndex(u32);
 impl TargetIndex {
     /// The target of what no backend may take: the first of every snapshot, which refuses.
     pub const NOBODY: Self = Self(0);
+
+    /// As a plain number, for what keeps it together with the snapshot's serial.
+    #[inline(always)]
+    pub const fn to_bits(self) -> u32 {
+        self.0
+    }
+
+    #[inline(always)]
+    pub const fn from_bits(bits: u32) -> Self {
+        Self(bits)
+    }
 }
 
 /// Whose address a destination is.
@@ -256,6 +293,38 @@ impl Snapshot {
             Some(&member) if member != NOBODY => TargetIndex(service.first_target + u32::from(member)),
             _ => TargetIndex::NOBODY,
         }
+    }
+
+    /// Where a flow goes on to that was sent to this endpoint; `None`: the backend is gone, or down.
+    pub fn kept(&self, service: ServiceIndex, backend: SocketAddr) -> Option<Kept> {
+        let kept = &self.compiled_service(service).kept;
+        let find = |endpoint: SocketAddr| kept.binary_search_by_key(&endpoint, |(of, _)| *of).ok();
+        // Where the packet keeps one of several ports, the endpoint has none.
+        let place = find(backend).or_else(|| find(SocketAddr::new(backend.ip(), 0)))?;
+        Some(kept[place].1)
+    }
+
+    /// Address and port (0: the packet's own) of a target that packets can go to.
+    pub fn endpoint_of(&self, service: ServiceIndex, target: TargetIndex) -> Option<SocketAddr> {
+        if matches!(self.target(target).mode, Prepared::Refuses(_)) {
+            return None;
+        }
+        let service = self.compiled_service(service);
+        let member = target.0.checked_sub(service.first_target)?;
+        let place = *service.members.get(member as usize)?;
+        Some(service.definition.endpoint(&service.definition.backends[place as usize]))
+    }
+
+    /// The number of this snapshot among those of its compiler, from 1.
+    #[inline(always)]
+    pub fn serial(&self) -> u32 {
+        self.serial
+    }
+
+    /// What `snat` takes sources from.
+    #[inline]
+    pub fn sources(&self) -> &Sources {
+        &self.sources
     }
 
     /// The target that a QUIC connection ID names, where it is one of the service's.

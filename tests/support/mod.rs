@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use penstock::flow::Sources;
 use penstock::mode::Encap;
 use penstock::pipeline::{BURST, Pipeline, Verdict};
 use penstock::replay::Buffer;
@@ -97,6 +98,7 @@ pub fn environment() -> Environment {
         hold: Duration::ZERO,
         drain_timeout: Duration::from_secs(3600),
         lcores: 1,
+        sources: Arc::new(Sources::none()),
     }
 }
 

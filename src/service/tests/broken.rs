@@ -178,11 +178,6 @@ fn services() -> Vec<Case> {
             r#""health_check": {"kind": "http", "timeout": "0ms"}"#,
             "health_check.timeout: \"0ms\" is not a duration from 10ms to 1h, written like \"2h4m\" or \"500ms\"",
         ),
-        // Known, but not yet.
-        (
-            r#""forwarding": "snat""#,
-            "forwarding: \"snat\" is known, but this release does not forward by it yet: use one of ipip, gre, gue, geneve, dscp, l2dsr, dnat, dnat-dsr",
-        ),
     ];
     let error = |error: &str| -> &'static str { format!("services[0].{error}").leak() };
     cases.iter().map(|(changes, reason)| (web(changes).into_bytes(), vec![error(reason)])).collect()

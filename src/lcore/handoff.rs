@@ -1,0 +1,55 @@
+//! Frames on their way to another lcore, which may know their flow: one bounded ring an lcore.
+
+use std::sync::Arc;
+
+use crossbeam_queue::ArrayQueue;
+use dpdk::Mbuf;
+
+use crate::snapshot::PortIndex;
+
+/// Frames that may wait for an lcore.
+const ROOM: usize = 1024;
+
+/// A frame that another lcore passed on.
+#[derive(Debug)]
+pub struct Handed {
+    pub frame: Mbuf,
+    /// The port that received it.
+    pub port: PortIndex,
+    /// How many lcores have looked at it.
+    pub lcores: u8,
+}
+
+/// An lcore's end of all the rings.
+#[derive(Debug)]
+pub struct Handoff {
+    lcore: usize,
+    rings: Arc<[ArrayQueue<Handed>]>,
+}
+
+impl Handoff {
+    /// Those of all lcores, in order.
+    pub fn of(lcores: usize) -> Vec<Self> {
+        let rings: Arc<[_]> = (0..lcores).map(|_| ArrayQueue::new(ROOM)).collect();
+        (0..lcores).map(|lcore| Self { lcore, rings: rings.clone() }).collect()
+    }
+
+    /// Passes a frame on; gives it back where the ring is full, or there is no such lcore.
+    pub fn push(&self, to: u16, handed: Handed) -> Result<(), Mbuf> {
+        match self.rings.get(usize::from(to)) {
+            Some(ring) => ring.push(handed).map_err(|handed| handed.frame),
+            None => Err(handed.frame),
+        }
+    }
+
+    /// Takes the frame that has waited longest for this lcore.
+    pub fn pop(&self) -> Option<Handed> {
+        self.rings[self.lcore].pop()
+    }
+
+    /// Whether nothing waits for this lcore.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.rings[self.lcore].is_empty()
+    }
+}

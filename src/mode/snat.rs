@@ -1,0 +1,140 @@
+//! `snat`: full NAT. The destination becomes the backend, the source one of the node's own, so that replies come back.
+//!
+//! ```text
+//! request  client:port -> VIP:port      becomes  source:port -> backend:port
+//! reply    backend:port -> source:port  becomes  VIP:port -> client:port
+//! ```
+//!
+//! The backend needs nothing at all: neither a route back through the load balancer, nor the VIP, and it may serve any number of
+//! services. It does not see its clients' addresses. Each flow has a source address and port of its own (`[snat]`), kept in the
+//! lcore's `flow::Nat`, which says what becomes of a packet in either direction. TTL - 1 both ways; checksums are patched (RFC 1624);
+//! errors are translated with what they quote, and come from the source or the VIP whoever made them (RFC 5508, section 4.2),
+//! as neither side knows the other's network. Costs no MTU.
+
+use super::rewrite::{Both, Family, V4, V6, Way};
+use super::{Content, Context, Mode, NextHop, Packet, PortIndex, State};
+use crate::counters::Reason;
+use crate::flow::{Address, By, Nat, Seconds, Slot, Table, Translation};
+use crate::service::{Backend, Service};
+use crate::wire::{Frame, ethernet, tcp};
+
+/// The way to a backend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snat {
+    way: Way,
+    is_v4: bool,
+}
+
+impl Mode for Snat {
+    fn overhead(_: &Service, _: &Backend) -> u16 {
+        0
+    }
+
+    fn prepare(context: &Context) -> Self {
+        Self { way: context.next_hop.into(), is_v4: context.backend.address.is_ipv4() }
+    }
+
+    /// `hash` is the number of the flow's translation.
+    #[inline(never)]
+    fn apply<F: Frame>(
+        &self,
+        frame: &mut F,
+        packet: &Packet,
+        hash: u64,
+        state: &mut State,
+    ) -> Result<PortIndex, Reason> {
+        let (slot, now) = (Slot(hash as u32), state.now);
+        if self.is_v4 {
+            self.outward::<V4, F>(frame, packet, slot, &mut state.nat, now)
+        } else {
+            self.outward::<V6, F>(frame, packet, slot, &mut state.nat, now)
+        }
+    }
+}
+
+impl Snat {
+    #[inline(always)]
+    fn outward<A: Family, F: Frame>(
+        &self,
+        frame: &mut F,
+        packet: &Packet,
+        slot: Slot,
+        nat: &mut Nat,
+        now: Seconds,
+    ) -> Result<PortIndex, Reason>
+    where
+        A::Octets: Address,
+    {
+        let table = A::Octets::table(nat);
+        let ip = self.way.route(frame, packet, A::TTL)?;
+        match packet.content {
+            Content::Tcp => {
+                let flags = *ip.get(usize::from(packet.header) + tcp::FLAGS).ok_or(Reason::Malformed)?;
+                if table.get(slot).is_news(flags) {
+                    table.note(slot, flags, By::Client, now);
+                } else {
+                    table.touch(slot, now);
+                }
+            }
+            Content::Udp | Content::LaterFragment => table.touch(slot, now),
+            // An error keeps nothing alive.
+            Content::Error => {}
+        }
+        outward::<A>(table.get(slot)).apply(ip, packet)?;
+        Ok(self.way.port)
+    }
+}
+
+/// What becomes of the client's packets.
+#[inline(always)]
+fn outward<A: Family>(translation: &Translation<A::Octets>) -> Both<A> {
+    Both {
+        source: translation.source,
+        destination: translation.backend,
+        addresses: translation.addresses,
+        transport: translation.transport,
+    }
+}
+
+/// What becomes of the backend's.
+fn homeward<A: Family>(translation: &Translation<A::Octets>) -> Both<A> {
+    let key = &translation.key;
+    Both {
+        source: (key.vip, key.vip_port),
+        destination: (key.client, key.client_port),
+        addresses: translation.addresses.inverse(),
+        transport: translation.transport.inverse(),
+    }
+}
+
+/// Turns the untagged frame of a reply, or of an error about the client's packets, into what is to be sent to the client, which is
+/// reached by `hop`.
+pub fn reply<A: Family, F: Frame>(
+    frame: &mut F,
+    packet: &Packet,
+    slot: Slot,
+    table: &mut Table<A::Octets>,
+    now: Seconds,
+    hop: &NextHop,
+) -> Result<PortIndex, Reason>
+where
+    A::Octets: Address,
+{
+    let ip = Way::from(hop).route(frame, packet, A::TTL)?;
+    match packet.content {
+        Content::Tcp => {
+            let flags = *ip.get(usize::from(packet.header) + tcp::FLAGS).ok_or(Reason::Malformed)?;
+            table.note(slot, flags, By::Backend, now);
+        }
+        Content::Udp | Content::LaterFragment => table.touch(slot, now),
+        Content::Error => {}
+    }
+    homeward::<A>(table.get(slot)).apply(ip, packet)?;
+    if hop.tag(frame, packet.priority) { Ok(hop.port) } else { Err(Reason::Malformed) }
+}
+
+/// The flags of a TCP segment behind an IP header of `header` bytes in an untagged frame.
+pub fn flags<F: Frame>(frame: &F, packet: &Packet) -> u8 {
+    let at = ethernet::HEADER + usize::from(packet.header) + tcp::FLAGS;
+    if packet.content == Content::Tcp { frame.bytes().get(at).copied().unwrap_or(0) } else { 0 }
+}

@@ -1,0 +1,245 @@
+//! Flows of `snat`: each keeps the translation that it got, on the lcore that gave it.
+//!
+//! A client's packets mostly meet their translation here, as do replies, since each lcore has ports of its own. What may know another
+//! lcore better is handed over: a reply goes to the lcore that has its port; a fragment or an error, which receive-side
+//! scaling deals by addresses alone, goes once round.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::Verdict;
+use super::parse::{Kind, Parsed, Tuple};
+use crate::counters::Reason;
+use crate::flow::{Address, Ends, Key, Nat, Seconds, Slot, Via};
+use crate::mode::rewrite::{Family, V4, V6};
+use crate::mode::{Content, State, snat};
+use crate::service::{Forwarding, Hash, Protocol};
+use crate::snapshot::{Millis, ServiceIndex, Snapshot, TargetIndex};
+use crate::wire::Frame;
+use crate::wire::tcp::{ACK, SYN};
+
+pub fn seconds(now: Millis) -> Seconds {
+    Seconds(u32::try_from(now.0 / 1000).unwrap_or(u32::MAX))
+}
+
+/// Where a client's packet goes.
+#[derive(Debug, Clone, Copy)]
+pub struct Outward {
+    pub target: TargetIndex,
+    /// `None`: the target refuses it anyway.
+    pub slot: Option<Slot>,
+}
+
+/// How many lcores have looked at a frame before this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Round(pub u8);
+
+impl Round {
+    pub const RECEIVED: Self = Self(0);
+
+    /// The next lcore, if any has not looked. The first looks again at the end, and then knows that no other took it.
+    fn next(self, nat: &Nat) -> Option<Verdict> {
+        let lcores = nat.lcores();
+        (lcores > 1 && usize::from(self.0) < lcores).then(|| Verdict::HandOver(((nat.lcore() + 1) % lcores) as u16))
+    }
+}
+
+/// The translation of a plain packet's flow, where nothing is to be asked about it any more under this snapshot.
+#[inline(always)]
+pub fn current(nat: &Nat, key: &Key<[u8; 4]>, serial: u32, now: Seconds) -> Option<(Slot, Via)> {
+    let slot = nat.v4.find(key, now)?;
+    let translation = nat.v4.get(slot);
+    (translation.via.serial == serial && !translation.is_closed()).then_some((slot, translation.via))
+}
+
+/// Whether a packet of a service is better known to another lcore, and to whom it goes then.
+pub fn elsewhere(
+    parsed: &Parsed,
+    service: ServiceIndex,
+    snapshot: &Snapshot,
+    nat: &Nat,
+    now: Seconds,
+    round: Round,
+) -> Option<Verdict> {
+    let is_dealt_by_flow = parsed.datagram.is_none() && parsed.packet.content != Content::Error;
+    if is_dealt_by_flow || snapshot.definition(service).forwarding != Forwarding::Snat || is_known(parsed, nat, now) {
+        return None;
+    }
+    round.next(nat)
+}
+
+/// Whether a later fragment, whose first is not known here, is on its way round.
+pub fn goes_on(parsed: &Parsed, nat: &Nat, round: Round) -> Option<Verdict> {
+    (parsed.kind == Kind::LaterFragment && round != Round::RECEIVED).then(|| round.next(nat)).flatten()
+}
+
+fn is_known(parsed: &Parsed, nat: &Nat, now: Seconds) -> bool {
+    let (key4, key6) = (key::<V4>(&parsed.flow), key::<V6>(&parsed.flow));
+    key4.is_some_and(|key| nat.v4.find(&key, now).is_some()) || key6.is_some_and(|key| nat.v6.find(&key, now).is_some())
+}
+
+/// Finds the way of a packet to a `snat` service, whose frame is untagged: that of its flow, or a new one.
+pub fn outward<F: Frame>(
+    frame: &F,
+    parsed: &Parsed,
+    service: ServiceIndex,
+    named: Option<TargetIndex>,
+    snapshot: &Snapshot,
+    nat: &mut Nat,
+    now: Seconds,
+) -> Result<Outward, Reason> {
+    let flags = snat::flags(frame, &parsed.packet);
+    match parsed.flow.destination {
+        IpAddr::V4(_) => flow::<V4>(parsed, flags, service, named, snapshot, nat, now),
+        IpAddr::V6(_) => flow::<V6>(parsed, flags, service, named, snapshot, nat, now),
+    }
+}
+
+/// A family, as far as packets say addresses of it.
+trait Spoken: Family {
+    fn address(address: IpAddr) -> Option<Self::Octets>;
+    fn say(address: Self::Octets) -> IpAddr;
+}
+
+impl Spoken for V4 {
+    fn address(address: IpAddr) -> Option<[u8; 4]> {
+        if let IpAddr::V4(v4) = address { Some(v4.octets()) } else { None }
+    }
+
+    fn say(address: [u8; 4]) -> IpAddr {
+        address.into()
+    }
+}
+
+impl Spoken for V6 {
+    fn address(address: IpAddr) -> Option<[u8; 16]> {
+        if let IpAddr::V6(v6) = address { Some(v6.octets()) } else { None }
+    }
+
+    fn say(address: [u8; 16]) -> IpAddr {
+        address.into()
+    }
+}
+
+fn key<A: Spoken>(flow: &Tuple) -> Option<Key<A::Octets>> {
+    Some(Key {
+        client: A::address(flow.source)?,
+        vip: A::address(flow.destination)?,
+        client_port: flow.source_port,
+        vip_port: flow.destination_port,
+        protocol: Protocol::numbered(flow.protocol)?,
+    })
+}
+
+fn flow<A: Spoken>(
+    parsed: &Parsed,
+    flags: u8,
+    service: ServiceIndex,
+    named: Option<TargetIndex>,
+    snapshot: &Snapshot,
+    nat: &mut Nat,
+    now: Seconds,
+) -> Result<Outward, Reason>
+where
+    A::Octets: Address,
+{
+    let table = A::Octets::table(nat);
+    let key = key::<A>(&parsed.flow).ok_or(Reason::IcmpIgnored)?;
+    let definition = snapshot.definition(service);
+    let is_error = parsed.packet.content == Content::Error;
+    if let Some(slot) = table.find(&key, now) {
+        let translation = table.get(slot);
+        let (address, port) = translation.backend;
+        let kept = snapshot.kept(service, SocketAddr::new(A::say(address), port));
+        // A new connection on the ends of one that came to nothing, or is over, need not go where that went.
+        let is_anew = flags & (SYN | ACK) == SYN && !translation.is_established();
+        match kept {
+            Some(kept) if kept.takes_new || !is_anew => {
+                if !is_error {
+                    // Whoever opens a connection where none is taken comes by here again.
+                    let is_settled = kept.takes_new || translation.is_established();
+                    let serial = if is_settled { snapshot.serial() } else { 0 };
+                    let (service, target) = (service.to_bits(), kept.target.to_bits());
+                    table.set_via(slot, Via { serial, service, target });
+                    table.take_times(slot, &definition.idle_timeout, now);
+                }
+                return Ok(Outward { target: kept.target, slot: Some(slot) });
+            }
+            _ if is_error => return Err(Reason::IcmpIgnored),
+            _ => table.retire(slot, now),
+        }
+    }
+    if is_error {
+        return Err(Reason::IcmpIgnored);
+    }
+
+    let hash = match definition.hash {
+        Hash::SourceIp => snapshot.hash().source(parsed.flow.source),
+        _ => snapshot.hash().end(parsed.flow.source, parsed.flow.source_port),
+    };
+    let target = named.unwrap_or_else(|| snapshot.select(service, hash));
+    let Some(endpoint) = snapshot.endpoint_of(service, target) else { return Ok(Outward { target, slot: None }) };
+    let port = if endpoint.port() == 0 { parsed.flow.destination_port } else { endpoint.port() };
+    let Some(address) = A::address(endpoint.ip()) else {
+        return Ok(Outward { target: TargetIndex::NOBODY, slot: None });
+    };
+    let slot = table.open(key, (address, port), &definition.idle_timeout, now).ok_or(Reason::SnatExhausted)?;
+    let via = Via { serial: snapshot.serial(), service: service.to_bits(), target: target.to_bits() };
+    table.set_via(slot, via);
+    Ok(Outward { target, slot: Some(slot) })
+}
+
+/// What becomes of a packet to a source of `snat`; `None`: it belongs to no flow.
+pub fn homeward<F: Frame>(
+    frame: &mut F,
+    parsed: &Parsed,
+    snapshot: &Snapshot,
+    state: &mut State,
+    now: Seconds,
+    strip: impl FnOnce(&mut F) -> bool,
+) -> Option<Verdict> {
+    let is_one = matches!(parsed.kind, Kind::Ported | Kind::Error)
+        && parsed.fault.is_none()
+        && parsed.flow.destination == parsed.destination;
+    if !is_one {
+        return None;
+    }
+    let owner = snapshot.sources().owner(parsed.flow.destination, parsed.flow.destination_port)?;
+    if owner != state.nat.lcore() {
+        return Some(Verdict::HandOver(owner as u16));
+    }
+    let verdict = match parsed.flow.destination {
+        IpAddr::V4(_) => reply::<V4, F>(frame, parsed, snapshot, &mut state.nat, now, strip)?,
+        IpAddr::V6(_) => reply::<V6, F>(frame, parsed, snapshot, &mut state.nat, now, strip)?,
+    };
+    Some(verdict)
+}
+
+fn reply<A: Spoken, F: Frame>(
+    frame: &mut F,
+    parsed: &Parsed,
+    snapshot: &Snapshot,
+    nat: &mut Nat,
+    now: Seconds,
+    strip: impl FnOnce(&mut F) -> bool,
+) -> Option<Verdict>
+where
+    A::Octets: Address + Ord,
+{
+    let table = A::Octets::table(nat);
+    let end = |address: IpAddr, port: u16| Some::<Ends<A::Octets>>((A::address(address)?, port));
+    let (to, from) = (
+        end(parsed.flow.destination, parsed.flow.destination_port)?,
+        end(parsed.flow.source, parsed.flow.source_port)?,
+    );
+    let slot = table.find_reply(to, from, Protocol::numbered(parsed.flow.protocol)?, now)?;
+    if !strip(frame) {
+        return Some(Verdict::Drop(Reason::Malformed));
+    }
+    let Some(hop) = snapshot.next_hop(A::say(table.get(slot).key.client)) else {
+        return Some(Verdict::Drop(Reason::NoNextHop));
+    };
+    Some(match snat::reply::<A, F>(frame, &parsed.packet, slot, table, now, hop) {
+        Ok(port) => Verdict::Forward(port),
+        Err(reason) => Verdict::Drop(reason),
+    })
+}
