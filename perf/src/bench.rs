@@ -36,7 +36,7 @@ pub struct Options {
     #[arg(long, value_delimiter = ',', default_values_t = [Contestant::Io, Contestant::Swap, Contestant::Penstock])]
     contestants: Vec<Contestant>,
     /// Forwarding modes that are measured besides `ipip`, or "none"; at 1 k flows, where these are among the flows.
-    #[arg(long, value_delimiter = ',', default_values_t = ["gre", "gue", "geneve", "dscp", "l2dsr", "dnat", "dnat-dsr"].map(str::to_owned))]
+    #[arg(long, value_delimiter = ',', default_values_t = ["gre", "gue", "geneve", "dscp", "l2dsr", "dnat", "dnat-dsr", "snat"].map(str::to_owned))]
     modes: Vec<String>,
     /// Two rounds of a second; printed, not stored.
     #[arg(long)]

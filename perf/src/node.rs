@@ -100,6 +100,9 @@ port = "wan0"
 prefix = "0.0.0.0/0"
 via = "10.0.0.254"
 
+[snat]
+ipv4 = ["10.0.0.1"]
+
 [feed]
 kind = "file"
 path = "services.json"
