@@ -444,3 +444,116 @@ impl Address for [u8; 16] {
         &mut nat.v6
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::service::Ports;
+
+    const IDLE: IdleTimeout =
+        IdleTimeout { tcp: Duration::from_secs(9), tcp_closing: Duration::from_secs(3), udp: Duration::from_secs(5) };
+
+    fn key(client: u8, protocol: Protocol) -> Key<[u8; 4]> {
+        Key { client: [198, 51, 100, client], vip: [192, 0, 2, 1], client_port: 4000, vip_port: 80, protocol }
+    }
+
+    /// What the obvious memory knows of a flow.
+    struct Known {
+        source: Ends<[u8; 4]>,
+        backend: Ends<[u8; 4]>,
+        until: u32,
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Packet { client: u8, udp: bool },
+        Leave { client: u8, udp: bool },
+        Wait(u32),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            8 => (0u8..12, any::<bool>()).prop_map(|(client, udp)| Step::Packet { client, udp }),
+            1 => (0u8..12, any::<bool>()).prop_map(|(client, udp)| Step::Leave { client, udp }),
+            2 => (0u32..5).prop_map(Step::Wait),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_two_maps_and_a_clock(
+            steps in proptest::collection::vec(step(), 1..300), seed: [u64; 2], addresses in 1u8..3, ports in 1u16..5,
+        ) {
+            let v4 = (0..addresses).map(|k| Ipv4Addr::new(10, 0, 0, k));
+            let sources = Sources::new(v4, [], Ports { first: 2000, last: 1999 + ports }, 1);
+            let mut table = Nat::new(&sources, 0, seed).v4;
+            let mut live: HashMap<(u8, Protocol), Known> = HashMap::new();
+            // What is taken, and until when, by protocol and source.
+            let mut taken: HashMap<(Protocol, Ends<[u8; 4]>), u32> = HashMap::new();
+            let mut now = 0;
+            for (number, step) in (0u16..).zip(steps) {
+                let protocol = |udp| if udp { Protocol::Udp } else { Protocol::Tcp };
+                match step {
+                    Step::Wait(seconds) => now += seconds,
+                    Step::Leave { client, udp } => {
+                        let at = (client, protocol(udp));
+                        let known = live.remove(&at).filter(|known| known.until > now);
+                        let slot = table.find(&key(client, at.1), Seconds(now));
+                        prop_assert_eq!(slot.is_some(), known.is_some());
+                        if let (Some(slot), Some(known)) = (slot, known) {
+                            table.retire(slot, Seconds(now));
+                            let idle = if udp { 5 } else { 3 };
+                            taken.insert((at.1, known.source), now + idle + 1);
+                            prop_assert_eq!(table.find_reply(known.source, known.backend, at.1, Seconds(now)), None);
+                        }
+                    }
+                    Step::Packet { client, udp } => {
+                        let at = (client, protocol(udp));
+                        let until = now + if udp { 6 } else { 4 };
+                        if let Some(known) = live.get_mut(&at).filter(|known| known.until > now) {
+                            let slot = table.find(&key(client, at.1), Seconds(now)).unwrap();
+                            let translation = table.get(slot);
+                            prop_assert_eq!((translation.source, translation.backend), (known.source, known.backend));
+                            prop_assert_eq!(table.find_reply(known.source, known.backend, at.1, Seconds(now)), Some(slot));
+                            prop_assert_eq!(table.find_reply(known.source, ([9; 4], 9), at.1, Seconds(now)), None);
+                            table.touch(slot, Seconds(now));
+                            known.until = until;
+                            taken.insert((at.1, known.source), until);
+                        } else {
+                            prop_assert_eq!(table.find(&key(client, at.1), Seconds(now)), None);
+                            let backend = ([10, 1, 0, 1], number);
+                            let is_full = taken.iter().filter(|((of, _), until)| *of == at.1 && **until > now).count()
+                                == usize::from(addresses) * usize::from(ports);
+                            let slot = table.open(key(client, at.1), backend, &IDLE, Seconds(now));
+                            prop_assert_eq!(slot.is_none(), is_full);
+                            if let Some(slot) = slot {
+                                let source = table.get(slot).source;
+                                let before = taken.insert((at.1, source), until);
+                                prop_assert!(before.is_none_or(|until| until <= now), "{:?} was taken", source);
+                                live.insert(at, Known { source, backend, until });
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_source_that_was_left_longest_comes_first() {
+        let sources = Sources::new([Ipv4Addr::new(10, 0, 0, 1)], [], Ports { first: 2000, last: 2099 }, 1);
+        let mut table = Nat::new(&sources, 0, [7, 7]).v4;
+        let mut port = |client, now| {
+            let slot = table.open(key(client, Protocol::Udp), ([10, 1, 0, 1], 53), &IDLE, Seconds(now)).unwrap();
+            table.get(slot).source.1
+        };
+        let first: Vec<u16> = (0..100).map(|client| port(client, 0)).collect();
+        assert_eq!(first[0], 2007, "it begins where the seed says");
+        assert_eq!(port(200, 6), first.iter().copied().min().unwrap(), "all are free at once, the lowest first");
+    }
+}
