@@ -221,7 +221,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 /// The forwarding modes of these names.
-fn modes(names: &[String]) -> anyhow::Result<Vec<Forwarding>> {
+pub fn modes(names: &[String]) -> anyhow::Result<Vec<Forwarding>> {
     let named = |name: &String| Forwarding::named(name).with_context(|| format!("--modes: there is no mode {name:?}"));
     names.iter().filter(|name| *name != "none").map(named).collect()
 }

@@ -2,6 +2,7 @@
 
 mod bench;
 mod hugepages;
+mod instructions;
 mod interrupt;
 mod machine;
 mod maglev;
@@ -22,6 +23,11 @@ use clap::Parser;
 enum Command {
     /// Compares penstock with testpmd in alternating rounds; appends the result to RESULTS.md.
     Bench(bench::Options),
+    /// Counts the instructions that the pipeline takes for a packet, by callgrind.
+    Instructions(instructions::Options),
+    /// What `instructions` counts.
+    #[command(hide = true)]
+    Pipeline(instructions::Work),
     /// Writes a capture of TCP ACKs, 60 bytes each, of many flows to one VIP.
     Traffic(traffic::Options),
 }
@@ -29,6 +35,8 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Command::parse() {
         Command::Bench(options) => bench::run(&options),
+        Command::Instructions(options) => instructions::run(&options),
+        Command::Pipeline(work) => instructions::work(&work),
         Command::Traffic(options) => traffic::run(&options),
     };
     match result {

@@ -1,7 +1,6 @@
 //! penstock on the rig: the real binary, its rate read from the counters that it serves to Prometheus.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -64,8 +63,17 @@ pub fn replay_rate(rig: &Rig, penstock: &Path, capture: &Path, frames: usize) ->
     Ok(frames as f64 / elapsed)
 }
 
-/// Writes penstock.toml and services.json: one service, [`BACKENDS`] backends behind one router; those of `l2dsr` are neighbours.
+/// Writes penstock.toml and services.json.
 fn write_files(rig: &Rig, metrics: SocketAddr, forwarding: Forwarding) -> anyhow::Result<(PathBuf, PathBuf)> {
+    let (config, services) = documents(rig, metrics, forwarding);
+    let paths = (rig.directory.join("penstock.toml"), rig.directory.join("services.json"));
+    fs::write(&paths.0, config)?;
+    fs::write(&paths.1, services)?;
+    Ok(paths)
+}
+
+/// Configuration and definitions: one service, [`BACKENDS`] backends behind one router; those of `l2dsr` are neighbours.
+pub fn documents(rig: &Rig, metrics: SocketAddr, forwarding: Forwarding) -> (String, String) {
     let mac = |bytes: [u8; 6]| bytes.map(|byte| format!("{byte:02x}")).join(":");
     let mut config = format!(
         r#"[node]
@@ -120,10 +128,10 @@ listen = "{metrics}"
     let mut backends = String::new();
     for backend in 0..BACKENDS {
         let comma = if backend == 0 { "" } else { "," };
-        write!(backends, "{comma}\n    {{\"address\": \"10.1.0.{}\"}}", backend + 1)?;
+        backends += &format!("{comma}\n    {{\"address\": \"10.1.0.{}\"}}", backend + 1);
         if forwarding == Forwarding::L2dsr {
             let (host, mac) = (backend + 1, mac([2, 0, 0, 1, 0, backend as u8]));
-            write!(config, "\n[[neighbor]]\naddress = \"10.1.0.{host}\"\nmac = \"{mac}\"\nport = \"wan0\"\n")?;
+            config += &format!("\n[[neighbor]]\naddress = \"10.1.0.{host}\"\nmac = \"{mac}\"\nport = \"wan0\"\n");
         }
     }
     let code = if forwarding == Forwarding::Dscp { "\"dscp\": 5, " } else { "" };
@@ -134,10 +142,7 @@ listen = "{metrics}"
         VIP.port(),
         forwarding.name()
     );
-    let paths = (rig.directory.join("penstock.toml"), rig.directory.join("services.json"));
-    fs::write(&paths.0, config)?;
-    fs::write(&paths.1, services)?;
-    Ok(paths)
+    (config, services)
 }
 
 fn free_address() -> anyhow::Result<SocketAddr> {

@@ -63,15 +63,26 @@ pub fn write(
     vip: SocketAddrV4,
     mac: [u8; 6],
 ) -> anyhow::Result<()> {
-    let clients = clients(flows, seed)?;
+    let frames = self::frames(flows, frames, seed, vip, mac)?;
     let file = File::create(path).with_context(|| format!("{} cannot be written", path.display()))?;
     let mut pcap = PcapWriter::new(BufWriter::with_capacity(1 << 20, file))?;
-    for (client, index) in clients.iter().cycle().take(frames).zip(0u64..) {
-        let frame = ack(*client, vip, mac);
-        pcap.write_packet(&PcapPacket::new(Duration::from_micros(index), FRAME as u32, &frame))?;
+    for (frame, index) in frames.iter().zip(0u64..) {
+        pcap.write_packet(&PcapPacket::new(Duration::from_micros(index), FRAME as u32, frame))?;
     }
     pcap.into_writer().flush()?;
     Ok(())
+}
+
+/// `frames` frames of `flows` flows, going round them in order.
+pub fn frames(
+    flows: usize,
+    frames: usize,
+    seed: u64,
+    vip: SocketAddrV4,
+    mac: [u8; 6],
+) -> anyhow::Result<Vec<[u8; FRAME]>> {
+    let clients = clients(flows, seed)?;
+    Ok(clients.iter().cycle().take(frames).map(|&client| ack(client, vip, mac)).collect())
 }
 
 /// `count` different clients in an order without a pattern.

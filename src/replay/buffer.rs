@@ -18,6 +18,7 @@ impl Buffer {
     }
 
     /// Takes a frame's bytes in place of what was there.
+    #[inline]
     pub fn fill(&mut self, frame: &[u8]) {
         self.start = Self::HEADROOM;
         self.memory.resize(Self::HEADROOM, 0);
@@ -26,14 +27,17 @@ impl Buffer {
 }
 
 impl Frame for Buffer {
+    #[inline]
     fn bytes(&self) -> &[u8] {
         &self.memory[self.start..]
     }
 
+    #[inline]
     fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.memory[self.start..]
     }
 
+    #[inline]
     fn reshape(&mut self, front: usize, length: usize) -> Option<&mut [u8]> {
         let end = self.start.checked_add(length).filter(|&end| end <= self.memory.len())?;
         self.start = self.start.checked_sub(front)?;
@@ -41,6 +45,7 @@ impl Frame for Buffer {
         Some(self.bytes_mut())
     }
 
+    #[inline]
     fn strip(&mut self, count: usize) -> bool {
         let has = count <= self.bytes().len();
         if has {

@@ -1,0 +1,110 @@
+//! Instructions that the pipeline takes for a packet, counted by callgrind: the same on every run and every day, whatever else the
+//! machine does. Not a rate, but where a rate has changed they say whose doing it was.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use penstock::config::Config;
+use penstock::pipeline::{BURST, Pipeline, Verdict};
+use penstock::replay::Buffer;
+use penstock::service::{self, Forwarding};
+use penstock::snapshot::{Compiler, Millis, PortIndex};
+
+use crate::bench::{self, Rig, VIP};
+use crate::{node, traffic};
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// Forwarding modes.
+    #[arg(long, value_delimiter = ',', default_values_t = Forwarding::NAMES.iter().map(|name| (*name).to_owned()))]
+    modes: Vec<String>,
+    /// Numbers of flows, each packet of another than the one before.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 1_000])]
+    flows: Vec<usize>,
+}
+
+#[derive(clap::Args)]
+pub struct Work {
+    #[arg(long)]
+    mode: Option<String>,
+    #[arg(long)]
+    flows: usize,
+    #[arg(long)]
+    bursts: usize,
+}
+
+/// Bursts of the two runs whose difference is taken: what a program does to start and to warm up is in both.
+const BURSTS: [usize; 2] = [200, 1_200];
+
+pub fn run(options: &Options) -> anyhow::Result<()> {
+    println!("Instructions a packet, parse to apply, by callgrind; bursts of {BURST}.\n");
+    println!("| mode |{}", options.flows.iter().map(|flows| format!(" {flows} flows |")).collect::<String>());
+    println!("|---|{}", "--:|".repeat(options.flows.len()));
+    let bare: Vec<f64> = options.flows.iter().map(|&flows| count(None, flows)).collect::<anyhow::Result<_>>()?;
+    for mode in bench::modes(&options.modes)? {
+        let mut line = format!("| `{}` |", mode.name());
+        for (&flows, bare) in options.flows.iter().zip(&bare) {
+            line += &format!(" {:.1} |", count(Some(mode), flows)? - bare);
+        }
+        println!("{line}");
+    }
+    Ok(())
+}
+
+/// Of a packet of this mode; without one, of filling its buffer alone.
+fn count(mode: Option<Forwarding>, flows: usize) -> anyhow::Result<f64> {
+    let [few, many] = BURSTS.map(|bursts| collected(mode, flows, bursts));
+    Ok((many? - few?) / ((BURSTS[1] - BURSTS[0]) * BURST) as f64)
+}
+
+fn collected(mode: Option<Forwarding>, flows: usize, bursts: usize) -> anyhow::Result<f64> {
+    let mut valgrind = Command::new("valgrind");
+    valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).arg(std::env::current_exe()?);
+    valgrind.args(["pipeline", "--flows", &flows.to_string(), "--bursts", &bursts.to_string()]);
+    if let Some(mode) = mode {
+        valgrind.args(["--mode", mode.name()]);
+    }
+    let output = valgrind.stdin(Stdio::null()).output().context("valgrind cannot be run")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{said}");
+    let count = said.lines().find_map(|line| line.split_once("Collected :"));
+    count.and_then(|(_, count)| count.trim().parse().ok()).with_context(|| format!("callgrind said: {said}"))
+}
+
+/// What is counted: bursts of the bench's frames through one lcore's pipeline.
+pub fn work(work: &Work) -> anyhow::Result<()> {
+    let frames = traffic::frames(work.flows, work.flows.max(BURST), 1, VIP, traffic::NET_PCAP_MAC)?;
+    let mode = work.mode.as_ref().map(|name| bench::modes(std::slice::from_ref(name))).transpose()?;
+    let mode = mode.and_then(|modes| modes.first().copied());
+    let (config, services) = node::documents(&nowhere(), ([127, 0, 0, 1], 1).into(), mode.unwrap_or(Forwarding::Ipip));
+    let (config, _) = Config::read(config, "penstock.toml")?;
+    let (definitions, _) = service::read(services, "services.json", None)?;
+    let snapshot = Compiler::new(config.environment()).compile(&definitions, &config.fabric(), Millis(0));
+    let mut pipeline = Pipeline::with(penstock::flow::Nat::new(snapshot.sources(), 0, [0; 2]));
+    let mut buffers = vec![Buffer::default(); BURST];
+    let mut verdicts = [Verdict::Punt; BURST];
+    let mut next = frames.iter().cycle();
+    for _ in 0..work.bursts {
+        buffers.iter_mut().zip(&mut next).for_each(|(buffer, frame)| buffer.fill(frame));
+        if mode.is_some() {
+            pipeline.process(&snapshot, Millis(0), PortIndex(0), &mut buffers, &mut verdicts);
+            ensure!(verdicts == [Verdict::Forward(PortIndex(0)); BURST], "{verdicts:?}");
+        }
+    }
+    Ok(())
+}
+
+/// A rig on which nothing is started.
+fn nowhere() -> Rig {
+    Rig {
+        lcore: 1,
+        main: 0,
+        realtime: false,
+        warm_up: Duration::ZERO,
+        duration: Duration::ZERO,
+        capture: "none.pcap".into(),
+        mbufs: 1023,
+        directory: ".".into(),
+    }
+}
