@@ -3,5 +3,5 @@
 mod nat;
 mod sources;
 
-pub use nat::{Address, By, Ends, Key, Nat, Seconds, Slot, Table, Translation, Via};
+pub use nat::{Address, Ends, Head, KeyV4, Nat, Seconds, Slot, Table, Translation, Via};
 pub use sources::Sources;

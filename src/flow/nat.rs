@@ -23,21 +23,28 @@ pub struct Seconds(pub u32);
 /// An address of either family, in a packet's bytes.
 pub trait Address: AsRef<[u8]> + Copy + Eq + std::fmt::Debug {
     const ZERO: Self;
-    /// The part of the key's mix that is the addresses'.
-    fn words(client: Self, vip: Self) -> u64;
-    fn table(nat: &mut Nat) -> &mut Table<Self>
-    where
-        Self: Sized;
+    /// What a client's packets have in common: who sends to which VIP.
+    type Key: Copy + Eq + std::fmt::Debug;
+    fn key(client: Ends<Self>, vip: Ends<Self>, protocol: Protocol) -> Self::Key;
+    /// The client and the VIP of a key.
+    fn ends(key: Self::Key) -> (Ends<Self>, Ends<Self>);
+    fn protocol(key: Self::Key) -> Protocol;
+    /// Every bit of it depends on all of the key and the seed.
+    fn mix(key: Self::Key, seed: [u64; 2]) -> u64;
+    fn table(nat: &mut Nat) -> &mut Table<Self>;
 }
 
-/// Who sends to which VIP: what a client's packets have in common.
+/// Protocol, addresses and ports in one number, in the order of a packet's bytes: two zeros' room for what differs between packets, as
+/// the pipeline reads them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Key<A> {
-    pub client: A,
-    pub vip: A,
-    pub client_port: u16,
-    pub vip_port: u16,
-    pub protocol: Protocol,
+pub struct KeyV4(pub u128);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyV6 {
+    client: [u8; 16],
+    vip: [u8; 16],
+    ports: [u16; 2],
+    protocol: Protocol,
 }
 
 /// An address and a port.
@@ -46,6 +53,15 @@ pub type Ends<A> = (A, u16);
 /// Names a translation of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slot(pub u32);
+
+/// Where a chain of translations begins.
+#[derive(Debug, Clone, Copy)]
+pub struct Head(u32);
+
+impl Head {
+    /// That of an empty one.
+    pub const NONE: Self = Self(NONE);
+}
 
 /// What the caller found for a flow in a snapshot: numbers that mean something to the caller alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -58,7 +74,7 @@ pub struct Via {
 
 /// Which side a segment comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum By {
+enum By {
     Client,
     Backend,
 }
@@ -66,16 +82,17 @@ pub enum By {
 /// One flow's translation: `client -> VIP` becomes `source -> backend`, and back.
 #[derive(Debug, Clone)]
 #[repr(align(64))]
-pub struct Translation<A> {
-    pub key: Key<A>,
+pub struct Translation<A: Address> {
+    pub key: A::Key,
     pub source: Ends<A>,
     pub backend: Ends<A>,
     /// How the sum over both addresses changes on the way to the backend, and that over the ports, too.
     pub addresses: Delta,
     pub transport: Delta,
     pub via: Via,
-    /// Seconds that it lives beyond its last packet: while it is being opened or closed, and between.
+    /// Seconds that it lives beyond its last packet: while it is being opened or closed, and between; and the one of today.
     idle: [u32; 2],
+    lives: u32,
     /// The next of the chain that the key is in.
     next: u32,
     seen: u8,
@@ -111,20 +128,20 @@ impl<A: Address> Translation<A> {
 
     /// Whether a client's segment with these flags may change anything that is known of the flow.
     #[inline(always)]
-    pub fn is_news(&self, flags: u8) -> bool {
-        flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0
-            || self.seen & (seen::ESTABLISHED | seen::CLIENTS_RST) != seen::ESTABLISHED
+    fn is_news(&self, flags: u8) -> bool {
+        // Of UDP no flags are given, and no reply is noted.
+        let is_to_be_established = self.seen & (seen::REPLY | seen::ESTABLISHED) == seen::REPLY;
+        flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0 || is_to_be_established || self.seen & seen::CLIENTS_RST != 0
     }
 
-    fn idle(&self) -> u32 {
-        self.idle[usize::from(self.is_established())]
+    fn update(&mut self) {
+        // Another second, since some of the one that is under way is over.
+        self.lives = self.idle[usize::from(self.is_established())].saturating_add(1);
     }
 
+    #[inline(never)]
     fn note(&mut self, flags: u8, by: By) {
         use seen::*;
-        if self.key.protocol == Protocol::Udp {
-            return;
-        }
         let has = |flag| flags & flag != 0;
         match by {
             // A new connection between the ends of one that is over.
@@ -196,7 +213,7 @@ const NONE: u32 = u32::MAX;
 
 /// The translations of one family.
 #[derive(Debug)]
-pub struct Table<A> {
+pub struct Table<A: Address> {
     /// By protocol, then source address, then port.
     translations: Box<[Translation<A>]>,
     /// The second that each is over at; 0: it is free.
@@ -228,13 +245,14 @@ impl<A: Address + Ord> Table<A> {
         };
         let sources = || addresses.iter().flat_map(|&address| ports.iter().map(move |&port| (address, port)));
         let blank = |(protocol, source)| Translation {
-            key: Key { client: A::ZERO, vip: A::ZERO, client_port: 0, vip_port: 0, protocol },
+            key: A::key((A::ZERO, 0), (A::ZERO, 0), protocol),
             source,
             backend: (A::ZERO, 0),
             addresses: Delta::NONE,
             transport: Delta::NONE,
             via: Via::default(),
             idle: [0; 2],
+            lives: 0,
             next: NONE,
             seen: 0,
         };
@@ -275,12 +293,23 @@ impl<A: Address> Table<A> {
     }
 
     /// The flow with these ends.
+    pub fn find(&self, key: &A::Key, now: Seconds) -> Option<Slot> {
+        self.find_behind(self.head(key), key, now)
+    }
+
+    /// Where [`Table::find_behind`] begins. Who looks for several flows asks this for all of them first, so that the misses overlap.
     #[inline(always)]
-    pub fn find(&self, key: &Key<A>, now: Seconds) -> Option<Slot> {
-        let mut at = *self.chains.get(self.chain(key))?;
+    pub fn head(&self, key: &A::Key) -> Head {
+        Head(self.chains.get(self.chain(key)).copied().unwrap_or(NONE))
+    }
+
+    /// As [`Table::find`].
+    #[inline(always)]
+    pub fn find_behind(&self, head: Head, key: &A::Key, now: Seconds) -> Option<Slot> {
+        let mut at = head.0;
         loop {
             let translation = self.translations.get(at as usize)?;
-            if translation.key == *key && self.until[at as usize] > now.0 {
+            if translation.key == *key && *self.until.get(at as usize)? > now.0 {
                 return Some(Slot(at));
             }
             at = translation.next;
@@ -293,17 +322,18 @@ impl<A: Address> Table<A> {
     }
 
     /// Opens a translation to `backend` for a flow that has none. `None`: no source is free.
-    pub fn open(&mut self, key: Key<A>, backend: Ends<A>, idle: &IdleTimeout, now: Seconds) -> Option<Slot> {
-        let protocol = key.protocol as usize;
+    pub fn open(&mut self, key: A::Key, backend: Ends<A>, idle: &IdleTimeout, now: Seconds) -> Option<Slot> {
+        let ((client, client_port), (vip, vip_port)) = A::ends(key);
+        let protocol = A::protocol(key) as usize;
         if self.free[protocol].is_empty() {
-            self.collect(key.protocol, now);
+            self.collect(A::protocol(key), now);
         }
         let slot = self.free[protocol].pop_front()?;
         let chain = self.chain(&key);
         let translation = &mut self.translations[slot as usize];
         let source = translation.source;
-        let addresses = change(&key.client, &source.0).and(change(&key.vip, &backend.0));
-        let ports = Delta::word(key.client_port, source.1).and(Delta::word(key.vip_port, backend.1));
+        let addresses = change(&client, &source.0).and(change(&vip, &backend.0));
+        let ports = Delta::word(client_port, source.1).and(Delta::word(vip_port, backend.1));
         *translation = Translation {
             key,
             source,
@@ -312,6 +342,7 @@ impl<A: Address> Table<A> {
             transport: addresses.and(ports),
             via: Via::default(),
             idle: [0; 2],
+            lives: 0,
             next: self.chains[chain],
             seen: 0,
         };
@@ -324,11 +355,12 @@ impl<A: Address> Table<A> {
     /// Takes new timeouts, and starts them.
     pub fn take_times(&mut self, slot: Slot, idle: &IdleTimeout, now: Seconds) {
         let translation = &mut self.translations[slot.0 as usize];
-        let times = match translation.key.protocol {
+        let times = match A::protocol(translation.key) {
             Protocol::Tcp => [idle.tcp_closing, idle.tcp],
             Protocol::Udp => [idle.udp; 2],
         };
         translation.idle = times.map(|time| u32::try_from(time.as_secs()).unwrap_or(u32::MAX));
+        translation.update();
         self.touch(slot, now);
     }
 
@@ -337,17 +369,29 @@ impl<A: Address> Table<A> {
         self.translations[slot.0 as usize].via = via;
     }
 
+    /// A packet of the client's goes by, with these flags where it is TCP; gives what becomes of it.
+    #[inline(always)]
+    pub fn pass(&mut self, slot: Slot, flags: u8, now: Seconds) -> Option<&Translation<A>> {
+        let translation = self.translations.get_mut(slot.0 as usize)?;
+        if translation.is_news(flags) {
+            translation.note(flags, By::Client);
+            translation.update();
+        }
+        *self.until.get_mut(slot.0 as usize)? = now.0.saturating_add(translation.lives);
+        Some(translation)
+    }
+
     /// A packet of it goes by.
     #[inline(always)]
     pub fn touch(&mut self, slot: Slot, now: Seconds) {
-        // Another second, since some of the one that is under way is over.
-        let idle = self.translations[slot.0 as usize].idle();
-        self.until[slot.0 as usize] = now.0.saturating_add(idle).saturating_add(1);
+        self.until[slot.0 as usize] = now.0.saturating_add(self.translations[slot.0 as usize].lives);
     }
 
-    /// A TCP segment of it with these flags goes by.
-    pub fn note(&mut self, slot: Slot, flags: u8, by: By, now: Seconds) {
-        self.translations[slot.0 as usize].note(flags, by);
+    /// A reply with these TCP flags goes by.
+    pub fn note_reply(&mut self, slot: Slot, flags: u8, now: Seconds) {
+        let translation = &mut self.translations[slot.0 as usize];
+        translation.note(flags, By::Backend);
+        translation.update();
         self.touch(slot, now);
     }
 
@@ -395,10 +439,8 @@ impl<A: Address> Table<A> {
     }
 
     #[inline(always)]
-    fn chain(&self, key: &Key<A>) -> usize {
-        let ports = u64::from(key.client_port) << 32 | u64::from(key.vip_port) << 8 | key.protocol as u64;
-        let mixed = fold(A::words(key.client, key.vip) ^ self.seed[0], ports ^ self.seed[1]);
-        (fold(mixed, self.seed[0] | 1) as usize) & (self.chains.len() - 1)
+    fn chain(&self, key: &A::Key) -> usize {
+        A::mix(*key, self.seed) as usize & (self.chains.len() - 1)
     }
 }
 
@@ -417,10 +459,32 @@ fn change<A: Address>(old: &A, new: &A) -> Delta {
 
 impl Address for [u8; 4] {
     const ZERO: Self = [0; 4];
+    type Key = KeyV4;
+
+    fn key(client: Ends<Self>, vip: Ends<Self>, protocol: Protocol) -> KeyV4 {
+        let mut bytes = [0; 16];
+        bytes[1] = protocol.number();
+        bytes[4..8].copy_from_slice(&client.0);
+        bytes[8..12].copy_from_slice(&vip.0);
+        bytes[12..14].copy_from_slice(&client.1.to_be_bytes());
+        bytes[14..].copy_from_slice(&vip.1.to_be_bytes());
+        KeyV4(u128::from_le_bytes(bytes))
+    }
+
+    fn ends(key: KeyV4) -> (Ends<Self>, Ends<Self>) {
+        let bytes = key.0.to_le_bytes();
+        let address = |at: usize| [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]];
+        ((address(4), be16(&bytes, 12)), (address(8), be16(&bytes, 14)))
+    }
 
     #[inline(always)]
-    fn words(client: Self, vip: Self) -> u64 {
-        u64::from(u32::from_ne_bytes(client)) << 32 | u64::from(u32::from_ne_bytes(vip))
+    fn protocol(key: KeyV4) -> Protocol {
+        if (key.0 >> 8) as u8 == Protocol::Tcp.number() { Protocol::Tcp } else { Protocol::Udp }
+    }
+
+    #[inline(always)]
+    fn mix(key: KeyV4, seed: [u64; 2]) -> u64 {
+        fold(fold(key.0 as u64 ^ seed[0], (key.0 >> 64) as u64 ^ seed[1]), seed[0] | 1)
     }
 
     fn table(nat: &mut Nat) -> &mut Table<Self> {
@@ -430,14 +494,26 @@ impl Address for [u8; 4] {
 
 impl Address for [u8; 16] {
     const ZERO: Self = [0; 16];
+    type Key = KeyV6;
 
-    #[inline(always)]
-    fn words(client: Self, vip: Self) -> u64 {
-        // Odd constants of no meaning (the fractions of the square roots of 2 and 3), so that swapped words differ.
-        const KEYS: [u64; 2] = [0x6a09_e667_f3bc_c909, 0xbb67_ae85_84ca_a73b];
-        let half = |address: Self, at: u32| (u128::from_ne_bytes(address) >> (64 * at)) as u64;
-        fold(half(client, 0) ^ KEYS[0], half(client, 1) ^ KEYS[1])
-            ^ fold(half(vip, 1) ^ KEYS[0], half(vip, 0) ^ KEYS[1])
+    fn key(client: Ends<Self>, vip: Ends<Self>, protocol: Protocol) -> KeyV6 {
+        KeyV6 { client: client.0, vip: vip.0, ports: [client.1, vip.1], protocol }
+    }
+
+    fn ends(key: KeyV6) -> (Ends<Self>, Ends<Self>) {
+        ((key.client, key.ports[0]), (key.vip, key.ports[1]))
+    }
+
+    fn protocol(key: KeyV6) -> Protocol {
+        key.protocol
+    }
+
+    fn mix(key: KeyV6, seed: [u64; 2]) -> u64 {
+        let half = |address: [u8; 16], at: u32| (u128::from_ne_bytes(address) >> (64 * at)) as u64;
+        let ports = u64::from(key.ports[0]) << 32 | u64::from(key.ports[1]) << 8 | key.protocol as u64;
+        let client = fold(half(key.client, 0) ^ seed[0], half(key.client, 1) ^ seed[1]);
+        let both = fold(half(key.vip, 0) ^ client, half(key.vip, 1) ^ seed[1]);
+        fold(both ^ seed[0], ports ^ seed[1])
     }
 
     fn table(nat: &mut Nat) -> &mut Table<Self> {
@@ -458,8 +534,8 @@ mod tests {
     const IDLE: IdleTimeout =
         IdleTimeout { tcp: Duration::from_secs(9), tcp_closing: Duration::from_secs(3), udp: Duration::from_secs(5) };
 
-    fn key(client: u8, protocol: Protocol) -> Key<[u8; 4]> {
-        Key { client: [198, 51, 100, client], vip: [192, 0, 2, 1], client_port: 4000, vip_port: 80, protocol }
+    fn key(client: u8, protocol: Protocol) -> KeyV4 {
+        <[u8; 4]>::key(([198, 51, 100, client], 4000), ([192, 0, 2, 1], 80), protocol)
     }
 
     /// What the obvious memory knows of a flow.

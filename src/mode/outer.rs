@@ -135,7 +135,19 @@ impl<const N: usize> OuterV4<N> {
     /// Of an IPv4 packet, with nothing of its own in the header.
     #[inline(always)]
     pub fn wrap_v4<F: Frame>(&self, frame: &mut F, total: u16, state: &mut State) -> Result<PortIndex, Reason> {
-        self.wrap::<F, InnerV4, false>(frame, total, 0, state, |_, _| ())
+        self.wrap_v4_with(frame, total, state, |_, _| ())
+    }
+
+    /// The same, with what `finish` does to the whole frame, which gets where the tail begins.
+    #[inline(always)]
+    pub fn wrap_v4_with<F: Frame>(
+        &self,
+        frame: &mut F,
+        total: u16,
+        state: &mut State,
+        finish: impl FnOnce(&mut [u8], usize),
+    ) -> Result<PortIndex, Reason> {
+        self.wrap::<F, InnerV4, false>(frame, total, 0, state, finish)
     }
 
     fn new(hop: &NextHop, source: Ipv4Addr, spread: u32, to: Ipv4Addr, protocol: u8, tail: &[u8]) -> Self {

@@ -14,7 +14,7 @@
 use super::rewrite::{Both, Family, V4, V6, Way};
 use super::{Content, Context, Mode, NextHop, Packet, PortIndex, State};
 use crate::counters::Reason;
-use crate::flow::{Address, By, Nat, Seconds, Slot, Table, Translation};
+use crate::flow::{Address, Nat, Seconds, Slot, Table, Translation};
 use crate::service::{Backend, Service};
 use crate::wire::{Frame, ethernet, tcp};
 
@@ -67,27 +67,26 @@ impl Snat {
     {
         let table = A::Octets::table(nat);
         let ip = self.way.route(frame, packet, A::TTL)?;
-        match packet.content {
+        let translation = match packet.content {
             Content::Tcp => {
                 let flags = *ip.get(usize::from(packet.header) + tcp::FLAGS).ok_or(Reason::Malformed)?;
-                if table.get(slot).is_news(flags) {
-                    table.note(slot, flags, By::Client, now);
-                } else {
-                    table.touch(slot, now);
-                }
+                table.pass(slot, flags, now)
             }
-            Content::Udp | Content::LaterFragment => table.touch(slot, now),
+            Content::Udp | Content::LaterFragment => table.pass(slot, 0, now),
             // An error keeps nothing alive.
-            Content::Error => {}
-        }
-        outward::<A>(table.get(slot)).apply(ip, packet)?;
+            Content::Error => Some(table.get(slot)),
+        };
+        outward::<A>(translation.ok_or(Reason::Malformed)?).apply(ip, packet)?;
         Ok(self.way.port)
     }
 }
 
 /// What becomes of the client's packets.
 #[inline(always)]
-fn outward<A: Family>(translation: &Translation<A::Octets>) -> Both<A> {
+fn outward<A: Family>(translation: &Translation<A::Octets>) -> Both<A>
+where
+    A::Octets: Address,
+{
     Both {
         source: translation.source,
         destination: translation.backend,
@@ -97,11 +96,14 @@ fn outward<A: Family>(translation: &Translation<A::Octets>) -> Both<A> {
 }
 
 /// What becomes of the backend's.
-fn homeward<A: Family>(translation: &Translation<A::Octets>) -> Both<A> {
-    let key = &translation.key;
+fn homeward<A: Family>(translation: &Translation<A::Octets>) -> Both<A>
+where
+    A::Octets: Address,
+{
+    let (client, vip) = A::Octets::ends(translation.key);
     Both {
-        source: (key.vip, key.vip_port),
-        destination: (key.client, key.client_port),
+        source: vip,
+        destination: client,
         addresses: translation.addresses.inverse(),
         transport: translation.transport.inverse(),
     }
@@ -124,7 +126,7 @@ where
     match packet.content {
         Content::Tcp => {
             let flags = *ip.get(usize::from(packet.header) + tcp::FLAGS).ok_or(Reason::Malformed)?;
-            table.note(slot, flags, By::Backend, now);
+            table.note_reply(slot, flags, now);
         }
         Content::Udp | Content::LaterFragment => table.touch(slot, now),
         Content::Error => {}

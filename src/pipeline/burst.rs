@@ -9,10 +9,10 @@ use super::refusal::Refused;
 use super::translation::{self, Outward};
 use super::{BURST, Verdict};
 use crate::counters::Traffic;
-use crate::flow::Key;
+use crate::flow::Head;
 use crate::maglev::Client;
 use crate::mode::{Packet, State};
-use crate::service::{Forwarding, Hash, Protocol, Service};
+use crate::service::{Forwarding, Hash, Service};
 use crate::snapshot::{Owner, PortIndex, ServiceIndex, Snapshot, Target, TargetIndex};
 use crate::wire::{Frame, Mac};
 
@@ -57,6 +57,14 @@ struct Choice {
     slot: u64,
     /// The target, where the packet itself names it.
     target: Option<TargetIndex>,
+}
+
+/// The lowest bit's number, and the bit off.
+#[inline(always)]
+fn take_bit(bits: &mut u32) -> usize {
+    let at = bits.trailing_zeros() as usize % BURST;
+    *bits &= bits.wrapping_sub(1);
+    at
 }
 
 /// Whether each packet of a service must be looked at by itself.
@@ -152,7 +160,7 @@ impl Burst {
     /// Matches the trains. Those that are not plainly a service's are broken up; gives the places of their frames.
     #[inline(always)]
     pub fn find(&mut self, snapshot: &Snapshot, state: &State) -> u32 {
-        let mut others = 0;
+        let mut rest = 0_u32;
         for train in 0..self.count {
             let flow = self.flows[train];
             match matching::find_plain(flow, snapshot) {
@@ -160,18 +168,51 @@ impl Burst {
                     self.services[train] = service;
                     self.clients[train] = Client::v4(flow.source(), flow.source_port());
                 }
-                None => others |= self.find_other(train, snapshot, state),
+                None => rest |= 1 << train,
+            }
+        }
+        if rest == 0 { 0 } else { self.find_rest(rest, snapshot, state) }
+    }
+
+    /// Matches the trains of `rest`, a bit each.
+    #[inline(never)]
+    fn find_rest(&mut self, mut rest: u32, snapshot: &Snapshot, state: &State) -> u32 {
+        if !state.nat.v4.is_empty() {
+            rest = self.find_translated(rest, snapshot, state);
+        }
+        let mut others = 0;
+        while rest != 0 {
+            others |= self.find_other(take_bit(&mut rest), snapshot);
+        }
+        others
+    }
+
+    /// Finds the translations of those trains of `rest` whose flow needs no second look; gives the others.
+    #[inline(always)]
+    fn find_translated(&mut self, rest: u32, snapshot: &Snapshot, state: &State) -> u32 {
+        let mut heads = [Head::NONE; BURST];
+        let mut bits = rest;
+        while bits != 0 {
+            let train = take_bit(&mut bits);
+            heads[train] = state.nat.v4.head(&self.flows[train].key());
+        }
+        let (mut bits, mut others) = (rest, 0);
+        while bits != 0 {
+            let train = take_bit(&mut bits);
+            let key = self.flows[train].key();
+            match translation::current(&state.nat, heads[train], &key, snapshot.serial(), state.now) {
+                Some((slot, via)) => {
+                    self.services[train] = ServiceIndex::from_bits(via.service);
+                    self.translate(train, Outward { target: TargetIndex::from_bits(via.target), slot: Some(slot) });
+                }
+                None => others |= 1 << train,
             }
         }
         others
     }
 
     /// Matches a train of a service that asks for more than its table.
-    #[inline(never)]
-    fn find_other(&mut self, train: usize, snapshot: &Snapshot, state: &State) -> u32 {
-        if !state.nat.v4.is_empty() && self.find_translated(train, snapshot, state) {
-            return 0;
-        }
+    fn find_other(&mut self, train: usize, snapshot: &Snapshot) -> u32 {
         let flow = self.flows[train].tuple();
         let found = snapshot.service(flow.destination, flow.destination_port, flow.protocol);
         let is_for =
@@ -186,25 +227,6 @@ impl Burst {
             }
             None => self.break_up(train),
         }
-    }
-
-    /// Finds the translation of a train's flow, where it is one that needs no second look.
-    #[inline(always)]
-    fn find_translated(&mut self, train: usize, snapshot: &Snapshot, state: &State) -> bool {
-        let flow = self.flows[train];
-        let key = Key {
-            client: flow.source().octets(),
-            vip: flow.destination().octets(),
-            client_port: flow.source_port(),
-            vip_port: flow.destination_port(),
-            protocol: if flow.protocol() == Protocol::Tcp.number() { Protocol::Tcp } else { Protocol::Udp },
-        };
-        let Some((slot, via)) = translation::current(&state.nat, &key, snapshot.serial(), state.now) else {
-            return false;
-        };
-        self.services[train] = ServiceIndex::from_bits(via.service);
-        self.translate(train, Outward { target: TargetIndex::from_bits(via.target), slot: Some(slot) });
-        true
     }
 
     /// Notes a translation, which takes the place of the hash.
@@ -293,7 +315,10 @@ impl Burst {
     /// Finds every train's target: first all hashes, then all slots, whose cache misses overlap.
     #[inline(always)]
     pub fn select<'a>(&mut self, snapshot: &'a Snapshot, targets: &mut [&'a Target; BURST]) {
-        snapshot.hash().clients(&self.clients, &mut self.hashes, self.count);
+        // Those that are chosen for otherwise have theirs.
+        if self.special.count_ones() as usize != self.count {
+            snapshot.hash().clients(&self.clients, &mut self.hashes, self.count);
+        }
         for (train, target) in targets[..self.count].iter_mut().enumerate() {
             *target = snapshot.target(snapshot.select(self.services[train], self.hashes[train]));
         }
@@ -304,7 +329,9 @@ impl Burst {
 
     #[inline(never)]
     fn select_special<'a>(&mut self, snapshot: &'a Snapshot, targets: &mut [&'a Target; BURST]) {
-        for train in (0..self.count).filter(|train| self.special & 1 << train != 0) {
+        let mut special = self.special;
+        while special != 0 {
+            let train = take_bit(&mut special);
             let Choice { client, slot, target } = self.choices[train];
             self.hashes[train] = client;
             let target = target.unwrap_or_else(|| snapshot.select(self.services[train], slot));

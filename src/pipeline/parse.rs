@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::counters::Reason;
+use crate::flow::KeyV4;
 use crate::mode::{Content, Packet};
 use crate::snapshot::Port;
 use crate::wire::ethernet::{self, Ethernet, Link};
@@ -93,6 +94,11 @@ impl Flow {
     pub fn packet(self) -> Packet {
         let content = if self.protocol() == protocol::TCP { Content::Tcp } else { Content::Udp };
         Packet { header: ipv4::HEADER as u16, total: 0, content, port: self.destination_port(), priority: 0 }
+    }
+
+    #[inline(always)]
+    pub fn key(self) -> KeyV4 {
+        KeyV4(self.0)
     }
 
     pub fn tuple(self) -> Tuple {

@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::Verdict;
 use super::parse::{Kind, Parsed, Tuple};
 use crate::counters::Reason;
-use crate::flow::{Address, Ends, Key, Nat, Seconds, Slot, Via};
+use crate::flow::{Address, Ends, Head, KeyV4, Nat, Seconds, Slot, Via};
 use crate::mode::rewrite::{Family, V4, V6};
 use crate::mode::{Content, State, snat};
 use crate::service::{Forwarding, Hash, Protocol};
@@ -45,8 +45,8 @@ impl Round {
 
 /// The translation of a plain packet's flow, where nothing is to be asked about it any more under this snapshot.
 #[inline(always)]
-pub fn current(nat: &Nat, key: &Key<[u8; 4]>, serial: u32, now: Seconds) -> Option<(Slot, Via)> {
-    let slot = nat.v4.find(key, now)?;
+pub fn current(nat: &Nat, head: Head, key: &KeyV4, serial: u32, now: Seconds) -> Option<(Slot, Via)> {
+    let slot = nat.v4.find_behind(head, key, now)?;
     let translation = nat.v4.get(slot);
     (translation.via.serial == serial && !translation.is_closed()).then_some((slot, translation.via))
 }
@@ -120,14 +120,13 @@ impl Spoken for V6 {
     }
 }
 
-fn key<A: Spoken>(flow: &Tuple) -> Option<Key<A::Octets>> {
-    Some(Key {
-        client: A::address(flow.source)?,
-        vip: A::address(flow.destination)?,
-        client_port: flow.source_port,
-        vip_port: flow.destination_port,
-        protocol: Protocol::numbered(flow.protocol)?,
-    })
+fn key<A: Spoken>(flow: &Tuple) -> Option<<A::Octets as Address>::Key>
+where
+    A::Octets: Address,
+{
+    let client = (A::address(flow.source)?, flow.source_port);
+    let vip = (A::address(flow.destination)?, flow.destination_port);
+    Some(A::Octets::key(client, vip, Protocol::numbered(flow.protocol)?))
 }
 
 fn flow<A: Spoken>(
@@ -235,7 +234,7 @@ where
     if !strip(frame) {
         return Some(Verdict::Drop(Reason::Malformed));
     }
-    let Some(hop) = snapshot.next_hop(A::say(table.get(slot).key.client)) else {
+    let Some(hop) = snapshot.next_hop(A::say(A::Octets::ends(table.get(slot).key).0.0)) else {
         return Some(Verdict::Drop(Reason::NoNextHop));
     };
     Some(match snat::reply::<A, F>(frame, &parsed.packet, slot, table, now, hop) {
