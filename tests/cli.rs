@@ -78,6 +78,15 @@ fn check_says_what_is_good_and_what_the_tables_take() {
 }
 
 #[test]
+fn check_says_how_many_flows_snat_has_room_for() {
+    let config = CONFIG.to_owned() + "[snat]\nipv4 = [\"10.0.0.1\", \"10.0.0.2\"]\nports = \"2000-2999\"\n";
+    let place = Place::new(&[("penstock.toml", &config), ("services.json", SERVICES)]);
+    let (_, out, _) = said(&place.run(&["check", "--config", "penstock.toml"]));
+    let line = "snat: 2000 flows of TCP and as many of UDP at once; 336.0 kB, shared out among 1 lcore\n";
+    assert!(out.contains(line), "{out}");
+}
+
+#[test]
 fn check_prints_every_error_of_both_documents() {
     let (config, services) = (CONFIG.replace("251", "250"), SERVICES.replace("\"ipip\"", "\"ipop\""));
     let place = Place::new(&[("penstock.toml", &config), ("other.json", &services)]);

@@ -156,6 +156,15 @@ fn print_summary(args: &Args, findings: &Findings) -> io::Result<()> {
                     bytes(tables.masked_bytes)
                 )?;
             }
+            let sources = &config.environment().sources;
+            if !sources.is_empty() {
+                let (flows, memory) = (sources.flows(), bytes(sources.memory()));
+                let lcores = count(sources.lcores(), "lcore");
+                writeln!(
+                    out,
+                    "snat: {flows} flows of TCP and as many of UDP at once; {memory}, shared out among {lcores}"
+                )?;
+            }
             for Growth { mode, is_v4, services, overhead, mss } in Growth::of(definitions, config) {
                 let (family, services) = (if is_v4 { "IPv4" } else { "IPv6" }, count(services, "service"));
                 let size = match overhead {

@@ -287,6 +287,9 @@ impl<A: Address + Ord> Table<A> {
 }
 
 impl<A: Address> Table<A> {
+    /// Of one source: the translation, its end, its place among the free ones and in the chains (at most two of these).
+    pub(super) const BYTES: usize = size_of::<Translation<A>>() + 5 * size_of::<u32>();
+
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.translations.is_empty()

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::Table;
 use crate::service::Ports;
 
 /// Source addresses and ports, shared out among the lcores: each has its part of the ports of every address.
@@ -49,6 +50,18 @@ impl Sources {
 
     pub fn lcores(&self) -> usize {
         self.lcores as usize
+    }
+
+    /// Flows of one protocol that can be at once, over both families and all lcores.
+    pub fn flows(&self) -> usize {
+        (self.v4.len() + self.v6.len()) * self.ports.count()
+    }
+
+    /// Bytes that all lcores together keep of them.
+    pub fn memory(&self) -> usize {
+        const PROTOCOLS: usize = 2;
+        let flows = self.v4.len() * Table::<[u8; 4]>::BYTES + self.v6.len() * Table::<[u8; 16]>::BYTES;
+        PROTOCOLS * self.ports.count() * flows
     }
 
     /// The ports of one lcore.
