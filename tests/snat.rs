@@ -467,7 +467,9 @@ fn udp_lives_as_long_as_its_service_says() {
     assert_eq!(node.source(&Said::udp().packet(client, vip)), source);
     node.now = Millis(10_999);
     assert_eq!(ends(&node.forwarded(&Said::udp().packet(backend, source))), (vip, client));
-    node.now = Millis(17_000);
+    node.now = Millis(15_999);
+    assert_eq!(ends(&node.forwarded(&Said::udp().packet(backend, source))), (vip, client));
+    node.now = Millis(21_000);
     assert_eq!(node.verdict(&Said::udp().packet(backend, source)), Verdict::Punt);
     assert_ne!(node.source(&Said::udp().packet(client, vip)), source, "what was left longest comes first");
 }
@@ -549,15 +551,33 @@ fn a_flow_stays_with_its_backend_while_that_is_there() {
 #[test]
 fn a_connection_that_came_to_nothing_is_chosen_anew_where_its_backend_takes_none() {
     let (client, vip, _) = places(0);
+    let way = |node: &mut Node, flags| ends(&node.forwarded(&Said::tcp(flags).packet(client, vip)));
+    for how in [r#", "state": "draining""#, r#", "weight": 0"#] {
+        let mut node = Node::new(&two("", ""));
+        let (source, backend) = way(&mut node, SYN);
+        node.define(&if backend.ip() == end(BACKENDS[0]).ip() { two(how, "") } else { two("", how) });
+        assert_eq!(way(&mut node, ACK), (source, backend), "not a new one");
+        let (other_source, other) = way(&mut node, SYN);
+        assert!(other != backend && other_source != source, "{how}");
+        assert_eq!(way(&mut node, SYN), (other_source, other));
+    }
+}
+
+#[test]
+fn after_a_connection_is_closed_the_next_is_chosen_anew_where_its_backend_takes_none() {
+    let (client, vip, _) = places(0);
     let mut node = Node::new(&two("", ""));
     let way = |node: &mut Node, flags| ends(&node.forwarded(&Said::tcp(flags).packet(client, vip)));
     let (source, backend) = way(&mut node, SYN);
+    node.forwarded(&Said::tcp(SYN | ACK).packet(backend, source));
+    way(&mut node, ACK);
     let how = r#", "state": "draining""#;
     node.define(&if backend.ip() == end(BACKENDS[0]).ip() { two(how, "") } else { two("", how) });
-    assert_eq!(way(&mut node, ACK), (source, backend), "not a new one");
+    assert_eq!(way(&mut node, FIN | ACK), (source, backend));
+    node.forwarded(&Said::tcp(FIN | ACK).packet(backend, source));
+    assert_eq!(way(&mut node, ACK), (source, backend));
     let (other_source, other) = way(&mut node, SYN);
     assert!(other != backend && other_source != source);
-    assert_eq!(way(&mut node, SYN), (other_source, other));
 }
 
 #[test]

@@ -176,14 +176,11 @@ impl Pipeline {
             parsed.take_ports(ports);
         }
         let strip = |frame: &mut F| link::strip_tags(frame, usize::from(parsed.link));
-        if !snapshot.sources().is_empty() {
-            if let Some(verdict) = translation::goes_on(&parsed, &state.nat, self.round) {
-                return Err(verdict);
-            }
-            if let Some(verdict) = translation::homeward(frame, &parsed, snapshot, state, seconds, strip) {
-                remember(&parsed, fragments, now);
-                return Err(verdict);
-            }
+        if !snapshot.sources().is_empty()
+            && let Some(verdict) = translation::homeward(frame, &parsed, snapshot, state, seconds, strip)
+        {
+            remember(&parsed, fragments, now);
+            return Err(verdict);
         }
         let found = matching::find(&parsed, snapshot, now);
         if matches!(found, Match::Service(_) | Match::Reply(_) | Match::Echo) {

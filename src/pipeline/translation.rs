@@ -67,11 +67,6 @@ pub fn elsewhere(
     round.next(nat)
 }
 
-/// Whether a later fragment, whose first is not known here, is on its way round.
-pub fn goes_on(parsed: &Parsed, nat: &Nat, round: Round) -> Option<Verdict> {
-    (parsed.kind == Kind::LaterFragment && round != Round::RECEIVED).then(|| round.next(nat)).flatten()
-}
-
 fn is_known(parsed: &Parsed, nat: &Nat, now: Seconds) -> bool {
     let (key4, key6) = (key::<V4>(&parsed.flow), key::<V6>(&parsed.flow));
     key4.is_some_and(|key| nat.v4.find(&key, now).is_some()) || key6.is_some_and(|key| nat.v6.find(&key, now).is_some())
