@@ -3,221 +3,19 @@
 mod support;
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use penstock::config::Config;
 use penstock::maglev::SelectionHash;
 use penstock::pipeline::Verdict;
 use penstock::service;
-use penstock::snapshot::{Compiler, Millis, PortIndex};
+use penstock::snapshot::{Millis, PortIndex};
 use penstock::wire::checksum;
 use proptest::prelude::*;
-use support::{BACKEND_MAC, CLIENT_MAC, Node, OUR_MAC, TCP, UDP};
+use support::packets::*;
+use support::replay::{Replayed, replayed, replayed_at};
+use support::{CLIENT_MAC, Node, OUR_MAC, TCP, UDP};
 
 const FORWARD: Verdict = Verdict::Forward(PortIndex(0));
-
-const CONFIG: &str = r#"
-[dpdk]
-lcores = [1]
-[[port]]
-name = "wan0"
-device = "net_null0"
-mtu = 9000
-mac = "02:00:00:00:00:01"
-addresses = ["10.0.0.1"]
-[encap]
-ipv4_source = "10.0.0.1"
-ipv6_source = "fd00::1"
-#more
-[hash]
-seed = "AAECAwQFBgcICQoLDA0ODw=="
-table_size = 251
-[[neighbor]]
-address = "10.0.0.254"
-mac = "02:00:00:00:00:fe"
-port = "wan0"
-[[neighbor]]
-address = "10.1.0.1"
-mac = "02:00:00:00:00:fd"
-port = "wan0"
-[[neighbor]]
-address = "fd00::fe"
-mac = "02:00:00:00:00:fe"
-port = "wan0"
-[[neighbor]]
-address = "fd00:1::1"
-mac = "02:00:00:00:00:fd"
-port = "wan0"
-[[route]]
-prefix = "0.0.0.0/0"
-via = "10.0.0.254"
-[[route]]
-prefix = "::/0"
-via = "fd00::fe"
-"#;
-
-const VIP: [&str; 2] = ["192.0.2.1", "2001:db8:1::1"];
-const BACKEND: [&str; 2] = ["10.1.0.1", "fd00:1::1"];
-const SOURCE: [&str; 2] = ["10.0.0.1", "fd00::1"];
-
-fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap()
-}
-
-/// A node with these services, written as JSON without name, protocol and port; each is one for tcp 80 and one for udp 53.
-fn node(services: &[&str], more: &str) -> Node {
-    let mut written = Vec::new();
-    for (number, service) in services.iter().enumerate() {
-        for (protocol, port) in [("tcp", "80"), ("udp", "53")] {
-            let port = if service.starts_with("\"port\"") { String::new() } else { format!("\"port\": {port},") };
-            written.push(format!(r#"{{"name": "{number}{protocol}", "protocol": "{protocol}", {port} {service}}}"#));
-        }
-    }
-    let (config, _) = Config::read(CONFIG.replace("#more", more), "c").unwrap();
-    let (definitions, _) = service::read(format!("{{\"services\": [{}]}}", written.join(",")), "s", None)
-        .unwrap_or_else(|errors| panic!("{errors}"));
-    penstock::config::fit(&config, &definitions, "s").unwrap_or_else(|errors| panic!("{errors}"));
-    let mut compiler = Compiler::new(config.environment());
-    let snapshot: Arc<_> = compiler.compile(&definitions, &config.fabric(), Millis(0));
-    Node::of(compiler, snapshot)
-}
-
-/// One service from a VIP of a family to a backend of a family.
-fn to(mode: &str, vip: usize, backend: usize, more: &str) -> Node {
-    let (vip, backend) = (VIP[vip], BACKEND[backend]);
-    let service = format!(r#""vip": "{vip}", "forwarding": "{mode}", {more} "backends": [{{"address": "{backend}"}}]"#);
-    node(&[&service], "")
-}
-
-fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
-    }
-}
-
-/// A packet from scratch.
-#[derive(Debug, Clone)]
-struct Packet {
-    from: (IpAddr, u16),
-    to: (IpAddr, u16),
-    udp: bool,
-    tos: u8,
-    ttl: u8,
-    id: u16,
-    /// DF of IPv4; the flow label's presence of IPv6.
-    df: bool,
-    payload: Vec<u8>,
-    /// Whether UDP has a checksum.
-    summed: bool,
-    /// Options of IPv4 in words; extension headers of IPv6.
-    options: usize,
-}
-
-impl Packet {
-    fn transport(&self) -> Vec<u8> {
-        let mut segment = [self.from.1.to_be_bytes(), self.to.1.to_be_bytes()].concat();
-        let sum_at = if self.udp {
-            segment.extend((8 + self.payload.len() as u16).to_be_bytes());
-            segment.extend([0, 0]);
-            6
-        } else {
-            segment.extend([1, 2, 3, 4, 5, 6, 7, 8, 0x50, 0x18, 0x72, 0x10, 0, 0, 0, 0]);
-            16
-        };
-        segment.extend(&self.payload);
-        if !self.udp || self.summed {
-            let number = if self.udp { UDP } else { TCP };
-            let sum = match upper_sum(self.from.0, self.to.0, number, &segment) {
-                0 if self.udp => 0xffff,
-                sum => sum,
-            };
-            segment[sum_at..sum_at + 2].copy_from_slice(&sum.to_be_bytes());
-        }
-        segment
-    }
-
-    fn bytes(&self) -> Vec<u8> {
-        let number = if self.udp { UDP } else { TCP };
-        let header = Header { tos: self.tos, ttl: self.ttl, id: self.id, df: self.df, options: self.options };
-        header.before(self.from.0, self.to.0, number, &self.transport())
-    }
-}
-
-/// The checksum of TCP, UDP or ICMPv6.
-fn upper_sum(from: IpAddr, to: IpAddr, number: u8, segment: &[u8]) -> u16 {
-    let length = segment.len() as u32;
-    let pseudo = [&octets(from)[..], &octets(to), &length.to_be_bytes(), &[0, 0, 0, number], segment].concat();
-    !checksum::sum(&pseudo)
-}
-
-/// The fields of an IP header that are not addresses.
-#[derive(Debug, Clone, Copy)]
-struct Header {
-    tos: u8,
-    ttl: u8,
-    id: u16,
-    df: bool,
-    options: usize,
-}
-
-impl Header {
-    const OUTER: Self = Self { tos: 0, ttl: 64, id: 0, df: true, options: 0 };
-
-    fn before(self, from: IpAddr, to: IpAddr, number: u8, payload: &[u8]) -> Vec<u8> {
-        if from.is_ipv4() {
-            let length = 20 + 4 * self.options;
-            let mut bytes = vec![0x40 | (length / 4) as u8, self.tos];
-            bytes.extend(((length + payload.len()) as u16).to_be_bytes());
-            bytes.extend(self.id.to_be_bytes());
-            bytes.extend([if self.df { 0x40 } else { 0 }, 0, self.ttl, number, 0, 0]);
-            bytes.extend(octets(from));
-            bytes.extend(octets(to));
-            bytes.extend(vec![1; 4 * self.options]);
-            let sum = !checksum::sum(&bytes);
-            bytes[10..12].copy_from_slice(&sum.to_be_bytes());
-            bytes.extend(payload);
-            return bytes;
-        }
-        // Extension headers: hop-by-hop first, then destination options, each of eight bytes.
-        let mut extensions = Vec::new();
-        for k in 0..self.options {
-            let next = if k + 1 == self.options { number } else { 60 };
-            extensions.extend([next, 0, 1, 4, 0, 0, 0, 0]);
-        }
-        let label = if self.df { 0 } else { 0xabcde };
-        let mut bytes = (6 << 28 | u32::from(self.tos) << 20 | label).to_be_bytes().to_vec();
-        bytes.extend(((extensions.len() + payload.len()) as u16).to_be_bytes());
-        bytes.extend([if self.options > 0 { 0 } else { number }, self.ttl]);
-        bytes.extend(octets(from));
-        bytes.extend(octets(to));
-        bytes.extend(extensions);
-        bytes.extend(payload);
-        bytes
-    }
-}
-
-/// A received frame, with tags and padding.
-fn frame(packet: &[u8], tags: &[u16], padding: usize) -> Vec<u8> {
-    let mut frame = [&OUR_MAC.0[..], &CLIENT_MAC.0].concat();
-    for tag in tags {
-        frame.extend([0x81, 0]);
-        frame.extend(tag.to_be_bytes());
-    }
-    frame.extend(ether_type(packet));
-    frame.extend(packet);
-    frame.resize(frame.len() + padding, 0xaa);
-    frame
-}
-
-fn ether_type(packet: &[u8]) -> [u8; 2] {
-    if packet[0] >> 4 == 4 { [8, 0] } else { [0x86, 0xdd] }
-}
-
-/// A sent frame to the backend, without padding.
-fn sent(packet: &[u8]) -> Vec<u8> {
-    [&BACKEND_MAC.0[..], &OUR_MAC.0, &ether_type(packet), packet].concat()
-}
 
 fn client(family: usize) -> impl Strategy<Value = Packet> {
     let address = any::<u16>().prop_map(move |low| match family {
@@ -434,26 +232,6 @@ fn same_sums(frame: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// A router on the way to a client, which tells of a packet that was too big.
-const ROUTER: [&str; 2] = ["203.0.113.9", "2001:db8:9::9"];
-
-/// An ICMP error to `to` about a packet, `kept` bytes of which are quoted.
-fn error(from: &str, to: IpAddr, ttl: u8, tos: u8, quoted: &Packet, kept: usize) -> Vec<u8> {
-    let quoted = quoted.bytes();
-    let quote = &quoted[..kept.min(quoted.len())];
-    let from = ip(from);
-    let (number, start) = if from.is_ipv4() { (1, [3, 4]) } else { (58, [2, 0]) };
-    let mut message = [&start[..], &[0, 0, 0, 0, 5, 120], quote].concat();
-    let sum = if from.is_ipv4() { !checksum::sum(&message) } else { upper_sum(from, to, number, &message) };
-    message[2..4].copy_from_slice(&sum.to_be_bytes());
-    Header { ttl, tos, ..Header::OUTER }.before(from, to, number, &message)
-}
-
-/// What a server sends in answer to a client's packet.
-fn answer_to(packet: &Packet) -> Packet {
-    Packet { from: packet.to, to: packet.from, ..packet.clone() }
-}
-
 /// How much of a quoted packet is kept: at least its headers and eight bytes. Never half a checksum, of which nothing is promised.
 fn kept(family: usize, packet: &Packet, more: usize) -> usize {
     [20 + 4 * packet.options, 40 + 8 * packet.options][family] + 8 + more / 2 * 2
@@ -523,29 +301,6 @@ proptest! {
     }
 }
 
-/// The fragments of a packet: the first has `cut` bytes of its payload.
-fn fragments(packet: &Packet, cut: usize, id: u16) -> [Vec<u8>; 2] {
-    let transport = packet.transport();
-    let cut = (cut / 8 * 8).min(transport.len() / 8 * 8);
-    let number = if packet.udp { UDP } else { TCP };
-    [(0, true, &transport[..cut]), (cut, false, &transport[cut..])].map(|(offset, more, part)| {
-        let header = Header { tos: packet.tos, ttl: packet.ttl, id, df: false, options: 0 };
-        if packet.from.0.is_ipv4() {
-            let mut bytes = header.before(packet.from.0, packet.to.0, number, part);
-            let word = (offset / 8) as u16 | if more { 0x2000 } else { 0 };
-            bytes[6..8].copy_from_slice(&word.to_be_bytes());
-            bytes[10..12].fill(0);
-            let sum = !checksum::sum(&bytes[..20]);
-            bytes[10..12].copy_from_slice(&sum.to_be_bytes());
-            bytes
-        } else {
-            let word = offset as u16 | u16::from(more);
-            let extension = [&[number, 0][..], &word.to_be_bytes(), &[0, 0], &id.to_be_bytes()].concat();
-            header.before(packet.from.0, packet.to.0, 44, &[&extension, part].concat())
-        }
-    })
-}
-
 #[test]
 fn later_fragments_go_where_their_first_went() {
     for family in [0, 1] {
@@ -587,22 +342,6 @@ fn later_fragments_go_where_their_first_went() {
             node.now = Millis(2001);
             assert_eq!(node.verdict(&frame(&later, &[], 0)), unknown);
         }
-    }
-}
-
-/// A client's packet that is nothing special.
-fn plain(family: usize, udp: bool, payload: usize) -> Packet {
-    Packet {
-        from: (ip(["198.51.100.7", "2001:db8:2::7"][family]), 40000),
-        to: (ip(VIP[family]), if udp { 53 } else { 80 }),
-        udp,
-        tos: 0,
-        ttl: 60,
-        id: 7,
-        df: true,
-        payload: vec![b'x'; payload],
-        summed: true,
-        options: 0,
     }
 }
 
@@ -740,16 +479,12 @@ fn a_tag_goes_out_with_the_priority_that_came_in() {
         "mac = \"02:00:00:00:00:fd\"\nport = \"wan0\"",
         "mac = \"02:00:00:00:00:fd\"\nport = \"wan0\"\nvlan = 100",
     );
-    let (config, _) = Config::read(tagged, "c").unwrap();
     for mode in ["ipip", "dnat", "l2dsr", "geneve"] {
         let service = format!(
             r#"{{"services": [{{"name": "a", "vip": "192.0.2.1", "port": 80, "protocol": "tcp", "forwarding": "{mode}",
                 "backends": [{{"address": "10.1.0.1"}}]}}]}}"#
         );
-        let (definitions, _) = service::read(service, "s", None).unwrap();
-        let mut compiler = Compiler::new(config.environment());
-        let snapshot = compiler.compile(&definitions, &config.fabric(), Millis(0));
-        let mut node = Node::of(compiler, snapshot);
+        let mut node = Node::read(&tagged, &service);
         let packet = plain(0, false, 20).bytes();
         let (_, untagged) = to(mode, 0, 0, "").receive(&frame(&packet, &[], 0));
         for (tags, tag) in [(vec![], 100), (vec![7], 100), (vec![0xb007, 0xe001], 0xa000 | 100)] {
@@ -778,11 +513,7 @@ fn the_longest_prefix_then_the_exact_port_then_the_range_then_all() {
         service("all", "192.0.2.201", "0", 5),
         service("all but", "192.0.2.201", "443", 6),
     ];
-    let (config, _) = Config::read(CONFIG, "c").unwrap();
-    let (definitions, _) = service::read(format!("{{\"services\": [{}]}}", services.join(",")), "s", None).unwrap();
-    let mut compiler = Compiler::new(config.environment());
-    let snapshot = compiler.compile(&definitions, &config.fabric(), Millis(0));
-    let mut node = Node::of(compiler, snapshot);
+    let mut node = Node::read(CONFIG, &format!("{{\"services\": [{}]}}", services.join(",")));
     let mut backend = |vip: &str, port: u16| {
         let packet = Packet { to: (ip(vip), port), ..plain(0, false, 0) };
         match node.receive(&frame(&packet.bytes(), &[], 0)) {
@@ -870,38 +601,6 @@ fn the_outer_source_is_the_flows_where_it_is_spread() {
     }
 }
 
-/// A packet with the option of `dnat-dsr` in it, from scratch.
-fn with_option(packet: &Packet, vip: (IpAddr, u16), swapped: (bool, bool)) -> Vec<u8> {
-    let ordered = |mut bytes: Vec<u8>, is_swapped: bool| {
-        if is_swapped {
-            bytes.reverse();
-        }
-        bytes
-    };
-    let (address, port) = (ordered(octets(vip.0), swapped.0), ordered(vip.1.to_be_bytes().to_vec(), swapped.1));
-    let mut bytes = packet.bytes();
-    if vip.0.is_ipv4() {
-        let option = [&[0x9a, 8][..], &port, &address].concat();
-        bytes.splice(20..20, option);
-        bytes[0] += 2;
-        let total = bytes.len() as u16;
-        bytes[2..4].copy_from_slice(&total.to_be_bytes());
-        bytes[10..12].fill(0);
-        let header = usize::from(bytes[0] & 0xf) * 4;
-        let sum = !checksum::sum(&bytes[..header]);
-        bytes[10..12].copy_from_slice(&sum.to_be_bytes());
-    } else {
-        // Behind the hop-by-hop header where there is one.
-        let (at, next_at) = if packet.options > 0 { (48, 40) } else { (40, 6) };
-        let option = [&[bytes[next_at], 2, 0x1b, 0x14][..], &address, &port, &[0, 0]].concat();
-        bytes[next_at] = 60;
-        bytes.splice(at..at, option);
-        let payload = (bytes.len() - 40) as u16;
-        bytes[4..6].copy_from_slice(&payload.to_be_bytes());
-    }
-    bytes
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -941,20 +640,16 @@ proptest! {
 
 #[test]
 fn the_option_of_the_contract() {
-    let service = |order: &str| {
+    let option = |order: &str| {
         let service = format!(
             r#"{{"services": [{{"name": "a", "vip": "172.16.10.2", "port": 80, "protocol": "udp", "forwarding": "dnat-dsr", {order}
                 "backends": [{{"address": "10.1.0.1"}}]}}]}}"#
         );
-        let (config, _) = Config::read(CONFIG, "c").unwrap();
-        let (definitions, _) = service::read(service, "s", None).unwrap();
-        let mut compiler = Compiler::new(config.environment());
-        let snapshot = compiler.compile(&definitions, &config.fabric(), Millis(0));
         let packet = Packet { to: (ip("172.16.10.2"), 80), ..plain(0, true, 5) };
-        Node::of(compiler, snapshot).receive(&frame(&packet.bytes(), &[], 0)).1[34..42].to_vec()
+        Node::read(CONFIG, &service).receive(&frame(&packet.bytes(), &[], 0)).1[34..42].to_vec()
     };
-    assert_eq!(service(""), [0x9a, 0x08, 0, 80, 172, 16, 10, 2]);
-    assert_eq!(service("\"byte_order\": \"host\","), [0x9a, 0x08, 0x50, 0x00, 0x02, 0x0a, 0x10, 0xac]);
+    assert_eq!(option(""), [0x9a, 0x08, 0, 80, 172, 16, 10, 2]);
+    assert_eq!(option("\"byte_order\": \"host\","), [0x9a, 0x08, 0x50, 0x00, 0x02, 0x0a, 0x10, 0xac]);
 }
 
 #[test]
@@ -998,11 +693,7 @@ fn a_connection_id_names_its_server() {
             "quic": {{"config_id": 2, "server_id_length": 2}}, "backends": [{}]}}]}}"#,
         backends.join(",")
     );
-    let (config, _) = Config::read(CONFIG, "c").unwrap();
-    let (definitions, _) = service::read(service, "s", None).unwrap();
-    let mut compiler = Compiler::new(config.environment());
-    let snapshot = compiler.compile(&definitions, &config.fabric(), Millis(0));
-    let mut node = Node::of(compiler, snapshot);
+    let mut node = Node::read(CONFIG, &service);
     let mut chosen = |port: u16, payload: &[u8]| {
         let mut packet = plain(0, true, 0);
         (packet.from.1, packet.to.1, packet.payload) = (port, 443, payload.to_vec());
@@ -1134,40 +825,6 @@ fn relayed_errors_are_limited_too() {
     assert_eq!(answered.count(), 100);
 }
 
-/// A capture through so many lcores: what is sent, what is punted, and the counts. A frame comes every 40 µs.
-fn replayed(lcores: usize, services: &str, frames: &[Vec<u8>]) -> (Vec<u8>, Vec<u8>, penstock::replay::Report) {
-    let frames: Vec<_> = (0..).zip(frames).map(|(number, frame)| (number * 40_000, frame.clone())).collect();
-    replayed_at(lcores, CONFIG, services, &frames)
-}
-
-/// As [`replayed`], with the time of each frame in nanoseconds.
-fn replayed_at(
-    lcores: usize,
-    config: &str,
-    services: &str,
-    frames: &[(u64, Vec<u8>)],
-) -> (Vec<u8>, Vec<u8>, penstock::replay::Report) {
-    use penstock::replay::{Outputs, Plan, Reader, Resolution, Writer, run};
-    let mut capture = Vec::new();
-    let mut writer = Writer::new(&mut capture, Resolution::Micro).unwrap();
-    for (at, frame) in frames {
-        writer.write(*at, frame).unwrap();
-    }
-    writer.finish().unwrap();
-    let (config, _) = Config::read(config, "c").unwrap();
-    let (definitions, _) = service::read(services, "s", None).unwrap();
-    let compiler = Compiler::new(config.environment_of(lcores));
-    let (fabric, port) = (config.fabric(), PortIndex(0));
-    let plan = Plan { compiler, fabric, port, lcores, definitions, changes: vec![] };
-    let (mut sent, mut punted) = (Vec::new(), Vec::new());
-    let (to_sent, to_punted) = (&mut sent, &mut punted);
-    let outputs = move |resolution| {
-        Ok(Outputs { sent: Some(Writer::new(to_sent, resolution)?), punted: Some(Writer::new(to_punted, resolution)?) })
-    };
-    let report = run(plan, Reader::new(&capture[..]).unwrap(), outputs).unwrap();
-    (sent, punted, report)
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
@@ -1208,11 +865,9 @@ proptest! {
             };
             frame(&bytes, &[], 0)
         }).collect();
-        let one = replayed(1, &services, &frames);
-        prop_assert_eq!(one.2.totals.received, frames.len() as u64);
-        prop_assert_eq!(one.2.totals.received, one.2.totals.verdicts());
+        let one = replayed(1, CONFIG, &services, &frames);
         for lcores in [2, 4] {
-            prop_assert!(replayed(lcores, &services, &frames) == one, "{} lcores", lcores);
+            prop_assert!(replayed(lcores, CONFIG, &services, &frames) == one, "{} lcores", lcores);
         }
     }
 }
@@ -1224,14 +879,6 @@ fn a_later_fragment_may_wait_for_its_first() {
         "backends": [{"address": "10.1.0.1"}]}, {"name": "b", "vip": "2001:db8:1::1", "port": 53, "protocol": "udp",
         "forwarding": "dnat", "backends": [{"address": "fd00:1::1"}]}]}"#;
     let holds = CONFIG.replace("[hash]", "[fragments]\nhold = \"20ms\"\n[hash]");
-    let read = |capture: &[u8]| {
-        let mut reader = penstock::replay::Reader::new(capture).unwrap();
-        let (mut frame, mut frames) = (Vec::new(), Vec::new());
-        while let Some(at) = reader.next(&mut frame).unwrap() {
-            frames.push((at, frame.clone()));
-        }
-        frames
-    };
     for family in [0, 1] {
         let parts = |id| fragments(&plain(family, true, 200), 64, id).map(|part| frame(&part, &[], 0));
         let meant = |id| {
@@ -1251,7 +898,7 @@ fn a_later_fragment_may_wait_for_its_first() {
             (27 * ms, later_b.clone()),
         ];
         for lcores in [1, 4] {
-            let (out, _, report) = replayed_at(lcores, &holds, services, &capture);
+            let Replayed { sent, report, .. } = replayed_at(lcores, &holds, services, &capture);
             let ([first_a, later_a], [first_b, later_b]) = (meant(1), meant(2));
             // The first of b came 21 ms after the fragment that waited: too late.
             let wanted = [
@@ -1262,17 +909,19 @@ fn a_later_fragment_may_wait_for_its_first() {
                 (26 * ms, first_b),
                 (27 * ms, later_b),
             ];
-            assert!(read(&out) == wanted, "{:?}", read(&out).iter().map(|frame| frame.0).collect::<Vec<_>>());
-            let counted = (report.totals.received, report.totals.forwarded, report.dropped().collect::<Vec<_>>());
-            assert_eq!(counted, (7, 6, vec![(Reason::FragmentUnknown, 1)]));
+            assert!(sent == wanted, "{:?}", sent.iter().map(|frame| frame.0).collect::<Vec<_>>());
+            let counted = (report.totals.forwarded, report.dropped().collect::<Vec<_>>());
+            assert_eq!(counted, (6, vec![(Reason::FragmentUnknown, 1)]));
         }
         // What still waits at the end has waited in vain.
-        let (_, _, report) = replayed_at(1, &holds, services, &capture[..2]);
-        assert_eq!((report.totals.received, report.dropped().next()), (2, Some((Reason::FragmentUnknown, 2))));
+        let report = replayed_at(1, &holds, services, &capture[..2]).report;
+        assert_eq!(report.dropped().next(), Some((Reason::FragmentUnknown, 2)));
         // However many come, so many wait.
         let flood: Vec<_> = (0..1000).map(|id| (u64::from(id), parts(id)[1].clone())).collect();
-        let (_, _, report) = replayed_at(1, &holds, services, &flood);
-        assert_eq!((report.totals.received, report.totals.verdicts()), (1000, 1000));
+        assert_eq!(
+            replayed_at(1, &holds, services, &flood).report.totals.dropped[Reason::FragmentUnknown as usize],
+            1000
+        );
     }
 }
 
@@ -1365,11 +1014,7 @@ proptest! {
     ) {
         // Often a whole burst of flows of one packet each.
         let steps: Vec<_> = if all_the_frames { steps.iter().cycle().take(32).enumerate().map(|(k, &(f, c, kind, udp))| (f, c ^ k as u16, kind, udp)).collect() } else { steps };
-        let (config, _) = Config::read(include_str!("../fuzz/penstock.toml"), "c").unwrap();
-        let (definitions, _) = service::read(include_str!("../fuzz/services.json"), "s", None).unwrap();
-        let mut compiler = Compiler::new(config.environment());
-        let snapshot = compiler.compile(&definitions, &config.fabric(), Millis(0));
-        let mut node = Node::of(compiler, snapshot);
+        let mut node = Node::read(include_str!("../fuzz/penstock.toml"), include_str!("../fuzz/services.json"));
         let frames: Vec<_> = steps.into_iter().map(|(family, client, kind, udp)| {
             // Eight ports of one mode each, one that rejects, QUIC with one server's ID or another's, one that refuses.
             let (port, udp, payload) = match kind {
@@ -1385,12 +1030,7 @@ proptest! {
         let alone: Vec<_> = frames.iter().map(|frame| node.receive(frame)).collect();
         let counted = |node: &Node| node.counted().into_values().fold((0, 0), |sum, pair| (sum.0 + pair.0, sum.1 + pair.1));
         let once = counted(&node);
-        let mut buffers: Vec<_> = frames.iter().map(|frame| penstock::replay::Buffer::new(frame)).collect();
-        let mut verdicts = [Verdict::Punt; penstock::pipeline::BURST];
-        node.pipeline.process(&node.snapshot, node.now, PortIndex(0), &mut buffers, &mut verdicts);
-        for ((buffer, verdict), alone) in buffers.iter().zip(verdicts).zip(&alone) {
-            prop_assert_eq!((verdict, penstock::wire::Frame::bytes(buffer)), (alone.0, &alone.1[..]));
-        }
+        prop_assert_eq!(node.burst(&frames), alone);
         prop_assert_eq!(counted(&node), (2 * once.0, 2 * once.1));
     }
 }

@@ -271,7 +271,8 @@ fn replies_of_an_endpoint_that_left_are_translated_until_the_drain_timeout() {
     let mut fewer = all.clone();
     fewer.services.retain(|service| &*service.name != "nat");
     let hour = 3_600_000;
-    let mut node = Node { snapshot: compiler.compile(&fewer, &fabric, Millis(5)), ..Node::default() };
+    let mut node = Node::default();
+    node.snapshot = compiler.compile(&fewer, &fabric, Millis(5));
     let reply = reply(|_| ());
     node.now = Millis(hour + 4);
     assert_eq!(node.verdict(&reply), Forward(HERE));

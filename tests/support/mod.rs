@@ -1,18 +1,25 @@
 //! A small world for packets: a node's snapshot, and frames made by hand.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod dissect;
+pub mod oracle;
+pub mod packets;
+pub mod replay;
+
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use penstock::config::{self, Config};
+use penstock::counters::{Reason, Totals};
 use penstock::flow::Sources;
 use penstock::mode::Encap;
 use penstock::pipeline::{BURST, Pipeline, Verdict};
 use penstock::replay::Buffer;
 use penstock::service::{
-    Backend, ByteOrder, Definitions, Forwarding, Geneve, Gue, Hash, IdleTimeout, NoBackend, Ports, Protocol, Service,
-    State, Tracking,
+    self, Backend, ByteOrder, Definitions, Forwarding, Geneve, Gue, Hash, IdleTimeout, NoBackend, Ports, Protocol,
+    Service, State, Tracking,
 };
 use penstock::snapshot::{Compiler, Environment, Fabric, Limit, Millis, Neighbor, Port, PortIndex, Route, Snapshot};
 use penstock::wire::{Frame, Mac, checksum};
@@ -119,13 +126,19 @@ pub fn fabric() -> Fabric {
     }
 }
 
-/// One lcore with a snapshot.
+/// One lcore with a snapshot. Whatever a test sends through it is counted, and every frame must get its one verdict.
 pub struct Node {
     pub compiler: Compiler,
     pub snapshot: Arc<Snapshot>,
     pub pipeline: Pipeline,
     pub now: Millis,
+    /// The port by which all of the last burst was forwarded, as far as the pipeline says so.
+    pub only: Option<PortIndex>,
+    totals: Totals,
 }
+
+/// What no frame gets: it stands for "no verdict yet".
+const NONE: Verdict = Verdict::Forward(PortIndex(u8::MAX));
 
 impl Default for Node {
     fn default() -> Self {
@@ -141,15 +154,54 @@ impl Node {
     }
 
     pub fn of(compiler: Compiler, snapshot: Arc<Snapshot>) -> Self {
-        Self { compiler, snapshot, pipeline: Pipeline::new(0), now: Millis(0) }
+        Self { compiler, snapshot, pipeline: Pipeline::new(0), now: Millis(0), only: None, totals: Totals::default() }
+    }
+
+    /// Of a configuration and definitions as they are written.
+    pub fn read(config: &str, services: &str) -> Self {
+        let (config, _) = Config::read(config, "penstock.toml").unwrap_or_else(|errors| panic!("{errors}"));
+        let (definitions, _) =
+            service::read(services, "services.json", None).unwrap_or_else(|errors| panic!("{errors}"));
+        config::fit(&config, &definitions, "services.json").unwrap_or_else(|errors| panic!("{errors}"));
+        let mut compiler = Compiler::new(config.environment());
+        let snapshot = compiler.compile(&definitions, &config.fabric(), Millis(0));
+        Self::of(compiler, snapshot)
+    }
+
+    /// What becomes of the frames of one burst, and their bytes afterwards.
+    pub fn burst(&mut self, frames: &[impl AsRef<[u8]>]) -> Vec<(Verdict, Vec<u8>)> {
+        let mut buffers: Vec<_> = frames.iter().map(|frame| Buffer::new(frame.as_ref())).collect();
+        let mut verdicts = [NONE; BURST];
+        let only = self.pipeline.process(&self.snapshot, self.now, PortIndex(0), &mut buffers, &mut verdicts);
+
+        let (verdicts, beyond) = verdicts.split_at(frames.len());
+        assert!(beyond.iter().all(|&verdict| verdict == NONE), "a verdict for no frame");
+        let forwarded_by = |port| verdicts.iter().all(|&verdict| verdict == Verdict::Forward(port));
+        assert!(only.is_none_or(forwarded_by), "all by {only:?}? {verdicts:?}");
+        self.only = only;
+        self.totals.received += frames.len() as u64;
+        for ((verdict, buffer), frame) in verdicts.iter().zip(&buffers).zip(frames) {
+            match *verdict {
+                NONE => {}
+                Verdict::Forward(_) => self.totals.forwarded += 1,
+                Verdict::Answer(_) => self.totals.answered += 1,
+                Verdict::Punt => self.totals.punted += 1,
+                Verdict::Reject(_) => self.totals.dropped[Reason::NoBackend as usize] += 1,
+                Verdict::Drop(reason) => self.totals.dropped[reason as usize] += 1,
+                // It comes again, or to another lcore.
+                Verdict::Hold | Verdict::HandOver(_) => self.totals.received -= 1,
+            }
+            if matches!(verdict, Verdict::Punt | Verdict::Hold | Verdict::HandOver(_)) {
+                assert_eq!(buffer.bytes(), frame.as_ref(), "{verdict:?}: unchanged");
+            }
+        }
+        assert_eq!(self.totals.received, self.totals.verdicts(), "received is the sum of the verdicts");
+        verdicts.iter().copied().zip(buffers.iter().map(|buffer| buffer.bytes().to_vec())).collect()
     }
 
     /// What becomes of a frame, and its bytes afterwards.
     pub fn receive(&mut self, frame: &[u8]) -> (Verdict, Vec<u8>) {
-        let mut buffer = [Buffer::new(frame)];
-        let mut verdicts = [Verdict::Punt; BURST];
-        self.pipeline.process(&self.snapshot, self.now, PortIndex(0), &mut buffer, &mut verdicts);
-        (verdicts[0], buffer[0].bytes().to_vec())
+        self.burst(&[frame]).remove(0)
     }
 
     /// Packets and bytes by service and backend, replies not.
