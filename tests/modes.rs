@@ -2,170 +2,46 @@
 
 mod support;
 
-use std::net::IpAddr;
-
 use penstock::config::Config;
-use penstock::maglev::SelectionHash;
 use penstock::pipeline::Verdict;
 use penstock::service;
 use penstock::snapshot::{Millis, PortIndex};
 use penstock::wire::checksum;
 use proptest::prelude::*;
+use support::expected::*;
 use support::packets::*;
-use support::replay::{Replayed, replayed, replayed_at};
-use support::{CLIENT_MAC, Node, OUR_MAC, TCP, UDP};
+use support::replay::replayed;
+use support::{CLIENT_MAC, Node, OUR_MAC, TCP};
 
 const FORWARD: Verdict = Verdict::Forward(PortIndex(0));
 
-fn client(family: usize) -> impl Strategy<Value = Packet> {
-    let address = any::<u16>().prop_map(move |low| match family {
-        0 => IpAddr::from([198, 51, (low >> 8) as u8, low as u8]),
-        _ => IpAddr::from([0x2001, 0xdb8, 2, 0, 0, 0, 0, low]),
-    });
-    let flags = (any::<bool>(), any::<bool>(), any::<bool>());
-    let rest = (any::<u8>(), 2u8.., any::<u16>(), proptest::collection::vec(any::<u8>(), 0..300), 0usize..=4);
-    (address, any::<u16>(), flags, rest).prop_map(
-        move |(address, port, (udp, df, summed), (tos, ttl, id, payload, options))| {
-            let to = (ip(VIP[family]), if udp { 53 } else { 80 });
-            Packet { from: (address, port), to, udp, tos, ttl, id, df, payload, summed: summed || family == 1, options }
-        },
-    )
-}
-
-/// With what came around the packet.
-fn link() -> impl Strategy<Value = (Vec<u16>, usize)> {
-    (proptest::collection::vec(any::<u16>(), 0..=2), 0usize..20)
-}
-
-/// The hash of the client's address and port.
-fn hash(packet: &Packet) -> u64 {
-    SelectionHash::new(std::array::from_fn(|k| k as u8)).end(packet.from.0, packet.from.1)
-}
-
-/// An outer header as the contract has it.
-fn outer(packet: &Packet, backend: usize, number: u8, behind: &[u8]) -> Vec<u8> {
-    let is_v4 = packet.from.0.is_ipv4();
-    let header = Header { tos: packet.tos, df: packet.df || !is_v4, ..Header::OUTER };
-    let mut bytes = header.before(ip(SOURCE[backend]), ip(BACKEND[backend]), number, behind);
-    if backend == 1 {
-        let first = 6 << 28 | u32::from(packet.tos) << 20 | hash(packet) as u32 & 0xf_ffff;
-        bytes[..4].copy_from_slice(&first.to_be_bytes());
-    }
-    bytes
-}
-
-/// As [`outer`], where the node gives an identification without DF: that of the frame.
-fn with_id(mut wanted: Vec<u8>, sent: &[u8]) -> Vec<u8> {
-    if wanted[0] >> 4 == 4 && wanted[6] & 0x40 == 0 {
-        let id = &sent[18..20];
-        assert_ne!(id, [0, 0], "an identification of its own");
-        wanted[4..6].copy_from_slice(id);
-        wanted[10..12].fill(0);
-        let sum = !checksum::sum(&wanted[..20]);
-        wanted[10..12].copy_from_slice(&sum.to_be_bytes());
-    }
-    wanted
-}
-
-/// All pairs of families.
-fn pairs() -> impl Iterator<Item = (usize, usize)> {
-    [(0, 0), (0, 1), (1, 0), (1, 1)].into_iter()
-}
-
-fn tunnels_as(
-    mode: &str,
-    more: &str,
+/// The frame has the packet in it, whole and without padding, and around it what the contract says.
+fn wraps(
+    tunnel: Tunnel,
     (vip, backend): (usize, usize),
     packet: &Packet,
     (tags, padding): &(Vec<u16>, usize),
-    number: u8,
-    between: impl Fn(&[u8]) -> Vec<u8>,
 ) -> Result<(), TestCaseError> {
-    let inner = packet.bytes();
-    let (verdict, got) = to(mode, vip, backend, more).receive(&frame(&inner, tags, *padding));
+    let service = tunnel.service(vip, backend);
+    let (verdict, got) = node(&[&service], "").receive(&frame(&packet.bytes(), tags, *padding));
     prop_assert_eq!(verdict, FORWARD);
-    let behind = [between(&inner), inner].concat();
-    let wanted = with_id(outer(packet, backend, number, &behind), &got);
-    prop_assert_eq!(got, sent(&wanted), "{} {:?}", mode, (vip, backend));
+    let inner = Packet { to: tunnel.inner(packet.to), ..packet.clone() }.bytes();
+    let wanted = sent(&with_id(tunnel.around(&inner, packet, backend), &got));
+    if inner == packet.bytes() {
+        prop_assert_eq!(got, wanted, "{} {}", service, backend);
+    } else {
+        prop_assert_eq!(same_sums(&got), same_sums(&wanted), "{} {}", service, backend);
+    }
     Ok(())
-}
-
-/// UDP over the outer header: the source port is the flow's, no checksum.
-fn udp_header(packet: &Packet, port: u16, behind: usize) -> Vec<u8> {
-    let source = 0xc000 | hash(packet) as u16 & 0x3fff;
-    [source, port, (8 + behind) as u16, 0].into_iter().flat_map(u16::to_be_bytes).collect()
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn ipip(v4 in client(0), v6 in client(1), link in link()) {
-        for (vip, backend) in pairs() {
-            let (packet, number) = if vip == 0 { (&v4, 4) } else { (&v6, 41) };
-            tunnels_as("ipip", "", (vip, backend), packet, &link, number, |_| vec![])?;
-        }
-    }
-
-    #[test]
-    fn gre(v4 in client(0), v6 in client(1), link in link()) {
-        for (vip, backend) in pairs() {
-            let packet = if vip == 0 { &v4 } else { &v6 };
-            tunnels_as("gre", "", (vip, backend), packet, &link, 47, |inner| [&[0, 0], &ether_type(inner)[..]].concat())?;
-        }
-    }
-
-    #[test]
-    fn gue(v4 in client(0), v6 in client(1), link in link()) {
-        for (vip, backend) in pairs() {
-            let (packet, number) = if vip == 0 { (&v4, 4) } else { (&v6, 41) };
-            tunnels_as("gue", "", (vip, backend), packet, &link, 17, |inner| {
-                [udp_header(packet, 6080, 4 + inner.len()), vec![0, number, 0, 0]].concat()
-            })?;
-            let variant = r#""gue": {"variant": 1},"#;
-            tunnels_as("gue", variant, (vip, backend), packet, &link, 17, |inner| udp_header(packet, 9886, inner.len()))?;
-            let port = r#""gue": {"variant": 1, "port": 7777},"#;
-            tunnels_as("gue", port, (vip, backend), packet, &link, 17, |inner| udp_header(packet, 7777, inner.len()))?;
-        }
-    }
-
-    #[test]
-    fn gue_with_a_checksum(v4 in client(0), v6 in client(1)) {
-        for (vip, backend) in pairs() {
-            let (packet, number) = if vip == 0 { (&v4, 4) } else { (&v6, 41) };
-            tunnels_as("gue", "\"udp_checksum\": true,", (vip, backend), packet, &(vec![], 0), 17, |inner| {
-                let mut udp = [udp_header(packet, 6080, 4 + inner.len()), vec![0, number, 0, 0]].concat();
-                let whole = [&udp[..], inner].concat();
-                let sum = match upper_sum(ip(SOURCE[backend]), ip(BACKEND[backend]), 17, &whole) { 0 => 0xffff, sum => sum };
-                udp[6..8].copy_from_slice(&sum.to_be_bytes());
-                udp
-            })?;
-        }
-    }
-
-    #[test]
-    fn geneve(v4 in client(0), v6 in client(1), link in link(), own_port: bool) {
-        for (vip, node) in pairs() {
-            let packet = if vip == 0 { &v4 } else { &v6 };
-            let (end, pod) = (BACKEND[node], ["10.9.0.7", "fd00:9::7"][vip]);
-            let port = if own_port { "\"port\": 8080," } else { "" };
-            let service = format!(
-                r#""vip": "{}", "forwarding": "geneve", "backends": [{{"address": "{pod}", {port} "tunnel_endpoint": "{end}"}}]"#,
-                VIP[vip]
-            );
-            let (verdict, got) = self::node(&[&service], "").receive(&frame(&packet.bytes(), &link.0, link.1));
-            prop_assert_eq!(verdict, FORWARD);
-            let mut inner = packet.clone();
-            inner.to = (ip(pod), if own_port { 8080 } else { packet.to.1 });
-            let inner = inner.bytes();
-            let data = [&octets(packet.to.0)[..], &packet.to.1.to_be_bytes(), &[0, 0]].concat();
-            let geneve = [
-                &[1 + data.len() as u8 / 4, 0x40, 0x65, 0x58, 0, 0, 2, 0, 0x01, 0x4b, 0x81, data.len() as u8 / 4][..],
-                &data, &[2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1], &ether_type(&inner),
-            ].concat();
-            let udp = udp_header(packet, 6081, geneve.len() + inner.len());
-            let wanted = with_id(outer(packet, node, 17, &[udp, geneve, inner].concat()), &got);
-            prop_assert_eq!(same_sums(&got), same_sums(&sent(&wanted)));
+    fn tunnels(v4 in client(0), v6 in client(1), link in link()) {
+        for (&tunnel, pair) in Tunnel::ALL.iter().flat_map(|tunnel| pairs().map(move |pair| (tunnel, pair))) {
+            wraps(tunnel, pair, if pair.0 == 0 { &v4 } else { &v6 }, &link)?;
         }
     }
 
@@ -219,130 +95,6 @@ fn rewrites_as(
     prop_assert_eq!(same_sums(&got[..wanted.len()]), same_sums(&wanted));
     prop_assert!(got.len() == wanted.len() || got.len() <= 60, "{} bytes for {}", got.len(), wanted.len());
     Ok(())
-}
-
-/// A sum of zero may be written in two ways where it is patched.
-fn same_sums(frame: &[u8]) -> Vec<u8> {
-    let mut frame = frame.to_vec();
-    for at in 0..frame.len() - 1 {
-        if frame[at..at + 2] == [0xff, 0xff] {
-            frame[at..at + 2].fill(0);
-        }
-    }
-    frame
-}
-
-/// How much of a quoted packet is kept: at least its headers and eight bytes. Never half a checksum, of which nothing is promised.
-fn kept(family: usize, packet: &Packet, more: usize) -> usize {
-    [20 + 4 * packet.options, 40 + 8 * packet.options][family] + 8 + more / 2 * 2
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
-
-    /// The error goes to the backend that its flow goes to, in the flow's own mode.
-    #[test]
-    fn errors_go_through_tunnels_untouched(v4 in client(0), v6 in client(1), more in 0usize..400, tos: u8) {
-        for (vip, backend) in pairs() {
-            let packet = if vip == 0 { &v4 } else { &v6 };
-            let error = error(ROUTER[vip], packet.to.0, 60, tos, &answer_to(packet), kept(vip, packet, more));
-            let (verdict, got) = to("ipip", vip, backend, "").receive(&frame(&error, &[], 0));
-            prop_assert_eq!(verdict, FORWARD);
-            let as_if = Packet { tos, df: true, ..packet.clone() };
-            let wanted = outer(&as_if, backend, if vip == 0 { 4 } else { 41 }, &error);
-            prop_assert_eq!(got, sent(&wanted));
-        }
-    }
-
-    #[test]
-    fn errors_by_dnat_are_translated_inside_and_outside(v4 in client(0), v6 in client(1), more in 0usize..400, own_port: bool) {
-        for (family, packet) in [v4, v6].iter().enumerate() {
-            let port = if own_port { ", \"port\": 8080" } else { "" };
-            let service = format!(
-                r#""vip": "{}", "forwarding": "dnat", "backends": [{{"address": "{}"{port}}}]"#, VIP[family], BACKEND[family]
-            );
-            let mut node = node(&[&service], "");
-            let backend = (ip(BACKEND[family]), if own_port { 8080 } else { packet.to.1 });
-            let length = kept(family, packet, more);
-            let mut about = |from: &str, to: IpAddr, quoted: &Packet| {
-                node.receive(&frame(&error(from, to, 60, 0, quoted, length), &[], 0))
-            };
-            // From the client's side, about an answer of the VIP's: it becomes one about an answer of the backend's.
-            let answer = answer_to(packet);
-            let (verdict, got) = about(ROUTER[family], packet.to.0, &answer);
-            prop_assert_eq!(verdict, FORWARD);
-            let wanted = error(ROUTER[family], backend.0, 59, 0, &Packet { from: backend, ..answer.clone() }, length);
-            prop_assert_eq!(same_sums(&got), same_sums(&sent(&wanted)));
-
-            // From the backend's side, about a request: it becomes one about a request to the VIP. A backend's own address
-            // becomes the VIP, a router's stays.
-            let request = Packet { to: backend, ..packet.clone() };
-            for (from, seen) in [(ROUTER[family], ROUTER[family]), (BACKEND[family], VIP[family])] {
-                let (verdict, got) = about(from, packet.from.0, &request);
-                prop_assert_eq!(verdict, FORWARD);
-                let wanted = error(seen, packet.from.0, 59, 0, packet, length);
-                prop_assert_eq!(same_sums(&got[14..]), same_sums(&wanted));
-            }
-        }
-    }
-
-    #[test]
-    fn errors_by_dscp_carry_the_code_and_keep_their_quote(v4 in client(0), v6 in client(1), more in 0usize..400, tos: u8) {
-        for (family, packet) in [v4, v6].iter().enumerate() {
-            let error = |to: IpAddr, ttl, tos| {
-                error(ROUTER[family], to, ttl, tos, &answer_to(packet), kept(family, packet, more))
-            };
-            let received = frame(&error(packet.to.0, 60, tos), &[], 0);
-            let (verdict, got) = to("dscp", family, family, "\"dscp\": 5,").receive(&received);
-            prop_assert_eq!(verdict, FORWARD);
-            let wanted = error(ip(BACKEND[family]), 59, 5 << 2 | tos & 3);
-            prop_assert_eq!(same_sums(&got), same_sums(&sent(&wanted)));
-        }
-    }
-}
-
-#[test]
-fn later_fragments_go_where_their_first_went() {
-    for family in [0, 1] {
-        let from = (ip(["198.51.100.7", "2001:db8:2::7"][family]), 40000);
-        let packet = Packet {
-            from,
-            to: (ip(VIP[family]), 53),
-            udp: true,
-            tos: 0,
-            ttl: 60,
-            id: 7,
-            df: false,
-            payload: (0..1000).map(|k| k as u8).collect(),
-            summed: true,
-            options: 0,
-        };
-        for (mode, more) in [("dnat", ""), ("dscp", "\"dscp\": 5,"), ("ipip", "")] {
-            let mut node = to(mode, family, family, more);
-            let [first, later] = fragments(&packet, 512, 7);
-            let unknown = Verdict::Drop(penstock::counters::Reason::FragmentUnknown);
-            assert_eq!(node.verdict(&frame(&later, &[], 0)), unknown, "{mode}: before its first");
-            let received = [&first, &later].map(|part| node.receive(&frame(part, &[], 0)));
-            assert_eq!([received[0].0, received[1].0], [FORWARD, FORWARD], "{mode}");
-            if mode == "ipip" {
-                let skip = 14 + [20, 40][family];
-                assert_eq!([&received[0].1[skip..], &received[1].1[skip..]], [&first, &later]);
-            } else {
-                // Put together they are the packet that was meant for the backend.
-                let mut meant = packet.clone();
-                (meant.to.0, meant.ttl) = (ip(BACKEND[family]), 59);
-                if mode == "dscp" {
-                    meant.tos = 5 << 2;
-                }
-                let wanted = fragments(&meant, 512, 7).map(|part| sent(&part));
-                assert_eq!([&received[0].1, &received[1].1], [&wanted[0], &wanted[1]], "{mode}");
-            }
-            node.now = Millis(2000);
-            assert_eq!(node.verdict(&frame(&later, &[], 0)), FORWARD);
-            node.now = Millis(2001);
-            assert_eq!(node.verdict(&frame(&later, &[], 0)), unknown);
-        }
-    }
 }
 
 /// The ICMP error that a node makes about a packet.
@@ -563,13 +315,6 @@ fn source_ip_goes_by_the_address_alone() {
 }
 
 #[test]
-fn a_service_by_source_ip_on_all_ports_needs_no_memory_of_fragments() {
-    let service = r#""port": 0, "vip": "192.0.2.1", "forwarding": "ipip", "hash": "source-ip", "backends": [{"address": "10.1.0.1"}]"#;
-    let [_, later] = fragments(&plain(0, true, 100), 64, 9);
-    assert_eq!(node(&[service], "").verdict(&frame(&later, &[], 0)), FORWARD);
-}
-
-#[test]
 fn the_outer_source_is_the_flows_where_it_is_spread() {
     let more = "rss_source_v4 = \"100.64.0.0/16\"\nrss_source_v6 = \"fd00:7::/96\"";
     for (vip, backend) in pairs() {
@@ -619,7 +364,7 @@ proptest! {
             // Only what opens a TCP flow carries the option: the flags stand 13 bytes behind the header, and their change is
             // in the checksum.
             let mut wanted =
-                if packet.udp || syn { with_option(&meant, packet.to, (host && family == 0, host)) } else { meant.bytes() };
+                if packet.udp || syn { with_option(meant.bytes(), packet.to, (host && family == 0, host)) } else { meant.bytes() };
             if syn && !packet.udp {
                 for (bytes, from, to) in [(&mut received, packet.from.0, packet.to.0), (&mut wanted, packet.from.0, backend.0)] {
                     let tcp = bytes.len() - 20 - packet.payload.len();
@@ -873,59 +618,6 @@ proptest! {
 }
 
 #[test]
-fn a_later_fragment_may_wait_for_its_first() {
-    use penstock::counters::Reason;
-    let services = r#"{"services": [{"name": "a", "vip": "192.0.2.1", "port": 53, "protocol": "udp", "forwarding": "dnat",
-        "backends": [{"address": "10.1.0.1"}]}, {"name": "b", "vip": "2001:db8:1::1", "port": 53, "protocol": "udp",
-        "forwarding": "dnat", "backends": [{"address": "fd00:1::1"}]}]}"#;
-    let holds = CONFIG.replace("[hash]", "[fragments]\nhold = \"20ms\"\n[hash]");
-    for family in [0, 1] {
-        let parts = |id| fragments(&plain(family, true, 200), 64, id).map(|part| frame(&part, &[], 0));
-        let meant = |id| {
-            let mut packet = plain(family, true, 200);
-            (packet.to.0, packet.ttl) = (ip(BACKEND[family]), 59);
-            fragments(&packet, 64, id).map(|part| sent(&part))
-        };
-        let ([first_a, later_a], [first_b, later_b]) = (parts(1), parts(2));
-        let ms = 1_000_000;
-        let capture = [
-            (0, later_a.clone()),
-            (5 * ms, later_b.clone()),
-            (6 * ms, later_a.clone()),
-            (20 * ms, first_a.clone()),
-            (21 * ms, later_a.clone()),
-            (26 * ms, first_b.clone()),
-            (27 * ms, later_b.clone()),
-        ];
-        for lcores in [1, 4] {
-            let Replayed { sent, report, .. } = replayed_at(lcores, &holds, services, &capture);
-            let ([first_a, later_a], [first_b, later_b]) = (meant(1), meant(2));
-            // The first of b came 21 ms after the fragment that waited: too late.
-            let wanted = [
-                (20 * ms, first_a),
-                (20 * ms, later_a.clone()),
-                (20 * ms, later_a.clone()),
-                (21 * ms, later_a),
-                (26 * ms, first_b),
-                (27 * ms, later_b),
-            ];
-            assert!(sent == wanted, "{:?}", sent.iter().map(|frame| frame.0).collect::<Vec<_>>());
-            let counted = (report.totals.forwarded, report.dropped().collect::<Vec<_>>());
-            assert_eq!(counted, (6, vec![(Reason::FragmentUnknown, 1)]));
-        }
-        // What still waits at the end has waited in vain.
-        let report = replayed_at(1, &holds, services, &capture[..2]).report;
-        assert_eq!(report.dropped().next(), Some((Reason::FragmentUnknown, 2)));
-        // However many come, so many wait.
-        let flood: Vec<_> = (0..1000).map(|id| (u64::from(id), parts(id)[1].clone())).collect();
-        assert_eq!(
-            replayed_at(1, &holds, services, &flood).report.totals.dropped[Reason::FragmentUnknown as usize],
-            1000
-        );
-    }
-}
-
-#[test]
 fn the_option_of_geneve_names_the_packets_own_vip_and_port() {
     for (family, prefix, vip) in [(0, "192.0.2.0/24", "192.0.2.77"), (1, "2001:db8:1::/64", "2001:db8:1::77")] {
         let backend = BACKEND[family];
@@ -988,19 +680,6 @@ fn replies_of_an_endpoint_of_many_ports_keep_theirs() {
             assert_eq!(node.verdict(&frame(&stranger.bytes(), &[], 0)), Verdict::Punt);
         }
     }
-}
-
-#[test]
-fn a_packet_whole_in_one_fragment_is_a_whole_packet() {
-    let packet = plain(1, true, 20);
-    let transport = packet.transport();
-    let atomic = |packet: &Packet, transport: &[u8]| {
-        let header = Header { tos: 0, ttl: packet.ttl, id: 0, df: true, options: 0 };
-        header.before(packet.from.0, packet.to.0, 44, &[&[UDP, 0, 0, 0, 1, 2, 3, 4], transport].concat())
-    };
-    let (verdict, got) = to("dnat", 1, 1, "").receive(&frame(&atomic(&packet, &transport), &[], 0));
-    let meant = Packet { to: (ip(BACKEND[1]), 53), ttl: 59, ..packet };
-    assert_eq!((verdict, got), (FORWARD, sent(&atomic(&meant, &meant.transport()))));
 }
 
 proptest! {

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 pub mod dissect;
+pub mod expected;
 pub mod oracle;
 pub mod packets;
 pub mod replay;

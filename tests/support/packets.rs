@@ -226,35 +226,3 @@ pub fn plain(family: usize, udp: bool, payload: usize) -> Packet {
         options: 0,
     }
 }
-
-/// A packet with the option of `dnat-dsr` in it, from scratch.
-pub fn with_option(packet: &Packet, vip: (IpAddr, u16), swapped: (bool, bool)) -> Vec<u8> {
-    let ordered = |mut bytes: Vec<u8>, is_swapped: bool| {
-        if is_swapped {
-            bytes.reverse();
-        }
-        bytes
-    };
-    let (address, port) = (ordered(octets(vip.0), swapped.0), ordered(vip.1.to_be_bytes().to_vec(), swapped.1));
-    let mut bytes = packet.bytes();
-    if vip.0.is_ipv4() {
-        let option = [&[0x9a, 8][..], &port, &address].concat();
-        bytes.splice(20..20, option);
-        bytes[0] += 2;
-        let total = bytes.len() as u16;
-        bytes[2..4].copy_from_slice(&total.to_be_bytes());
-        bytes[10..12].fill(0);
-        let header = usize::from(bytes[0] & 0xf) * 4;
-        let sum = !checksum::sum(&bytes[..header]);
-        bytes[10..12].copy_from_slice(&sum.to_be_bytes());
-    } else {
-        // Behind the hop-by-hop header where there is one.
-        let (at, next_at) = if packet.options > 0 { (48, 40) } else { (40, 6) };
-        let option = [&[bytes[next_at], 2, 0x1b, 0x14][..], &address, &port, &[0, 0]].concat();
-        bytes[next_at] = 60;
-        bytes.splice(at..at, option);
-        let payload = (bytes.len() - 40) as u16;
-        bytes[4..6].copy_from_slice(&payload.to_be_bytes());
-    }
-    bytes
-}
