@@ -153,9 +153,11 @@ fn schemas_are_json_and_counters_are_for_people_or_json() {
     assert_eq!((code, json_code), (0, 0));
     let document = json(&json_out);
     let list = |key: &str| document[key].as_array().unwrap().clone();
+    let verdicts: Vec<_> = list("verdicts").iter().map(|entry| entry["name"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(verdicts, ["forwarded", "answered", "punted", "dropped"]);
     assert_eq!(list("reasons").len(), penstock::counters::Reason::COUNT);
     assert_eq!(list("metrics").is_empty(), cfg!(not(feature = "control")));
-    for entry in [list("reasons"), list("metrics")].concat() {
+    for entry in [list("verdicts"), list("reasons"), list("metrics")].concat() {
         let (name, meaning) = (entry["name"].as_str().unwrap(), entry["meaning"].as_str().unwrap());
         assert!(out.lines().any(|line| line.trim_start().starts_with(name) && line.ends_with(meaning)), "{name}");
     }

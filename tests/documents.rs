@@ -1,13 +1,17 @@
 //! The documents say what is true: their links lead somewhere, the commands and flags that they name exist, their tables
 //! are the program's own, and what they show as output is what comes out.
+//!
+//! Tables of the program's own are written anew by
+//!
+//! ```text
+//! PENSTOCK_DOCUMENTS=write cargo test --test documents
+//! ```
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-
-use penstock::counters::Reason;
 
 const DOCUMENTS: &[&str] = &[
     "README.md",
@@ -151,11 +155,37 @@ fn table<'a>(document: &'a str, heading: &str) -> Vec<&'a str> {
     lines.take_while(|line| line.starts_with('|')).collect()
 }
 
+/// The table under a heading has these rows, or gets them where that is asked for.
+fn is_the_programs(name: &str, heading: &str, rows: &[String]) {
+    let text = read(name);
+    let there = table(&text, heading);
+    if there == rows {
+        return;
+    }
+    let wanted = rows.join("\n");
+    if std::env::var("PENSTOCK_DOCUMENTS").is_ok_and(|value| value == "write") {
+        assert!(!there.is_empty(), "{name}: no row under {heading:?} to begin at");
+        fs::write(root().join(name), text.replacen(&there.join("\n"), &wanted, 1)).unwrap();
+    } else {
+        panic!(
+            "{name}, {heading}: PENSTOCK_DOCUMENTS=write cargo test --test documents would make the table\n{wanted}"
+        );
+    }
+}
+
+/// What `penstock schema counters` says of something, as rows of a table.
+fn counters(of: &str) -> Vec<String> {
+    let schema: serde_json::Value = serde_json::from_str(&penstock(&["schema", "counters", "--json"])).unwrap();
+    let text = |entry: &serde_json::Value, key: &str| entry[key].as_str().unwrap().replace('|', "\\|");
+    let row = |entry| format!("| `{}` | {} |", text(entry, "name"), text(entry, "meaning"));
+    schema[of].as_array().unwrap().iter().map(row).collect()
+}
+
 #[test]
-fn the_table_of_drop_reasons_is_the_programs() {
-    let row = |reason: &Reason| format!("| `{}` | {} |", reason.name(), reason.help());
-    let rows: Vec<String> = Reason::ALL.iter().map(row).collect();
-    assert_eq!(table(&read("README.md"), "Why a packet was dropped"), rows);
+fn the_tables_of_verdicts_and_reasons_are_the_programs() {
+    is_the_programs("README.md", "Why a packet was dropped", &counters("reasons"));
+    is_the_programs("docs/packets.md", "The verdicts", &counters("verdicts"));
+    is_the_programs("docs/packets.md", "The reasons for a drop", &counters("reasons"));
 }
 
 #[cfg(feature = "control")]
@@ -207,8 +237,39 @@ fn the_table_of_configuration_keys_is_the_programs() {
     let schema = serde_json::from_str(&penstock(&["schema", "config"])).unwrap();
     let mut rows = String::new();
     keys(&schema, "", &mut rows);
-    let there = table(&read("docs/operate.md"), "Configuration").join("\n") + "\n";
-    assert!(there == rows, "docs/operate.md, Configuration: the table should be\n{rows}");
+    let rows: Vec<String> = rows.lines().map(str::to_owned).collect();
+    is_the_programs("docs/operate.md", "Configuration", &rows);
+}
+
+/// Blocks of commands for a backend are run, in a network namespace of their own.
+#[cfg(feature = "control")]
+#[test]
+fn what_a_backend_is_told_to_run_runs() {
+    let text = read("docs/modes.md");
+    let mut blocks: Vec<Vec<&str>> = vec![vec![]];
+    for line in text.lines() {
+        match line.strip_prefix("    ").filter(|line| line.starts_with("nft ")) {
+            Some(command) => blocks.last_mut().unwrap().push(command),
+            None if !blocks.last().unwrap().is_empty() => blocks.push(vec![]),
+            None => {}
+        }
+    }
+    blocks.retain(|block| !block.is_empty());
+    assert!(!blocks.is_empty(), "docs/modes.md shows no nft command");
+    for block in blocks {
+        let script = format!("set -e\n{}\nnft list ruleset\n", block.join("\n"));
+        let run = Command::new("unshare").args(["--map-root-user", "--net", "sh", "-c", &script]).output().unwrap();
+        let errors = String::from_utf8_lossy(&run.stderr);
+        assert!(run.status.success() && errors.is_empty(), "docs/modes.md: {block:#?}\n{errors}");
+        // Each rule is there: the kernel prints the code points its own way, the address at the end as it was put.
+        let ruleset = String::from_utf8(run.stdout).unwrap();
+        let rules: Vec<_> = block.iter().filter_map(|command| command.strip_prefix("nft add rule ")).collect();
+        assert!(!rules.is_empty(), "{block:#?}");
+        for rule in rules {
+            let end = &rule[rule.find(" set ").unwrap()..];
+            assert!(ruleset.lines().any(|line| line.ends_with(end)), "{rule:?} is not in\n{ruleset}");
+        }
+    }
 }
 
 /// A fenced block `console` is a session: each `$` line is run, and prints what follows it.

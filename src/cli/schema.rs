@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{Failure, print_json};
 use crate::config::keys::CONFIG;
-use crate::counters::Reason;
+use crate::counters::{Reason, VERDICTS};
 use crate::service::keys::DEFINITIONS;
 use crate::service::shape;
 
@@ -26,7 +26,7 @@ pub enum Of {
     Services,
     /// The JSON Schema of the node's configuration, which is written in TOML
     Config,
-    /// Every drop reason and metric, with its meaning
+    /// Every verdict, drop reason and metric, with its meaning
     Counters,
 }
 
@@ -58,16 +58,22 @@ fn metrics() -> Vec<(&'static str, String, &'static str)> {
 }
 
 fn counters() -> serde_json::Value {
+    let verdicts: Vec<_> = VERDICTS.iter().map(|(name, meaning)| json!({"name": name, "meaning": meaning})).collect();
     let reasons: Vec<_> =
         Reason::ALL.iter().map(|reason| json!({"name": reason.name(), "meaning": reason.help()})).collect();
     let metrics: Vec<_> =
         metrics().iter().map(|(name, kind, meaning)| json!({"name": name, "kind": kind, "meaning": meaning})).collect();
-    json!({"reasons": reasons, "metrics": metrics})
+    json!({"verdicts": verdicts, "reasons": reasons, "metrics": metrics})
 }
 
 fn print_counters() -> io::Result<()> {
     let mut out = io::stdout().lock();
-    writeln!(out, "Why a frame was dropped, in the order in which refusals are tested:")?;
+    writeln!(out, "What becomes of a frame; received is the sum of these:")?;
+    let width = VERDICTS.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    for (name, meaning) in VERDICTS {
+        writeln!(out, "  {name:width$}  {meaning}")?;
+    }
+    writeln!(out, "\nWhy a frame was dropped, in the order in which refusals are tested:")?;
     let width = Reason::ALL.iter().map(|reason| reason.name().len()).max().unwrap_or(0);
     for reason in Reason::ALL {
         writeln!(out, "  {:width$}  {}", reason.name(), reason.help())?;

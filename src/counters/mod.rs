@@ -11,6 +11,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub use reason::Reason;
 pub use traffic::{Registry, Traffic, TrafficId};
 
+/// What becomes of a frame, by name, with its meaning: received is always the sum of these.
+pub const VERDICTS: [(&str, &str); 4] = [
+    ("forwarded", "Sent on to a backend, or as a backend's reply to its client."),
+    ("answered", "Turned into an answer of the load balancer's own: an echo reply, or an ICMP error to its sender."),
+    ("punted", "Left to the kernel twin of the port, unchanged; counted so, and freed, where the port has no twin."),
+    ("dropped", "Not sent on, for one of the reasons below."),
+];
+
 /// A number that one thread writes and any thread reads.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
