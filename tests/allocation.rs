@@ -1,5 +1,8 @@
 //! The pipeline allocates nothing: a counting allocator watches it over everything that the fuzz corpus has.
 
+#[path = "../fuzz/harness/mod.rs"]
+mod harness;
+
 use std::alloc::System;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -14,23 +17,11 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// The frames of each kept input: each stands behind its length in two bytes.
+/// The frames of each kept input.
 fn bursts() -> Vec<Vec<Buffer>> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/pipeline");
     let inputs = std::fs::read_dir(directory).unwrap().map(|entry| std::fs::read(entry.unwrap().path()).unwrap());
-    inputs
-        .map(|input| {
-            let (mut rest, mut frames) = (&input[..], Vec::new());
-            while let Some((length, more)) = rest.split_first_chunk::<2>()
-                && frames.len() < BURST
-            {
-                let (frame, more) = more.split_at(usize::from(u16::from_be_bytes(*length)).min(more.len()));
-                frames.push(Buffer::new(frame));
-                rest = more;
-            }
-            frames
-        })
-        .collect()
+    inputs.map(|input| harness::frames(&input).iter().map(|frame| Buffer::new(frame)).collect()).collect()
 }
 
 // One test alone in its program: the allocator counts for all threads.

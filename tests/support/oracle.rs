@@ -37,7 +37,8 @@ impl Oracle {
             _ => return Err("no packet".into()),
         };
         let bytes = payload.payload.get(..total).ok_or("a packet longer than its frame")?;
-        ensure(frame.len() <= 60 || payload.payload.len() == total, || "bytes behind the packet".into())?;
+        // Ethernet's minimum, with a tag.
+        ensure(frame.len() <= 64 || payload.payload.len() == total, || "bytes behind the packet".into())?;
         self.packet(bytes)
     }
 
@@ -130,8 +131,9 @@ impl Oracle {
             [_, _, _, _, high, low, ..] => 40 + usize::from(u16::from_be_bytes([*high, *low])),
             _ => return Err("no quote".into()),
         };
-        if bytes.len() >= total {
-            return self.packet(bytes);
+        // Whoever quotes may quote padding, too.
+        if let Some(packet) = bytes.get(..total) {
+            return self.packet(packet);
         }
         if bytes[0] >> 4 == 4 {
             let (header, _) = etherparse::Ipv4Header::from_slice(bytes).map_err(|error| error.to_string())?;
