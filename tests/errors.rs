@@ -5,7 +5,7 @@ mod support;
 use std::net::IpAddr;
 
 use penstock::pipeline::Verdict;
-use penstock::snapshot::PortIndex;
+use penstock::snapshot::{Millis, PortIndex};
 use proptest::prelude::*;
 use support::expected::*;
 use support::packets::*;
@@ -114,5 +114,29 @@ proptest! {
             let wanted = error(ip(BACKEND[family]), 59, 5 << 2 | tos & 3);
             prop_assert_eq!(same_sums(&got), same_sums(&sent(&wanted)));
         }
+    }
+}
+
+/// RFC 1122, section 3.2.2: of an ICMP error nobody is told by another, and of a later fragment neither.
+#[test]
+fn what_the_fabric_says_of_an_error_or_a_later_fragment_is_learnt_and_not_relayed() {
+    for (&tunnel, (vip, backend)) in Tunnel::ALL.iter().flat_map(|tunnel| pairs().map(move |pair| (tunnel, pair))) {
+        let packet = plain(vip, true, 1400);
+        let error = error(ROUTER[vip], packet.to.0, 60, 0, &answer_to(&packet), 400);
+        let [first, later] = fragments(&packet, 600, 7);
+        let mut node = node(&[&tunnel.service(vip, backend)], "");
+        let mut sent = |packet: &[u8]| {
+            let (verdict, sent) = node.receive(&frame(packet, &[], 0));
+            assert_eq!(verdict, FORWARD);
+            sent
+        };
+        let (about_first, about_error, about_later) = (sent(&first), sent(&error), sent(&later));
+        for (about, mtu) in [(about_error, 1320), (about_later, 1310)] {
+            let what = format!("{tunnel:?} {vip} {backend}");
+            assert_eq!(node.verdict(&complaint(&about, mtu, 500)), Verdict::Punt, "{what}");
+            assert!(node.compiler.learn(Millis(0)), "{what}: the way is narrower all the same");
+        }
+        let told = node.verdict(&complaint(&about_first, 1300, 500));
+        assert_eq!(told, Verdict::Answer(PortIndex(0)));
     }
 }

@@ -466,19 +466,6 @@ fn a_connection_id_names_its_server() {
     }
 }
 
-/// What a router in the fabric says of a frame that a node sent: so many bytes would have gone; `kept` bytes are quoted.
-fn complaint(sent: &[u8], mtu: u16, kept: usize) -> Vec<u8> {
-    let packet = &sent[14..];
-    let is_v4 = packet[0] >> 4 == 4;
-    let (from, to, number) = if is_v4 { ("10.9.9.9", SOURCE[0], 1) } else { ("fd00:9::9", SOURCE[1], 58) };
-    let (from, to) = (ip(from), ip(to));
-    let kind = if is_v4 { [3, 4] } else { [2, 0] };
-    let mut message = [&kind[..], &[0, 0, 0, 0], &mtu.to_be_bytes(), &packet[..kept.min(packet.len())]].concat();
-    let sum = if is_v4 { !checksum::sum(&message) } else { upper_sum(from, to, number, &message) };
-    message[2..4].copy_from_slice(&sum.to_be_bytes());
-    frame(&Header::OUTER.before(from, to, number, &message), &[], 0)
-}
-
 #[test]
 fn what_the_fabric_says_of_a_tunnel_is_learnt_and_relayed() {
     for (vip, backend) in pairs() {

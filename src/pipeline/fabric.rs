@@ -9,12 +9,10 @@ use super::{Verdict, refusal};
 use crate::counters::Reason;
 use crate::mode::{Packet, Tunnel, link, rewrite};
 use crate::snapshot::{Millis, Owner, Snapshot};
+use crate::wire::icmp::Quote;
 use crate::wire::ipv4::Ipv4;
 use crate::wire::ipv6::{self, Ipv6};
 use crate::wire::{Frame, be16, be32, ethernet, icmp};
-
-/// Bytes behind the inner IP header that a client needs to know its packet again (RFC 792).
-const ENOUGH: usize = 8;
 
 /// Nobody is believed who says less: hosts accept so much (RFC 791, RFC 8200).
 const LEAST_V4: u16 = 576;
@@ -41,7 +39,7 @@ pub fn relay<F: Frame>(parsed: &Parsed, frame: &mut F, snapshot: &Snapshot, now:
 
     let inner_at = outer.header + usize::from(tunnel.between);
     let inner = quoted.get(inner_at..)?;
-    let client = client(inner, &tunnel, quoted.get(outer.header..)?, snapshot)?;
+    let client = client(message.get(inner_at..)?, &tunnel, quoted.get(outer.header..)?, snapshot)?;
     let overhead = (outer.header + usize::from(tunnel.between)) as u16;
     let packet = Packet { total: inner.len() as u16, ..parsed.packet };
     if !snapshot.limiter().allow(now) {
@@ -109,25 +107,18 @@ impl Outer {
     }
 }
 
-/// Whose packet was inside, where it was on its way to a VIP and enough of it is quoted.
-fn client(inner: &[u8], tunnel: &Tunnel, between: &[u8], snapshot: &Snapshot) -> Option<IpAddr> {
-    let (source, mut destination, header): (IpAddr, IpAddr, _) = if inner.first()? >> 4 == 4 {
-        let ip = Ipv4::of(inner)?;
-        (ip.source().into(), ip.destination().into(), ip.header_length())
-    } else {
-        let ip = Ipv6::of(inner)?;
-        (ip.source().into(), ip.destination().into(), ipv6::HEADER)
+/// Whose packet was inside, where it was on its way to a VIP and enough of it is quoted. Of an ICMP error or a later fragment nobody is
+/// told (RFC 1122, section 3.2.2). `message`: the packet behind as many bytes as an error has in front of what it quotes.
+fn client(message: &[u8], tunnel: &Tunnel, between: &[u8], snapshot: &Snapshot) -> Option<IpAddr> {
+    let is_v4 = message.get(icmp::HEADER)? >> 4 == 4;
+    let inner = if is_v4 { Quote::of_v4(message) } else { Quote::of_v6(message) }?;
+    let destination = match tunnel.vip_at {
+        None => inner.destination,
+        Some(at) if is_v4 => IpAddr::from(*between.get(usize::from(at)..)?.first_chunk::<4>()?),
+        Some(at) => IpAddr::from(*between.get(usize::from(at)..)?.first_chunk::<16>()?),
     };
-    if let Some(at) = tunnel.vip_at {
-        let option = between.get(usize::from(at)..)?;
-        destination = if source.is_ipv4() {
-            IpAddr::from(*option.first_chunk::<4>()?)
-        } else {
-            IpAddr::from(*option.first_chunk::<16>()?)
-        };
-    }
     // Whoever makes errors up about packets that we would not send gets nothing relayed.
-    (inner.len() >= header + ENOUGH && snapshot.owner(destination) != Owner::Other).then_some(source)
+    (snapshot.owner(destination) != Owner::Other).then_some(inner.source)
 }
 
 /// Puts the VIP and port of an option back into the packet that it came with.
