@@ -143,6 +143,36 @@ fn the_last_hop_is_told_to_its_sender_in_modes_that_route() {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever the packet is like, its sender gets the error that is built from scratch, quoting it as it came.
+    #[test]
+    fn what_senders_are_told_quotes_their_packet(v4 in client(0), v6 in client(1), link in link()) {
+        for (family, packet) in [v4, v6].into_iter().enumerate() {
+            let most = [576, 1280][family];
+            let tells = |mut node: Node, packet: &Packet, verdict: Verdict, kind: [[u8; 2]; 2], word: u32| {
+                let got = node.receive(&frame(&packet.bytes(), &link.0, link.1));
+                prop_assert_eq!(got, (verdict, told(family, packet, kind[family], word, most)));
+                Ok(())
+            };
+            let answer = Verdict::Answer(PortIndex(0));
+            let old = Packet { ttl: packet.id as u8 & 1, ..packet.clone() };
+            tells(to("dnat", family, family, ""), &old, answer, [[11, 0], [3, 0]], 0)?;
+            let big = Packet { payload: vec![7; 9000], df: true, ..packet.clone() };
+            let room = 9000 - [20, 40][family];
+            tells(to("ipip", family, family, ""), &big, answer, [[3, 4], [2, 0]], room)?;
+
+            let rejects = format!(
+                r#""vip": "{}", "forwarding": "gre", "no_backend": "reject", "backends": []"#, VIP[family]
+            );
+            let datagram = Packet { udp: true, to: (packet.to.0, 53), ..packet };
+            let rejected = Verdict::Reject(PortIndex(0));
+            tells(node(&[&rejects], ""), &datagram, rejected, [[3, 3], [1, 4]], 0)?;
+        }
+    }
+}
+
 #[test]
 fn errors_are_limited_and_none_is_made_about_an_error() {
     let mut node = to("dnat", 0, 0, "");

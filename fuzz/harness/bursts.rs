@@ -39,7 +39,7 @@ pub fn scenes(input: &[u8]) -> Vec<Outcome> {
     let mut draw = Draw(input);
     let (mut known, mut all) = (made::Known::default(), Vec::new());
     NODE.with_borrow_mut(|node| {
-        for _ in 0..16 {
+        for _ in 0..8 {
             if draw.0.is_empty() {
                 break;
             }
