@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use penstock::config::Config;
+use penstock::flow::Nat;
 use penstock::pipeline::{BURST, Pipeline, Verdict};
 use penstock::replay::Buffer;
 use penstock::service;
@@ -30,7 +31,7 @@ fn bursts_of_everything_allocate_nothing() {
     let (config, _) = Config::read(include_str!("../fuzz/penstock.toml"), "c").unwrap();
     let (definitions, _) = service::read(include_str!("../fuzz/services.json"), "s", None).unwrap();
     let snapshot = Compiler::new(config.environment()).compile(&definitions, &config.fabric(), Millis(0));
-    let mut pipeline = Pipeline::new(0);
+    let mut pipeline = Pipeline::with(Nat::new(snapshot.sources(), 0, [0; 2]));
     let mut verdicts = [Verdict::Punt; BURST];
     let mut seen = BTreeSet::new();
     let mut bursts = bursts();

@@ -36,10 +36,10 @@ const CLIENTS: [[&str; 4]; 2] = [
     ["203.0.113.7", "203.0.113.8", "198.51.100.7", "10.7.0.1"],
     ["2001:db8:c::7", "2001:db8:c::8", "2001:db8:bad::7", "fd00:7::1"],
 ];
-/// VIPs, single and of prefixes.
-const VIPS: [[&str; 4]; 2] = [
-    ["192.0.2.1", "192.0.2.1", "192.0.2.129", "192.0.2.2"],
-    ["2001:db8:1::1", "2001:db8:1::1", "2001:db8:2::9", "2001:db8:1::2"],
+/// VIPs, single and of prefixes, and the node's own address.
+const VIPS: [[&str; 6]; 2] = [
+    ["192.0.2.1", "192.0.2.1", "192.0.2.1", "192.0.2.129", "192.0.2.2", "10.0.0.1"],
+    ["2001:db8:1::1", "2001:db8:1::1", "2001:db8:1::1", "2001:db8:2::9", "2001:db8:1::2", "fd00::1"],
 ];
 /// Who no client should be, and where no service is.
 const ODD: [[&str; 6]; 2] = [
@@ -62,10 +62,10 @@ fn octets(address: IpAddr) -> Vec<u8> {
 
 /// A port of one of the services, or any.
 fn port(draw: &mut Draw) -> u16 {
-    match draw.below(24) {
-        at @ 0..=10 => 80 + at as u16,
-        at @ 11..=20 => [443, 444, 445, 446, 447, 448, 450, 8000, 8099, 8100][at - 11],
-        21 => 53,
+    match draw.below(25) {
+        at @ 0..=11 => 80 + at as u16,
+        at @ 12..=21 => [443, 444, 445, 446, 447, 448, 450, 8000, 8099, 8100][at - 12],
+        22 => 53,
         _ => draw.word(),
     }
 }
@@ -83,13 +83,20 @@ pub fn frame(draw: &mut Draw, known: &Known) -> Made {
     let packet = match draw.below(16) {
         0..=6 => request(draw, family),
         7 => echo(draw, family),
-        8 | 9 => error(draw, family),
-        10 => match known.pick(draw) {
+        8 => error(draw, family),
+        9 | 10 => match known.pick(draw) {
             Some((_, sent)) => complaint(draw, sent),
             None => request(draw, family),
         },
-        11 | 12 => reply(draw, family),
-        13 => Packet { protocol: draw.byte(), ..request(draw, family) },
+        11 => reply(draw, family),
+        12 => match known.pick(draw).and_then(|(_, sent)| answer(sent)) {
+            Some(bytes) => return if draw.one_in(4) { damaged(draw, bytes) } else { Made { bytes, is_right: true } },
+            None => reply(draw, family),
+        },
+        13 => {
+            let packet = Packet { protocol: draw.byte(), ..request(draw, family) };
+            return Made { is_right: false, ..around(draw, &packet) };
+        }
         14 => {
             if let Some((received, _)) = known.pick(draw) {
                 return damaged(draw, received.clone());
@@ -102,14 +109,12 @@ pub fn frame(draw: &mut Draw, known: &Known) -> Made {
             return Made { bytes, is_right: false };
         }
     };
-    // Not every protocol of a random number has a form that an oracle knows.
-    let is_known = matches!(packet.protocol, 1 | 6 | 17 | 58);
-    let mut made = around(draw, &packet);
-    made.is_right &= is_known;
-    if draw.one_in(4) {
-        return damaged(draw, made.bytes);
+    let made = around(draw, &packet);
+    if !draw.one_in(4) {
+        return made;
     }
-    made
+    let damaged = damaged(draw, made.bytes);
+    Made { is_right: made.is_right && damaged.is_right, ..damaged }
 }
 
 fn request(draw: &mut Draw, family: usize) -> Packet {
@@ -228,6 +233,23 @@ fn reply(draw: &mut Draw, family: usize) -> Packet {
     let (is_udp, payload) = (draw.byte() & 1 == 1, vec![b'r'; draw.pick(&PAYLOADS)]);
     let upper = segment(draw, is_udp, from, client, &payload);
     Packet { from: from.0, to: client.0, protocol: if is_udp { 17 } else { 6 }, upper }
+}
+
+/// A frame turned round, as whoever received it would answer: what changes places leaves every sum as it is. `None`: it has more
+/// than the plainest headers.
+fn answer(sent: &[u8]) -> Option<Vec<u8>> {
+    let (addresses, length, upper) = match sent.get(12..15)? {
+        [8, 0, 0x45] if matches!(sent[23], 6 | 17) && sent[20..22] == [0x40, 0] => (26, 4, 34),
+        [0x86, 0xdd, _] if matches!(sent[20], 6 | 17) => (22, 16, 54),
+        _ => return None,
+    };
+    let mut bytes = sent.to_vec();
+    bytes[..12].copy_from_slice(&[OURS, ROUTER].concat());
+    for (at, length) in [(addresses, length), (upper, 2)] {
+        let (one, other) = bytes.get_mut(at..at + 2 * length)?.split_at_mut(length);
+        one.swap_with_slice(other);
+    }
+    Some(bytes)
 }
 
 /// The packet in the plainest header.

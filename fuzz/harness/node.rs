@@ -1,6 +1,7 @@
 //! The node that frames are fuzzed on, and what must hold of each burst.
 
 use penstock::config::{self, Config};
+use penstock::flow::Nat;
 use penstock::pipeline::{BURST, Held, Pipeline, Verdict};
 use penstock::replay::Buffer;
 use penstock::service::{self, Definitions};
@@ -63,7 +64,10 @@ impl Node {
         assert_eq!(config.environment().lcores, LCORES);
         let (mut compiler, fabric) = (Compiler::new(config.environment()), config.fabric());
         let snapshot = compiler.compile(&definitions, &fabric, Millis(0));
-        let lcores = std::array::from_fn(|index| Lcore { pipeline: Pipeline::new(index), held: Held::default() });
+        let lcores = std::array::from_fn(|index| Lcore {
+            pipeline: Pipeline::with(Nat::new(snapshot.sources(), index, [0; 2])),
+            held: Held::default(),
+        });
         Self { compiler, definitions, fabric, snapshot, lcores, now: 0, received: 0, verdicts: 0 }
     }
 
@@ -101,8 +105,7 @@ impl Node {
         let (now, port) = (Millis(self.now), PortIndex(port));
         let mut buffers: Vec<_> = frames.iter().map(|frame| Buffer::new(frame)).collect();
         let mut verdicts = [NONE; BURST];
-        let Lcore { pipeline, held } = &mut self.lcores[lcore];
-        let only = pipeline.process(&self.snapshot, now, port, &mut buffers, &mut verdicts);
+        let only = self.lcores[lcore].pipeline.process(&self.snapshot, now, port, &mut buffers, &mut verdicts);
         let (verdicts, beyond) = verdicts.split_at(frames.len());
         let all = |port| verdicts.iter().all(|&verdict| verdict == Verdict::Forward(port));
         assert!(only.is_none_or(all), "{only:?} for {verdicts:?}");
@@ -111,10 +114,12 @@ impl Node {
         self.received += frames.len() as u64;
         let until = Millis(self.now + self.snapshot.hold().as_millis() as u64);
         let mut outcomes = Vec::new();
-        for ((buffer, &verdict), before) in buffers.into_iter().zip(verdicts).zip(frames) {
+        for ((mut buffer, &verdict), before) in buffers.into_iter().zip(verdicts).zip(frames) {
+            let verdict = self.hand_over(verdict, &mut buffer, port, before);
             check(verdict, buffer.bytes(), before, &self.snapshot);
             outcomes.push(Outcome { verdict, bytes: buffer.bytes().to_vec() });
             // What finds no room to wait is dropped.
+            let held = &mut self.lcores[lcore].held;
             self.verdicts += u64::from(verdict != Verdict::Hold || held.keep(buffer, port, until).is_err());
         }
         self.release(lcore, &mut |outcome| outcomes.push(outcome));
@@ -123,16 +128,33 @@ impl Node {
 
     /// Settles the frames that need wait no longer.
     fn release(&mut self, lcore: usize, settle: &mut impl FnMut(Outcome)) {
-        let Lcore { pipeline, held } = &mut self.lcores[lcore];
         let now = Millis(self.now);
-        while let Some((mut frame, port)) = pipeline.release(held, now) {
+        loop {
+            let Lcore { pipeline, held } = &mut self.lcores[lcore];
+            let Some((mut frame, port)) = pipeline.release(held, now) else { break };
             let (before, mut verdicts) = (frame.bytes().to_vec(), [NONE; BURST]);
             pipeline.process_released(&self.snapshot, now, port, std::slice::from_mut(&mut frame), &mut verdicts);
-            assert_ne!(verdicts[0], Verdict::Hold, "it has waited");
-            check(verdicts[0], frame.bytes(), &before, &self.snapshot);
+            let verdict = self.hand_over(verdicts[0], &mut frame, port, &before);
+            assert_ne!(verdict, Verdict::Hold, "it has waited");
+            check(verdict, frame.bytes(), &before, &self.snapshot);
             self.verdicts += 1;
-            settle(Outcome { verdict: verdicts[0], bytes: frame.bytes().to_vec() });
+            settle(Outcome { verdict, bytes: frame.bytes().to_vec() });
         }
+    }
+
+    /// What the lcores say of a frame that one of them hands over: each has it once at most, and the first perhaps again.
+    fn hand_over(&mut self, mut verdict: Verdict, frame: &mut Buffer, port: PortIndex, before: &[u8]) -> Verdict {
+        let mut lcores = 0;
+        while let Verdict::HandOver(to) = verdict {
+            lcores += 1;
+            assert!(lcores as usize <= LCORES && usize::from(to) < LCORES, "to lcore {to} after {lcores}");
+            assert_eq!(frame.bytes(), before, "it goes as it came");
+            let (lcore, mut verdicts) = (&mut self.lcores[usize::from(to)], [NONE; BURST]);
+            let (now, one) = (Millis(self.now), std::slice::from_mut(frame));
+            lcore.pipeline.process_handed(&self.snapshot, now, port, lcores, one, &mut verdicts);
+            verdict = verdicts[0];
+        }
+        verdict
     }
 }
 
@@ -146,7 +168,8 @@ fn check(verdict: Verdict, after: &[u8], before: &[u8], snapshot: &Snapshot) {
             assert_eq!(after[6..12], port.mac.0, "sent from another station's address");
             assert!(after.len() <= before.len() + <Buffer as Frame>::HEADROOM, "grown beyond the headroom");
         }
-        Verdict::Punt | Verdict::Hold | Verdict::HandOver(_) => assert_eq!(after, before, "{verdict:?}"),
+        Verdict::Punt | Verdict::Hold => assert_eq!(after, before, "{verdict:?}"),
+        Verdict::HandOver(to) => panic!("still for lcore {to}"),
         Verdict::Drop(_) => {}
     }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use penstock::config::{self, Config};
 use penstock::counters::{Reason, Totals};
-use penstock::flow::Sources;
+use penstock::flow::{Nat, Sources};
 use penstock::mode::Encap;
 use penstock::pipeline::{BURST, Pipeline, Verdict};
 use penstock::replay::Buffer;
@@ -166,7 +166,12 @@ impl Node {
         config::fit(&config, &definitions, "services.json").unwrap_or_else(|errors| panic!("{errors}"));
         let mut compiler = Compiler::new(config.environment());
         let snapshot = compiler.compile(&definitions, &config.fabric(), Millis(0));
-        Self::of(compiler, snapshot)
+        let mut node = Self::of(compiler, snapshot);
+        // Translations take room; most tests have none.
+        if definitions.services.iter().any(|service| service.forwarding == Forwarding::Snat) {
+            node.pipeline = Pipeline::with(Nat::new(node.snapshot.sources(), 0, [0; 2]));
+        }
+        node
     }
 
     /// What becomes of the frames of one burst, and their bytes afterwards.
