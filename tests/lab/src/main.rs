@@ -3,6 +3,7 @@
 //! ```text
 //! penstock-lab demo            the demo: builds the lab, plays its scenes, takes it down
 //! penstock-lab test [WORD]     the demo's scenes and the longer ones (those whose title has WORD)
+//! penstock-lab modes [WORD]    every forwarding mode in front of real receivers
 //! penstock-lab up | down       the lab, left standing, and its end
 //! ```
 
@@ -49,14 +50,9 @@ fn run(words: &[&str]) -> Result<bool> {
     match *words {
         ["demo"] => play("Penstock: real HTTP through a DPDK data path", scenes::demo()),
         ["test"] => play("Penstock: the lab's scenes", scenes::all()),
-        ["test", word] => {
-            let mut chosen = scenes::all();
-            chosen.retain(|scene| scene.title.to_lowercase().contains(&word.to_lowercase()));
-            if chosen.is_empty() {
-                bail!("no scene's title has \"{word}\"");
-            }
-            play("Penstock: chosen scenes", chosen)
-        }
+        ["test", word] => play("Penstock: chosen scenes", chosen(scenes::all(), word)?),
+        ["modes"] => play("Penstock: every mode and its receivers", scenes::modes()),
+        ["modes", word] => play("Penstock: chosen modes", chosen(scenes::modes(), word)?),
         ["up"] => standing::up().map(|()| true),
         ["down"] => standing::down().map(|()| true),
         // What the lab runs inside the client's namespace.
@@ -64,8 +60,17 @@ fn run(words: &[&str]) -> Result<bool> {
             traffic::load(address.parse()?, workers.parse()?, micros(pause)?).map(|()| true)
         }
         ["beat", address, pause] => traffic::beat(address.parse()?, micros(pause)?).map(|()| true),
-        _ => bail!("demo, test [WORD], up or down?"),
+        _ => bail!("demo, test [WORD], modes [WORD], up or down?"),
     }
+}
+
+/// The scenes whose title has `word`.
+fn chosen(mut scenes: Vec<Scene>, word: &str) -> Result<Vec<Scene>> {
+    scenes.retain(|scene| scene.title.to_lowercase().contains(&word.to_lowercase()));
+    if scenes.is_empty() {
+        bail!("no scene's title has \"{word}\"");
+    }
+    Ok(scenes)
 }
 
 /// Builds a lab, plays the scenes in order, and takes it down.

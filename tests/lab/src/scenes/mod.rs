@@ -61,6 +61,11 @@ pub fn all() -> Vec<Scene> {
     scenes
 }
 
+/// Every mode in front of a real receiver of its packets: `make lab-modes`.
+pub fn modes() -> Vec<Scene> {
+    vec![modes::SCENE]
+}
+
 /// An error where `holds` is false.
 fn require(holds: bool, otherwise: impl FnOnce() -> String) -> Result<()> {
     if holds { Ok(()) } else { Err(anyhow::anyhow!(otherwise())) }
