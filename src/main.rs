@@ -20,6 +20,7 @@ enum Command {
     Check(cli::check::Args),
     Replay(cli::replay::Args),
     Explain(cli::explain::Args),
+    Backend(cli::backend::Args),
     Schema(cli::schema::Args),
 }
 
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         Command::Check(args) => cli::check::run(&args),
         Command::Replay(args) => cli::replay::run(&args),
         Command::Explain(args) => cli::explain::run(&args),
+        Command::Backend(args) => cli::backend::run(&args),
         Command::Schema(args) => cli::schema::run(&args),
     })
 }

@@ -2,9 +2,11 @@
 //!
 //! Results go to stdout, errors and warnings to stderr. With `--json` stdout is one JSON document and nothing else.
 
+pub mod backend;
 pub mod check;
 pub mod explain;
 mod inputs;
+pub mod recipe;
 pub mod replay;
 #[cfg(all(feature = "dpdk", feature = "control"))]
 pub mod run;
