@@ -12,6 +12,7 @@ use crate::client::Client;
 use crate::decapsulator::Decapsulator;
 use crate::namespace::{self, Life, Namespace, cable};
 use crate::node::{NIC, Node, Options};
+use crate::sixth::Sixth;
 
 pub const CLIENT: &str = "198.51.100.10";
 pub const VIP: &str = "192.0.2.1";
@@ -59,6 +60,7 @@ pub struct Lab {
     pub backends: Vec<Backend>,
     pub router: Rc<Namespace>,
     pub decapsulator: Decapsulator,
+    sixth: Option<Sixth>,
     directory: Directory,
 }
 
@@ -105,11 +107,23 @@ impl Lab {
             return Err(error.context(format!("the lab's files are kept in {}", directory.path().display())));
         }
         let client = Client { namespace: client, directory: directory.path().to_path_buf() };
-        Ok(Self { client, node, backends, router, decapsulator, directory })
+        Ok(Self { client, node, backends, router, decapsulator, sixth: None, directory })
     }
 
     pub fn directory(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// Gives every host IPv6 beside IPv4, until [`Lab::speak_ipv4_only`].
+    pub fn speak_ipv6(&mut self) -> Result<()> {
+        if self.sixth.is_none() {
+            self.sixth = Some(Sixth::build(&self.client, &self.router, TO_NODE, &self.node, &self.backends)?);
+        }
+        Ok(())
+    }
+
+    pub fn speak_ipv4_only(&mut self) {
+        self.sixth = None;
     }
 
     /// A capture on the load balancer's port. `name`: of its file.

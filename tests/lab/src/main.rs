@@ -18,6 +18,7 @@ mod node;
 mod process;
 mod say;
 mod scenes;
+mod sixth;
 mod standing;
 mod traffic;
 mod wait;

@@ -12,6 +12,7 @@ use crate::lab::{FABRIC_MTU, GATEWAY, NODE};
 use crate::metrics::Metrics;
 use crate::namespace::Namespace;
 use crate::process::Process;
+use crate::sixth::NODE as NODE6;
 use crate::wait::{until, with};
 
 /// The veth that plays the NIC. The kernel owns no address on it.
@@ -212,6 +213,7 @@ twin = "{TWIN}"
 
 [encap]
 ipv4_source = "{NODE}"
+ipv6_source = "{NODE6}"
 
 [hash]
 seed = "cGVuc3RvY2sgbGFiIDAwMQ=="

@@ -1,29 +1,27 @@
 //! IPv6, and modes whose receiver every Linux has: `dscp`, by one stateless nftables rule, and `dnat`.
 
-use std::path::Path;
-
 use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::{Scene, require};
 use crate::backend::DNAT_PORT;
 use crate::capture::Capture;
-use crate::lab::{CLIENT, Lab, TO_CLIENT, TO_NODE, VIP, backend_address, to_backend, two_backends};
+use crate::lab::{CLIENT, Lab, TO_NODE, VIP, backend_address, two_backends};
 use crate::namespace::Namespace;
-use crate::node::TWIN;
 use crate::process::output;
 use crate::say::Story;
+use crate::sixth::{self, CLIENT as CLIENT6, Sixth, VIP as VIP6};
 
 pub const SCENE: Scene = Scene { title: "modes: dscp and dnat, over IPv4 and IPv6", play };
 
-const VIP6: &str = "2001:db8:1::1";
-const CLIENT6: &str = "2001:db8:c::10";
 /// The code points that name the VIPs to the backends.
 const CODES: (u8, u8) = (5, 6);
 
 fn play(lab: &mut Lab, story: &mut Story) -> Result<()> {
     // Without IPv6 in the kernel half of it can still be shown.
-    let sixth = Path::new("/proc/sys/net/ipv6").exists().then(|| Sixth::build(lab)).transpose()?;
+    if Sixth::is_known() {
+        lab.speak_ipv6()?;
+    }
     for backend in &lab.backends {
         speak_dscp(&backend.namespace)?;
     }
@@ -31,11 +29,11 @@ fn play(lab: &mut Lab, story: &mut Story) -> Result<()> {
     let at_node = lab.capture_at_router(TO_NODE, "modes-lb", "tcp or icmp6")?;
 
     dscp(lab, story, &at_node, "IPv4", (CLIENT, VIP), &format!("http://{VIP}/"))?;
-    if sixth.is_some() {
+    if Sixth::is_known() {
         dscp(lab, story, &at_node, "IPv6", (CLIENT6, VIP6), &format!("http://[{VIP6}]/"))?;
         sixth_dnat(lab, story)?;
     }
-    drop(sixth);
+    lab.speak_ipv4_only();
     for backend in &lab.backends {
         output(backend.namespace.command("nft").arg("delete table inet lab-dscp"))?;
     }
@@ -100,13 +98,9 @@ fn services() -> Value {
     };
     json!({"version": "modes", "services": [
         {"name": "code4", "vip": VIP, "port": 80, "protocol": "tcp", "forwarding": "dscp", "dscp": CODES.0, "backends": over(backend_address, None)},
-        {"name": "code6", "vip": VIP6, "port": 80, "protocol": "tcp", "forwarding": "dscp", "dscp": CODES.1, "backends": over(address6, None)},
-        {"name": "shop6", "vip": VIP6, "port": 8080, "protocol": "tcp", "forwarding": "dnat", "backends": over(address6, Some(DNAT_PORT))},
+        {"name": "code6", "vip": VIP6, "port": 80, "protocol": "tcp", "forwarding": "dscp", "dscp": CODES.1, "backends": over(sixth::backend_address, None)},
+        {"name": "shop6", "vip": VIP6, "port": 8080, "protocol": "tcp", "forwarding": "dnat", "backends": over(sixth::backend_address, Some(DNAT_PORT))},
     ]})
-}
-
-fn address6(number: usize) -> String {
-    format!("fd00:1:{number}::2")
 }
 
 /// What a `dscp` backend needs beside the VIP on its loopback: one stateless rule a VIP.
@@ -119,53 +113,4 @@ fn speak_dscp(backend: &Namespace) -> Result<()> {
         CODES.0, CODES.1
     );
     output(backend.command("nft").arg(rules)).map(drop)
-}
-
-/// IPv6 in the whole lab, for as long as this lives.
-struct Sixth<'a> {
-    hosts: Vec<&'a Namespace>,
-    router: &'a Namespace,
-}
-
-impl<'a> Sixth<'a> {
-    fn build(lab: &'a Lab) -> Result<Self> {
-        let (client, router, balancer) = (&*lab.client.namespace, &*lab.router, &*lab.node.namespace);
-        let backends = lab.backends.iter().map(|backend| &*backend.namespace);
-        let hosts: Vec<&Namespace> = [client, router, balancer].into_iter().chain(backends).collect();
-        for host in &hosts {
-            // Nobody announces routers or waits for duplicates here.
-            host.sysctl("net.ipv6.conf.all.accept_ra", "0")?;
-            host.sysctl("net.ipv6.conf.all.disable_ipv6", "0")?;
-            host.sysctl("net.ipv6.conf.lo.disable_ipv6", "0")?;
-        }
-        let this = Self { hosts, router };
-        client.ip(&format!("address add {CLIENT6}/64 dev eth0 nodad"))?;
-        router.ip(&format!("address add 2001:db8:c::1/64 dev {TO_CLIENT} nodad"))?;
-        client.ip("-6 route add default via 2001:db8:c::1")?;
-        router.sysctl("net.ipv6.conf.all.forwarding", "1")?;
-        router.ip(&format!("address add fd00::fe/64 dev {TO_NODE} nodad"))?;
-        balancer.ip(&format!("address add fd00::1/64 dev {TWIN} nodad"))?;
-        balancer.ip(&format!("-6 route replace default via fd00::fe dev {TWIN}"))?;
-        router.ip(&format!("-6 route add {VIP6}/128 via fd00::1 dev {TO_NODE}"))?;
-        router.ip(&format!("-6 route add 2001:db8:c::/64 via fd00::1 dev {TO_NODE} table 100"))?;
-        for (number, backend) in (1..).zip(&lab.backends) {
-            let (port, address) = (to_backend(number), address6(number));
-            router.ip(&format!("address add fd00:1:{number}::1/64 dev {port} nodad"))?;
-            router.ip(&format!("-6 rule add iif {port} from {address} lookup 100"))?;
-            backend.namespace.ip(&format!("address add {address}/64 dev eth0 nodad"))?;
-            backend.namespace.ip(&format!("-6 route add default via fd00:1:{number}::1"))?;
-            backend.namespace.ip(&format!("address add {VIP6}/128 dev lo nodad"))?;
-        }
-        Ok(this)
-    }
-}
-
-impl Drop for Sixth<'_> {
-    /// With IPv6 go its addresses and routes.
-    fn drop(&mut self) {
-        let _ = self.router.ip("-6 rule flush");
-        for host in &self.hosts {
-            let _ = host.sysctl("net.ipv6.conf.all.disable_ipv6", "1");
-        }
-    }
 }

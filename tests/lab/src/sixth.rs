@@ -1,0 +1,81 @@
+//! IPv6 in the whole lab, for as long as a [`Sixth`] lives: addresses and routes beside those of IPv4.
+
+use std::path::Path;
+use std::rc::Rc;
+
+use anyhow::Result;
+
+use crate::backend::Backend;
+use crate::client::Client;
+use crate::lab::{TO_CLIENT, to_backend};
+use crate::namespace::Namespace;
+use crate::node::{Node, TWIN};
+
+pub const VIP: &str = "2001:db8:1::1";
+pub const CLIENT: &str = "2001:db8:c::10";
+/// The node's own address, on its kernel twin, and the router's towards it.
+pub const NODE: &str = "fd00::1";
+pub const GATEWAY: &str = "fd00::fe";
+
+pub fn backend_address(number: usize) -> String {
+    format!("fd00:1:{number}::2")
+}
+
+pub struct Sixth {
+    hosts: Vec<Rc<Namespace>>,
+    router: Rc<Namespace>,
+}
+
+impl Sixth {
+    /// Whether this kernel has IPv6.
+    pub fn is_known() -> bool {
+        Path::new("/proc/sys/net/ipv6").exists()
+    }
+
+    /// `to_node`: the router's interface towards the load balancer.
+    pub fn build(
+        client: &Client,
+        router: &Rc<Namespace>,
+        to_node: &str,
+        node: &Node,
+        backends: &[Backend],
+    ) -> Result<Self> {
+        let others = [&client.namespace, router, &node.namespace].into_iter();
+        let hosts: Vec<_> = others.chain(backends.iter().map(|backend| &backend.namespace)).cloned().collect();
+        for host in &hosts {
+            // Nobody announces routers or waits for duplicates here.
+            host.sysctl("net.ipv6.conf.all.accept_ra", "0")?;
+            host.sysctl("net.ipv6.conf.all.disable_ipv6", "0")?;
+            host.sysctl("net.ipv6.conf.lo.disable_ipv6", "0")?;
+        }
+        let this = Self { hosts, router: router.clone() };
+        client.namespace.ip(&format!("address add {CLIENT}/64 dev eth0 nodad"))?;
+        router.ip(&format!("address add 2001:db8:c::1/64 dev {TO_CLIENT} nodad"))?;
+        client.namespace.ip("-6 route add default via 2001:db8:c::1")?;
+        router.sysctl("net.ipv6.conf.all.forwarding", "1")?;
+        router.ip(&format!("address add {GATEWAY}/64 dev {to_node} nodad"))?;
+        node.namespace.ip(&format!("address add {NODE}/64 dev {TWIN} nodad"))?;
+        node.namespace.ip(&format!("-6 route replace default via {GATEWAY} dev {TWIN}"))?;
+        router.ip(&format!("-6 route add {VIP}/128 via {NODE} dev {to_node}"))?;
+        router.ip(&format!("-6 route add 2001:db8:c::/64 via {NODE} dev {to_node} table 100"))?;
+        for (number, backend) in (1..).zip(backends) {
+            let (port, address) = (to_backend(number), backend_address(number));
+            router.ip(&format!("address add fd00:1:{number}::1/64 dev {port} nodad"))?;
+            router.ip(&format!("-6 rule add iif {port} from {address} lookup 100"))?;
+            backend.namespace.ip(&format!("address add {address}/64 dev eth0 nodad"))?;
+            backend.namespace.ip(&format!("-6 route add default via fd00:1:{number}::1"))?;
+            backend.namespace.ip(&format!("address add {VIP}/128 dev lo nodad"))?;
+        }
+        Ok(this)
+    }
+}
+
+impl Drop for Sixth {
+    /// With IPv6 go its addresses and routes.
+    fn drop(&mut self) {
+        let _ = self.router.ip("-6 rule flush");
+        for host in &self.hosts {
+            let _ = host.sysctl("net.ipv6.conf.all.disable_ipv6", "1");
+        }
+    }
+}
