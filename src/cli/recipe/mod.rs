@@ -97,8 +97,8 @@ enum Step {
     Vip(IpNet),
     /// A key of net.ipv4.conf.
     Sysctl { device: String, key: &'static str, value: u8 },
-    /// A device that takes packets out of a tunnel.
-    Tunnel { device: &'static str, kind: tunnel::Kind, own: Own },
+    /// A device that takes packets out of a tunnel; with an address of its own, where it needs one.
+    Tunnel { device: &'static str, kind: tunnel::Kind, own: Own, address: Option<IpAddr> },
     /// A UDP port whose packets are GUE.
     Gue { port: u16, is_v4: bool },
     /// Packets of a code point to the server's own address become ones to the VIP.

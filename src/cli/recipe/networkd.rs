@@ -46,7 +46,7 @@ pub(super) fn script(asked: &Asked, parts: &[Part]) -> Result<String, String> {
 fn one(asked: &Asked, step: &Step) -> Result<String, String> {
     Ok(match step {
         Step::Vip(_) | Step::Sysctl { .. } => String::new(),
-        Step::Tunnel { device, kind, own } => {
+        Step::Tunnel { device, kind, own, address } => {
             let (kind, mode) = match kind {
                 Kind::Ipip => ("ipip", ""),
                 Kind::Sit => ("sit", ""),
@@ -58,8 +58,9 @@ fn one(asked: &Asked, step: &Step) -> Result<String, String> {
             let netdev = format!(
                 "[NetDev]\nName={device}\nKind={kind}\n\n[Tunnel]\nIndependent=yes\nLocal={local}\nRemote=any\n{mode}"
             );
+            let address = address.map_or(String::new(), |address| format!("Address={address}/32\n"));
             let network = format!(
-                "[Match]\nName={device}\n\n[Link]\nRequiredForOnline=no\n\n[Network]\nLinkLocalAddressing=no\n"
+                "[Match]\nName={device}\n\n[Link]\nRequiredForOnline=no\n\n[Network]\nLinkLocalAddressing=no\n{address}"
             );
             file(&format!("network/20-{device}.netdev"), &netdev)
                 + &file(&format!("network/20-{device}.network"), &network)

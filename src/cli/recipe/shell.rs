@@ -57,7 +57,7 @@ fn commands(step: &Step) -> String {
         Step::Vip(vip) if vip.prefix_len() == vip.max_prefix_len() => format!("ip address replace {vip} dev lo\n"),
         Step::Vip(prefix) => format!("ip route replace local {prefix} dev lo\n"),
         Step::Sysctl { device, key, value } => format!("sysctl -qw {}={value}\n", sysctl(device, key)),
-        Step::Tunnel { device, kind, own } => {
+        Step::Tunnel { device, kind, own, address } => {
             let (kind, mode) = match kind {
                 Kind::Ipip => ("ipip", ""),
                 Kind::Sit => ("sit", ""),
@@ -65,9 +65,11 @@ fn commands(step: &Step) -> String {
                 Kind::Gre => ("gre", ""),
                 Kind::Ip6gre => ("ip6gre", ""),
             };
+            let address =
+                address.map_or(String::new(), |address| format!("ip address replace {address}/32 dev {device}\n"));
             format!(
                 "ip link show dev {device} >/dev/null 2>&1 || ip link add {device} type {kind}{mode} local {} remote any\n\
-                 ip link set {device} up\n",
+                 {address}ip link set {device} up\n",
                 shown(*own)
             )
         }

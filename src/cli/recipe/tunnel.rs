@@ -1,5 +1,7 @@
 //! `ipip`, `gre` and `gue`: a device that takes the outer header off, and hands the packet inside to the server's own stack.
 
+use std::net::IpAddr;
+
 use super::{Asked, Own, Part, Step};
 
 /// Kinds of the kernel's tunnel devices.
@@ -62,7 +64,9 @@ fn devices(asked: &Asked, device: fn(bool, bool) -> (&'static str, Kind)) -> Par
         let (name, kind) = device(is_inner_v4, is_v4_outside(own));
         if !made.contains(&name) {
             made.push(name);
-            steps.push(Step::Tunnel { device: name, kind, own });
+            let first = || asked.vips.iter().map(|vip| vip.addr()).find(IpAddr::is_ipv4);
+            let address = is_inner_v4.then(first).flatten();
+            steps.push(Step::Tunnel { device: name, kind, own, address });
         }
         if is_inner_v4 {
             steps.push(Step::Sysctl { device: name.into(), key: "rp_filter", value: 2 });
@@ -72,7 +76,8 @@ fn devices(asked: &Asked, device: fn(bool, bool) -> (&'static str, Kind)) -> Par
                    that is, from [encap] ipv4_source, ipv6_source and rss_source_…."
         .to_owned();
     if asked.families().any(|is_v4| is_v4) {
-        why += "\nrp_filter: clients are not reached by that device, which a strict filter takes for a forgery; 2 is a loose one.";
+        why += "\nrp_filter: clients are not reached by that device, which a strict filter takes for a forgery. 2 is a loose one; even that\n\
+                refuses what comes in by a device without an address, so it has the VIP, too.";
     }
     Part::new(why, steps)
 }

@@ -42,7 +42,9 @@ impl Backend {
         std::fs::create_dir_all(&directory)?;
         let access_log = directory.join("access.log");
         let configuration = directory.join("nginx.conf");
-        std::fs::write(&configuration, self::configuration(&name, &directory))?;
+        // A scene gives the hosts IPv6 for a while, where the kernel has it.
+        let text = self::configuration(&name, &directory, Path::new("/proc/sys/net/ipv6").exists());
+        std::fs::write(&configuration, text)?;
         let mut command = namespace.helper("nginx");
         command.args(["-e", "stderr", "-p"]).arg(&directory).arg("-c").arg(&configuration);
         let nginx = Process::start(&mut command, &directory.join("nginx.log"))?;
@@ -65,10 +67,9 @@ impl Backend {
 }
 
 /// One process, nothing outside its directory.
-fn configuration(name: &str, directory: &Path) -> String {
+pub fn configuration(name: &str, directory: &Path, has_ipv6: bool) -> String {
     let directory = directory.display();
-    // A scene gives the hosts IPv6 for a while, where the kernel has it.
-    let sixth = match Path::new("/proc/sys/net/ipv6").exists() {
+    let sixth = match has_ipv6 {
         true => format!("listen [::]:80; listen [::]:{DNAT_PORT};"),
         false => String::new(),
     };
@@ -93,6 +94,8 @@ http {{
         {sixth}
         # Who answers, whom it saw, and as whom it was addressed.
         location / {{ return 200 "{name} $remote_addr:$remote_port $server_addr:$server_port\n"; }}
+        # What is to be fetched, and what is put there.
+        location /files/ {{ root {directory}; dav_methods PUT; }}
     }}
 }}
 "#

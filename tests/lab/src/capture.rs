@@ -24,6 +24,13 @@ pub struct Seen {
     pub text: String,
 }
 
+impl Seen {
+    /// Bytes of the frame, as tcpdump counts them.
+    pub fn length(&self) -> Option<usize> {
+        self.text.split_once(", length ")?.1.split(':').next()?.parse().ok()
+    }
+}
+
 impl Capture {
     /// Captures on an interface what the filter lets through; returns once packets are being caught.
     pub fn start(namespace: &Namespace, interface: &str, filter: &str, file: PathBuf) -> Result<Self> {

@@ -65,6 +65,24 @@ impl Client {
         said.trim().parse().with_context(|| format!("curl's {said}"))
     }
 
+    /// Gets what is there, whole.
+    pub fn get(&self, url: &str) -> Result<Vec<u8>> {
+        let file = fresh(&self.directory.join("download"));
+        let mut curl = self.namespace.command("curl");
+        curl.args(["--silent", "--show-error", "--fail", "--max-time", "20", "--output"]);
+        output(curl.arg(&file).arg(url))?;
+        Ok(std::fs::read(file)?)
+    }
+
+    /// Puts a file there.
+    pub fn put(&self, url: &str, content: &[u8]) -> Result<()> {
+        let file = self.directory.join("upload");
+        std::fs::write(&file, content)?;
+        let mut curl = self.namespace.command("curl");
+        curl.args(["--silent", "--show-error", "--fail", "--max-time", "20", "--header", "Expect:", "--upload-file"]);
+        output(curl.arg(file).arg(url)).map(drop)
+    }
+
     /// Asks on and on, until told to stop.
     pub fn load(&self, address: &str, workers: usize, pause: Duration) -> Result<Load> {
         let mut command = self.namespace.helper(std::env::current_exe()?);

@@ -12,6 +12,8 @@ use crate::client::Client;
 use crate::decapsulator::Decapsulator;
 use crate::namespace::{self, Life, Namespace, cable};
 use crate::node::{NIC, Node, Options};
+use crate::segment::{self, Segment};
+use crate::site::Site;
 use crate::sixth::Sixth;
 
 pub const CLIENT: &str = "198.51.100.10";
@@ -55,13 +57,17 @@ pub const TO_NODE: &str = "to-lb";
 
 /// Everything is undone from the top down when it is dropped: processes, namespaces, files.
 pub struct Lab {
+    site: Option<Site>,
     pub client: Client,
     pub node: Node,
     pub backends: Vec<Backend>,
     pub router: Rc<Namespace>,
     pub decapsulator: Decapsulator,
     sixth: Option<Sixth>,
+    segment: Option<Segment>,
     directory: Directory,
+    /// The prefix of every name.
+    run: String,
 }
 
 impl Lab {
@@ -78,15 +84,12 @@ impl Lab {
         client.ip("route add default via 198.51.100.1")?;
 
         cable((&router, TO_NODE), (&balancer, NIC), FABRIC_MTU)?;
-        router.ip(&format!("address add {GATEWAY}/24 dev {TO_NODE}"))?;
         hands_off(&balancer, NIC)?;
 
         router.sysctl("net.ipv4.ip_forward", "1")?;
-        router.ip(&format!("route add {VIP} via {NODE} dev {TO_NODE}"))?;
+        face_node(&router, TO_NODE)?;
         // A change of the router's MAC address is announced, as a failover between two routers would be.
         router.sysctl(&format!("net.ipv4.conf.{TO_NODE}.arp_notify"), "1")?;
-        // What a backend sends under its own address to a client is the answer to a `dnat` request: back it goes.
-        router.ip(&format!("route add 198.51.100.0/24 via {NODE} dev {TO_NODE} table 100"))?;
 
         let mut backends = Vec::new();
         for number in 1..=BACKENDS {
@@ -107,7 +110,18 @@ impl Lab {
             return Err(error.context(format!("the lab's files are kept in {}", directory.path().display())));
         }
         let client = Client { namespace: client, directory: directory.path().to_path_buf() };
-        Ok(Self { client, node, backends, router, decapsulator, sixth: None, directory })
+        Ok(Self {
+            client,
+            node,
+            backends,
+            router,
+            decapsulator,
+            sixth: None,
+            site: None,
+            segment: None,
+            directory,
+            run: run.to_owned(),
+        })
     }
 
     pub fn directory(&self) -> &Path {
@@ -117,13 +131,35 @@ impl Lab {
     /// Gives every host IPv6 beside IPv4, until [`Lab::speak_ipv4_only`].
     pub fn speak_ipv6(&mut self) -> Result<()> {
         if self.sixth.is_none() {
-            self.sixth = Some(Sixth::build(&self.client, &self.router, TO_NODE, &self.node, &self.backends)?);
+            let to_node = if self.segment.is_some() { segment::BRIDGE } else { TO_NODE };
+            self.sixth = Some(Sixth::build(&self.client, &self.router, to_node, &self.node, &self.backends)?);
         }
         Ok(())
     }
 
     pub fn speak_ipv4_only(&mut self) {
         self.sixth = None;
+    }
+
+    /// The network of real servers that are not backends of the demo; built where a scene first asks for it.
+    pub fn site(&mut self) -> Result<&Site> {
+        let site = match self.site.take() {
+            Some(site) => site,
+            None => Site::build(&self.run, self.directory.path(), self.router.clone())?,
+        };
+        Ok(self.site.insert(site))
+    }
+
+    /// Makes the cable between router and load balancer a network that servers can be connected to, until [`Lab::part_segment`].
+    pub fn share_segment(&mut self) -> Result<()> {
+        self.speak_ipv4_only();
+        self.segment = Some(Segment::build(&self.router)?);
+        Ok(())
+    }
+
+    pub fn part_segment(&mut self) {
+        self.speak_ipv4_only();
+        self.segment = None;
     }
 
     /// A capture on the load balancer's port. `name`: of its file.
@@ -147,6 +183,7 @@ impl Lab {
                 .map(|what| format!("# ip {what}\n{}", host.ip(what).unwrap_or_else(|error| format!("{error:#}\n"))));
             std::fs::write(self.directory().join(format!("{}.state", host.name())), state.concat())?;
         }
+        self.site.iter().for_each(Site::keep_evidence);
         Ok(self.directory().to_path_buf())
     }
 
@@ -163,6 +200,14 @@ impl Lab {
         all.for_each(|namespace| namespace.leave_standing());
         std::mem::forget(self);
     }
+}
+
+/// Makes an interface of the router's the one to the load balancer.
+pub fn face_node(router: &Namespace, interface: &str) -> Result<()> {
+    router.ip(&format!("address add {GATEWAY}/24 dev {interface}"))?;
+    router.ip(&format!("route add {VIP} via {NODE} dev {interface}"))?;
+    // What a backend sends under its own address to a client is the answer to a `dnat` request: back it goes.
+    router.ip(&format!("route add 198.51.100.0/24 via {NODE} dev {interface} table 100")).map(drop)
 }
 
 /// Leaves an interface to DPDK: the kernel neither answers ARP there nor sees a packet that comes in.

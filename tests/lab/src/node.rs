@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::lab::{FABRIC_MTU, GATEWAY, NODE};
 use crate::metrics::Metrics;
 use crate::namespace::Namespace;
-use crate::process::Process;
+use crate::process::{Process, output};
 use crate::sixth::NODE as NODE6;
 use crate::wait::{until, with};
 
@@ -147,6 +147,11 @@ impl Node {
         let done = command.output()?;
         let said = String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);
         Ok((done.status.code().unwrap_or(-1), said))
+    }
+
+    /// What `penstock backend recipe` prints for these words.
+    pub fn recipe(&self, words: &str) -> Result<String> {
+        output(Command::new(&self.program).args(["backend", "recipe"]).args(words.split_whitespace()))
     }
 
     pub fn process(&mut self) -> Result<&mut Process> {

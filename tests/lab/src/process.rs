@@ -1,6 +1,7 @@
 //! Commands that are waited for, and processes that run beside the lab and never outlive it.
 
 use std::fs::File;
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -76,6 +77,12 @@ impl Process {
     /// Sends a signal by its name without "SIG".
     pub fn signal(&self, name: &str) -> Result<()> {
         output(Command::new("sh").arg("-c").arg(format!("kill -{name} {}", self.pid()))).map(drop)
+    }
+
+    /// Writes a line to its stdin.
+    pub fn tell(&mut self, line: &str) -> Result<()> {
+        let stdin = self.child.stdin.as_mut().with_context(|| format!("{} takes no input", self.command))?;
+        writeln!(stdin, "{line}").with_context(|| format!("{} takes no input any more", self.command))
     }
 
     pub fn close_stdin(&mut self) {

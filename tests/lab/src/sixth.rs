@@ -24,6 +24,7 @@ pub fn backend_address(number: usize) -> String {
 pub struct Sixth {
     hosts: Vec<Rc<Namespace>>,
     router: Rc<Namespace>,
+    rules: Vec<String>,
 }
 
 impl Sixth {
@@ -48,7 +49,7 @@ impl Sixth {
             host.sysctl("net.ipv6.conf.all.disable_ipv6", "0")?;
             host.sysctl("net.ipv6.conf.lo.disable_ipv6", "0")?;
         }
-        let this = Self { hosts, router: router.clone() };
+        let mut this = Self { hosts, router: router.clone(), rules: Vec::new() };
         client.namespace.ip(&format!("address add {CLIENT}/64 dev eth0 nodad"))?;
         router.ip(&format!("address add 2001:db8:c::1/64 dev {TO_CLIENT} nodad"))?;
         client.namespace.ip("-6 route add default via 2001:db8:c::1")?;
@@ -61,7 +62,9 @@ impl Sixth {
         for (number, backend) in (1..).zip(backends) {
             let (port, address) = (to_backend(number), backend_address(number));
             router.ip(&format!("address add fd00:1:{number}::1/64 dev {port} nodad"))?;
-            router.ip(&format!("-6 rule add iif {port} from {address} lookup 100"))?;
+            let rule = format!("iif {port} from {address} lookup 100");
+            router.ip(&format!("-6 rule add {rule}"))?;
+            this.rules.push(rule);
             backend.namespace.ip(&format!("address add {address}/64 dev eth0 nodad"))?;
             backend.namespace.ip(&format!("-6 route add default via fd00:1:{number}::1"))?;
             backend.namespace.ip(&format!("address add {VIP}/128 dev lo nodad"))?;
@@ -73,7 +76,9 @@ impl Sixth {
 impl Drop for Sixth {
     /// With IPv6 go its addresses and routes.
     fn drop(&mut self) {
-        let _ = self.router.ip("-6 rule flush");
+        for rule in &self.rules {
+            let _ = self.router.ip(&format!("-6 rule delete {rule}"));
+        }
         for host in &self.hosts {
             let _ = host.sysctl("net.ipv6.conf.all.disable_ipv6", "1");
         }

@@ -6,15 +6,19 @@ mod counters;
 mod cpu;
 mod crash;
 mod dnat;
+mod dscp;
 mod dsr;
+mod l2dsr;
 mod last_good;
 mod modes;
 mod new_mac;
 mod ping;
 mod prometheus;
 mod publish;
+mod receive;
 mod stop;
 mod swap;
+mod tunnels;
 mod two_lcores;
 mod weights;
 
@@ -63,7 +67,7 @@ pub fn all() -> Vec<Scene> {
 
 /// Every mode in front of a real receiver of its packets: `make lab-modes`.
 pub fn modes() -> Vec<Scene> {
-    vec![modes::SCENE]
+    vec![tunnels::IPIP, tunnels::GRE, tunnels::GUE, tunnels::GUE_1, dscp::SCENE, l2dsr::SCENE]
 }
 
 /// An error where `holds` is false.
