@@ -4,13 +4,14 @@
 SHELL := /bin/bash
 export PATH := $(HOME)/.cargo/bin:/usr/local/sbin:/usr/sbin:/sbin:$(PATH)
 
-.PHONY: help demo test bench lab lab-down
+.PHONY: help demo test bench lab lab-down lab-modes
 
 help:
-	@echo 'make demo      HTTP through a DPDK data path, in network namespaces of this machine: every claim is checked'
-	@echo 'make test      all tests'
-	@echo 'make bench     packets per second against testpmd; the result goes to perf/RESULTS.md'
-	@echo "make lab       the demo's lab, left standing, with hints what to try; make lab-down removes it"
+	@echo 'make demo       HTTP through a DPDK data path, in network namespaces of this machine: every claim is checked'
+	@echo 'make lab-modes  every forwarding mode in front of a real receiver: kernels with tunnels, by User Mode Linux where needed'
+	@echo 'make test       all tests'
+	@echo 'make bench      packets per second against testpmd; the result goes to perf/RESULTS.md'
+	@echo "make lab        the demo's lab, left standing, with hints what to try; make lab-down removes it"
 
 # One `cargo build` for both, so that the lab finds penstock beside itself.
 LAB := cargo build --release --quiet --package penstock --package penstock-lab && \
@@ -25,6 +26,11 @@ lab:
 	@scripts/setup demo
 	@echo 'Building …'
 	@$(LAB) up
+
+lab-modes:
+	@scripts/setup modes
+	@echo 'Building …'
+	@$(LAB) modes
 
 lab-down:
 	@scripts/setup lab-down

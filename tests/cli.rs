@@ -163,6 +163,167 @@ fn schemas_are_json_and_counters_are_for_people_or_json() {
     }
 }
 
+/// The recipe for these words: exit code, stdout, stderr.
+fn recipe(words: &str) -> (i32, String, String) {
+    let arguments: Vec<&str> = ["backend", "recipe"].into_iter().chain(words.split_whitespace()).collect();
+    said(&Place::new(&[]).run(&arguments))
+}
+
+#[test]
+fn a_recipe_is_a_script_of_what_the_server_needs() {
+    let (code, out, errors) = recipe("--mode ipip --vip 192.0.2.1 --backend 10.1.0.11 --port 80");
+    assert_eq!((code, errors.as_str()), (0, ""));
+    let commands: Vec<&str> = out.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+    assert_eq!(
+        commands,
+        [
+            "set -eu",
+            "ip link set lo up",
+            "ip address replace 192.0.2.1/32 dev lo",
+            "sysctl -qw net.ipv4.conf.eth0.arp_ignore=1",
+            "sysctl -qw net.ipv4.conf.eth0.arp_announce=2",
+            "ip link show dev vip-ipip >/dev/null 2>&1 || ip link add vip-ipip type ipip local 10.1.0.11 remote any",
+            "ip address replace 192.0.2.1/32 dev vip-ipip",
+            "ip link set vip-ipip up",
+            "sysctl -qw net.ipv4.conf.vip-ipip.rp_filter=2",
+            "ip -4 -o route show default | grep -v ' proto ra ' | tr -d '\\\\' |",
+            "    sed 's/ advmss [0-9]*//; s/^default/& advmss 1440/' |",
+            "    while read -r route; do ip -4 route replace $route; done",
+        ]
+    );
+    assert!(out.contains("penstock backend recipe --mode ipip --vip 192.0.2.1 --backend 10.1.0.11 --port 80"), "{out}");
+}
+
+#[test]
+fn each_mode_and_family_has_its_devices_and_its_segment_size() {
+    // By mode, VIP and backend: what stands in the script, and the segment size of clients, if they have to heed one.
+    let (four, six) = ("--vip 192.0.2.1", "--vip 2001:db8::1");
+    let (to_four, to_six) = ("--backend 10.1.0.11", "--backend fd00::11");
+    for (mode, vip, backend, device, segment) in [
+        ("ipip", four, to_four, "type ipip local", Some(1440)),
+        ("ipip", six, to_four, "type sit local", Some(1420)),
+        ("ipip", four, to_six, "type ip6tnl mode any local", Some(1420)),
+        ("ipip", six, to_six, "type ip6tnl mode any local", Some(1400)),
+        ("gre", four, to_four, "type gre local", Some(1436)),
+        ("gre", six, to_four, "type gre local", Some(1416)),
+        ("gre", four, to_six, "type ip6gre local", Some(1416)),
+        ("gre", six, to_six, "type ip6gre local", Some(1396)),
+        ("gue", four, to_four, "ip -4 fou add port 6080 gue", Some(1428)),
+        ("gue", six, to_four, "type sit local", Some(1408)),
+        ("gue", four, to_six, "ip -6 fou add port 6080 gue", Some(1408)),
+        ("gue", six, to_six, "type ip6tnl mode any local", Some(1388)),
+        ("gue --gue-variant 1", four, to_four, "ip -4 fou add port 9886 gue", Some(1432)),
+        ("gue --gue-port 6081", four, to_four, "ip -4 fou add port 6081 gue", Some(1428)),
+        ("ipip --mtu 1520", four, to_four, "type ipip local", None),
+        ("ipip --mtu 1519", four, to_four, "type ipip local", Some(1459)),
+        ("ipip --mtu 9000 --client-mtu 9000", four, to_four, "type ipip local", Some(8940)),
+        ("dscp --dscp 5", four, to_four, "ip daddr 10.1.0.11 ip dscp 5 ip daddr set 192.0.2.1", None),
+        ("dscp --dscp 6", six, to_six, "ip6 daddr fd00::11 ip6 dscp 6 ip6 daddr set 2001:db8::1", None),
+        ("l2dsr", four, to_four, "ip address replace 192.0.2.1/32 dev lo", None),
+        ("l2dsr", six, to_six, "ip address replace 2001:db8::1/128 dev lo", None),
+    ] {
+        let words = format!("--mode {mode} {vip} {backend}");
+        let (code, out, errors) = recipe(&words);
+        assert_eq!((code, errors.as_str()), (0, ""), "{words}");
+        assert!(out.contains(device), "{words}: no \"{device}\" in\n{out}");
+        let segments: Vec<&str> = out.split("/& advmss ").skip(1).map(|rest| rest.split('/').next().unwrap()).collect();
+        assert_eq!(segments, segment.iter().map(u16::to_string).collect::<Vec<_>>(), "{words}");
+    }
+}
+
+#[test]
+fn recipes_of_all_modes_are_scripts_and_those_without_work_for_the_server_are_comments() {
+    for mode in penstock::service::Forwarding::NAMES {
+        for more in ["", "--vip 2001:db8::1", "--format networkd --backend 10.1.0.11"] {
+            let dscp = if *mode == "dscp" { "--dscp 5" } else { "" };
+            let words = format!("--mode {mode} --vip 192.0.2.1 {more} {dscp}");
+            let (code, out, errors) = recipe(&words);
+            if more.contains("networkd") && ["dscp", "gue"].contains(mode) {
+                assert_eq!((code, out.as_str()), (2, ""), "{words}");
+                continue;
+            }
+            assert_eq!((code, errors.as_str()), (0, ""), "{words}");
+            let place = Place::new(&[("recipe.sh", &out)]);
+            let parsed = Command::new("sh").arg("-n").arg(place.0.path().join("recipe.sh")).output().unwrap();
+            assert!(parsed.status.success(), "{words}: {}", String::from_utf8_lossy(&parsed.stderr));
+            let commands = out.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).count();
+            let works = matches!(*mode, "ipip" | "gre" | "gue" | "dscp" | "l2dsr");
+            assert_eq!(commands > 1, works, "{words}: {out}");
+        }
+    }
+}
+
+/// Those of tunnels need modules that not every kernel has; the lab runs them (`make lab-modes`).
+#[cfg(feature = "control")]
+#[test]
+fn recipes_that_every_kernel_can_follow_run_in_a_bare_network_namespace_and_again() {
+    let bare = "ip link add eth0 type veth peer name other; ip address add 10.1.0.11/24 dev eth0; \
+                ip address add fd00::11/64 dev eth0 nodad; ip link set eth0 up; ip link set other up; \
+                ip route add default via 10.1.0.1; ip -6 route add default via fd00::1";
+    let look = "ip -br address show dev lo; ip route show default; nft list ruleset; cat /proc/sys/net/ipv4/conf/eth0/arp_ignore";
+    let both = "--vip 192.0.2.1 --vip 2001:db8::1";
+    for (words, wanted) in [
+        (format!("--mode l2dsr {both}"), &["192.0.2.1/32 2001:db8::1/128", "\n1\n"][..]),
+        (
+            format!("--mode dscp --dscp 5 {both}"),
+            &[
+                "192.0.2.1/32 2001:db8::1/128",
+                "ip daddr 10.1.0.11 ip dscp 0x05 ip daddr set 192.0.2.1\n",
+                "ip6 daddr fd00::11 ip6 dscp 0x05 ip6 daddr set 2001:db8::1\n",
+            ],
+        ),
+        ("--mode dnat --vip 192.0.2.1".into(), &["default via 10.1.0.1 dev eth0"]),
+    ] {
+        let (_, script, _) = recipe(&words);
+        let place = Place::new(&[("recipe.sh", &script)]);
+        let all = format!("set -e; {bare}; sh recipe.sh; sh recipe.sh; {look}");
+        let mut run = Command::new("unshare");
+        run.current_dir(place.0.path()).args(["--map-root-user", "--net", "sh", "-c", &all]);
+        let (code, out, errors) = said(&run.output().unwrap());
+        assert_eq!((code, errors.as_str()), (0, ""), "{words}");
+        for part in wanted {
+            assert_eq!(out.matches(part).count(), 1, "{words}: {part:?} in\n{out}");
+        }
+    }
+}
+
+#[test]
+fn a_recipe_that_cannot_be_is_refused_by_the_flag() {
+    for (words, complaint) in [
+        ("--mode dscp --vip 192.0.2.1", "--dscp: required by \"dscp\""),
+        ("--mode dscp --vip 192.0.2.1 --dscp 64", "--dscp: 64 is not a number from 1 to 63"),
+        (
+            "--mode dscp --vip 192.0.2.1 --vip 192.0.2.2 --dscp 5",
+            "--vip: 192.0.2.1 and 192.0.2.2 cannot share a code point",
+        ),
+        ("--mode dscp --vip 192.0.2.0/24 --dscp 5", "--vip: 192.0.2.0/24 is a prefix"),
+        ("--mode ipip --vip 192.0.2.1 --dscp 5", "--dscp: belongs to \"dscp\""),
+        ("--mode gue --vip 192.0.2.1 --gue-variant 2", "--gue-variant: 2 is not a number from 0 to 1"),
+        ("--mode ipip --vip 192.0.2.1 --gue-port 6080", "--gue-variant, --gue-port: belongs to \"gue\""),
+        (
+            "--mode l2dsr --vip 192.0.2.1 --backend fd00::1",
+            "--backend: fd00::1 and the VIP 192.0.2.1 are of different families",
+        ),
+        ("--mode dnat --vip 192.0.2.0/24", "--vip: 192.0.2.0/24 is a prefix, and \"dnat\" needs one address"),
+        ("--mode ipip --vip 192.0.2.0/24 --backend 192.0.2.7", "--backend: 192.0.2.7 is the service's own VIP"),
+        ("--mode ipip --vip 192.0.2.1/24", "192.0.2.0/24 would be one"),
+        ("--mode ipip --vip 127.0.0.1", "--vip: 127.0.0.1 is a loopback address"),
+        ("--mode ipip --vip 192.0.2.1 --device eth0;reboot", "--device: \"eth0;reboot\" is not the name"),
+        ("--mode ipip --vip 192.0.2.1 --mtu 60", "--mtu: 60 leaves no room"),
+        ("--mode ipip --vip 192.0.2.1 --format networkd", "--backend: systemd-networkd finds no address"),
+        (
+            "--mode gue --vip 192.0.2.1 --backend 10.1.0.11 --format networkd",
+            "--format: systemd-networkd opens no port for GUE",
+        ),
+        ("--mode ipop --vip 192.0.2.1", "invalid value 'ipop'"),
+        ("--mode ipip", "--vip"),
+    ] {
+        let (code, out, errors) = recipe(words);
+        assert_eq!((code, out.as_str()), (2, ""), "{words}");
+        assert!(errors.contains(complaint), "{words}: {errors}");
+    }
+}
+
 #[test]
 fn the_ready_examples_are_good() {
     let conf = concat!(env!("CARGO_MANIFEST_DIR"), "/conf");

@@ -62,9 +62,8 @@ impl Asked {
         let (definitions, _) = service::read(document, "", None).map_err(|errors| by_flags(&errors.0))?;
         let services = definitions.services;
         let mode = services[0].forwarding;
-        if args.device.is_empty()
-            || args.device.contains(|letter: char| letter.is_whitespace() || "/;'\"$`".contains(letter))
-        {
+        let is_fit = |letter: char| letter.is_ascii_alphanumeric() || "._:-".contains(letter);
+        if !(1..16).contains(&args.device.len()) || !args.device.chars().all(is_fit) {
             return Err(format!("--device: {:?} is not the name of a network device", args.device));
         }
         let asked = Self {
@@ -118,7 +117,7 @@ impl Asked {
     /// The largest segment of clients of a family that reaches the server, where theirs may be larger.
     pub fn segment(&self, is_v4: bool) -> Option<u16> {
         let service = self.of(is_v4)?;
-        (self.client_mtu + grown(service) > self.mtu).then(|| self.mtu - self.headers(service))
+        (self.client_mtu.saturating_add(grown(service)) > self.mtu).then(|| self.mtu - self.headers(service))
     }
 
     pub fn mtu(&self) -> u16 {

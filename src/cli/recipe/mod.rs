@@ -42,7 +42,7 @@ pub struct Args {
     #[arg(long, value_name = "1-63")]
     pub dscp: Option<u8>,
     /// A port of the service, to be named in what is told of it; may be given several times
-    #[arg(long = "port", value_name = "PORT")]
+    #[arg(long = "port", value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub ports: Vec<u16>,
     /// The service's "gue": {"variant": …}
     #[arg(long, value_name = "0|1")]

@@ -97,10 +97,9 @@ impl Site {
         };
         let place = match guest {
             Some(guest) => {
-                let (bridge, run) = (guest::BRIDGE, |line: String| guest.run(&line));
-                run(format!("ip netns add {name}"))?;
-                run(format!("ip link add name {veth} mtu {MTU} type veth peer name eth0 mtu {MTU} netns {name}"))?;
-                run(format!("ip link set {veth} master {bridge} up"))?;
+                let cable = format!("link add name {veth} mtu {MTU} type veth peer name eth0 mtu {MTU} netns {name}");
+                let plug = format!("link set {veth} master {} up", guest::BRIDGE);
+                guest.run(&format!("ip netns add {name} && ip {cable} && ip {plug}"))?;
                 Place::Guest(guest, name.to_owned())
             }
             None => {
@@ -124,14 +123,17 @@ impl Site {
             lines.push(format!("address add {address6}/64 dev eth0 nodad"));
             lines.push(format!("-6 route add default via {}", port.gateways.1));
         }
-        for line in lines {
-            place.run(&format!("ip {line}"))?;
-        }
+        place.ip(&lines)?;
         // As many distributions have it: what tunnels bring in must pass that, too.
-        for scope in ["all", "default", "eth0"] {
-            place.run(&format!("sysctl -qw net.ipv4.conf.{scope}.rp_filter=1"))?;
-        }
-        Server::start(name, (address, address6), place, &self.directory)
+        let strict = ["all", "default", "eth0"].map(|scope| format!("net.ipv4.conf.{scope}.rp_filter=1"));
+        place.run(&format!("sysctl -qw {}", strict.join(" ")))?;
+        let server = Server::start(name, (address, address6), place, &self.directory)?;
+        until(&format!("{name} serves"), Duration::from_secs(20), || {
+            let url = format!("http://{}/", server.address);
+            Ok(self.router.run(&format!("curl --silent --fail --output /dev/null --max-time 5 {url}")).ok())
+        })
+        .map_err(with(|| std::fs::read_to_string(server.directory.join("nginx.log")).unwrap_or_default()))?;
+        Ok(server)
     }
 
     /// What is told of the kernel that has tunnels.
@@ -195,6 +197,17 @@ impl Drop for Site {
 }
 
 impl Place {
+    /// `ip …` line by line; for the guest, where each command takes its time, by one.
+    fn ip(&self, lines: &[String]) -> Result<()> {
+        match self {
+            Self::Here(namespace) => lines.iter().try_for_each(|line| namespace.ip(line).map(drop)),
+            Self::Guest(guest, name) => {
+                let commands: Vec<String> = lines.iter().map(|line| format!("ip -n {name} {line}")).collect();
+                guest.run(&commands.join(" && ")).map(drop)
+            }
+        }
+    }
+
     /// A line of words.
     fn run(&self, line: &str) -> Result<String> {
         match self {
@@ -205,6 +218,7 @@ impl Place {
 }
 
 impl Server {
+    /// Starts nginx; it may take a moment until it serves.
     fn start(name: &str, (address, address6): (String, String), place: Place, directory: &Path) -> Result<Self> {
         let directory = directory.join(name);
         std::fs::create_dir_all(directory.join("files"))?;
@@ -221,14 +235,7 @@ impl Server {
                 None
             }
         };
-        let server = Self { name: name.to_owned(), address, address6, place, directory, _nginx: nginx };
-        until(&format!("{name} serves"), Duration::from_secs(20), || {
-            Ok(server
-                .run(&format!("curl --silent --fail --output /dev/null --max-time 5 http://{}/", server.address))
-                .ok())
-        })
-        .map_err(with(|| std::fs::read_to_string(&log).unwrap_or_default()))?;
-        Ok(server)
+        Ok(Self { name: name.to_owned(), address, address6, place, directory, _nginx: nginx })
     }
 
     /// Runs a line of words on it.

@@ -15,6 +15,13 @@ pub const SCENE: Scene = Scene { title: "l2dsr: a server on the load balancer's 
 
 fn play(lab: &mut Lab, story: &mut Story) -> Result<()> {
     lab.share_segment()?;
+    let played = both_families(lab, story);
+    lab.part_segment();
+    played?;
+    lab.node.publish(&two_backends("after l2dsr")).map(drop)
+}
+
+fn both_families(lab: &mut Lab, story: &mut Story) -> Result<()> {
     if Sixth::is_known() {
         lab.speak_ipv6()?;
     }
@@ -42,6 +49,5 @@ fn play(lab: &mut Lab, story: &mut Story) -> Result<()> {
             Ok(format!("the router's question stays unanswered: {}", known.trim()))
         })?;
     }
-    lab.part_segment();
-    lab.node.publish(&two_backends("after l2dsr")).map(drop)
+    Ok(())
 }
