@@ -1,6 +1,6 @@
 //! What crosses a wire, by tcpdump: the evidence for where packets went, and when.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -34,13 +34,26 @@ impl Seen {
 impl Capture {
     /// Captures on an interface what the filter lets through; returns once packets are being caught.
     pub fn start(namespace: &Namespace, interface: &str, filter: &str, file: PathBuf) -> Result<Self> {
+        Self::catch(namespace, interface, filter, file, "192")
+    }
+
+    /// The same, of whole packets.
+    pub fn whole(namespace: &Namespace, interface: &str, filter: &str, file: PathBuf) -> Result<Self> {
+        Self::catch(namespace, interface, filter, file, "0")
+    }
+
+    fn catch(namespace: &Namespace, interface: &str, filter: &str, file: PathBuf, bytes: &str) -> Result<Self> {
         let mut command = namespace.helper("tcpdump");
         // -Z root: else it gives up root and with it the right to write into the lab's directory.
-        command.args(["-Z", "root", "-n", "--immediate-mode", "-U", "-s", "192", "-B", "16384"]);
+        command.args(["-Z", "root", "-n", "--immediate-mode", "-U", "-s", bytes, "-B", "16384"]);
         command.args(["--time-stamp-precision=nano", "-i", interface, "-w"]).arg(&file).arg(filter);
         let mut process = Process::start(&mut command, &file.with_extension("log"))?;
         process.until_it_says("listening on", Duration::from_secs(5))?;
         Ok(Self { process, file })
+    }
+
+    pub fn file(&self) -> &Path {
+        &self.file
     }
 
     /// The packets so far that a filter lets through, with their Ethernet headers.

@@ -11,6 +11,7 @@ mod backend;
 mod capture;
 mod client;
 mod decapsulator;
+mod frames;
 mod guest;
 mod lab;
 mod metrics;

@@ -154,6 +154,11 @@ impl Node {
         output(Command::new(&self.program).args(["backend", "recipe"]).args(words.split_whitespace()))
     }
 
+    /// What `penstock replay` prints.
+    pub fn replay(&self, words: &[&str]) -> Result<String> {
+        output(Command::new(&self.program).arg("replay").args(words))
+    }
+
     pub fn process(&mut self) -> Result<&mut Process> {
         self.process.as_mut().context("penstock does not run")
     }

@@ -8,6 +8,7 @@ mod crash;
 mod dnat;
 mod dscp;
 mod dsr;
+mod ipvs;
 mod l2dsr;
 mod last_good;
 mod modes;
@@ -67,7 +68,7 @@ pub fn all() -> Vec<Scene> {
 
 /// Every mode in front of a real receiver of its packets: `make lab-modes`.
 pub fn modes() -> Vec<Scene> {
-    vec![tunnels::IPIP, tunnels::GRE, tunnels::GUE, tunnels::GUE_1, dscp::SCENE, l2dsr::SCENE]
+    vec![tunnels::IPIP, tunnels::GRE, tunnels::GUE, tunnels::GUE_1, dscp::SCENE, l2dsr::SCENE, ipvs::SCENE]
 }
 
 /// An error where `holds` is false.
