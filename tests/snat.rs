@@ -15,7 +15,7 @@ use penstock::service;
 use penstock::snapshot::{Compiler, Fabric, Millis, PortIndex, Snapshot};
 use penstock::wire::Frame;
 use proptest::prelude::*;
-use support::{CLIENT_MAC, OUR_MAC};
+use support::{CLIENT_MAC, NONE, OUR_MAC, Tally};
 
 const CONFIG: &str = r#"
 [dpdk]
@@ -93,6 +93,7 @@ struct Node {
     now: Millis,
     /// How often a frame was handed over.
     handed: usize,
+    tally: Tally,
 }
 
 impl Node {
@@ -106,7 +107,7 @@ impl Node {
         let fabric = config.fabric();
         let snapshot = compiler.compile(&read(services), &fabric, Millis(0));
         let lcores = (0..lcores).map(|lcore| Pipeline::with(Nat::new(snapshot.sources(), lcore, [0; 2]))).collect();
-        Self { compiler, fabric, snapshot, lcores, now: Millis(0), handed: 0 }
+        Self { compiler, fabric, snapshot, lcores, now: Millis(0), handed: 0, tally: Tally::default() }
     }
 
     fn define(&mut self, services: &str) {
@@ -120,7 +121,7 @@ impl Node {
 
     fn receive_on(&mut self, lcore: usize, packet: &[u8]) -> (Verdict, Vec<u8>) {
         let mut buffer = [Buffer::new(&framed(packet))];
-        let mut verdicts = [Verdict::Punt; BURST];
+        let mut verdicts = [NONE; BURST];
         let (snapshot, now, port) = (&self.snapshot, self.now, PortIndex(0));
         self.lcores[lcore].process(snapshot, now, port, &mut buffer, &mut verdicts);
         let mut lcores = 0;
@@ -128,10 +129,12 @@ impl Node {
             lcores += 1;
             self.handed += 1;
             assert!(usize::from(lcores) <= self.lcores.len(), "it goes round and round");
-            assert_eq!(buffer[0].bytes(), framed(packet), "it goes as it came");
+            self.tally.take(verdicts[0], &framed(packet), buffer[0].bytes());
+            verdicts[0] = NONE;
             self.lcores[usize::from(to)].process_handed(snapshot, now, port, lcores, &mut buffer, &mut verdicts);
         }
         let bytes = buffer[0].bytes();
+        self.tally.take(verdicts[0], &framed(packet), bytes);
         if !matches!(verdicts[0], Verdict::Forward(_) | Verdict::Answer(_)) {
             return (verdicts[0], bytes[14..].to_vec());
         }

@@ -135,11 +135,37 @@ pub struct Node {
     pub now: Millis,
     /// The port by which all of the last burst was forwarded, as far as the pipeline says so.
     pub only: Option<PortIndex>,
-    totals: Totals,
+    tally: Tally,
 }
 
 /// What no frame gets: it stands for "no verdict yet".
-const NONE: Verdict = Verdict::Forward(PortIndex(u8::MAX));
+pub const NONE: Verdict = Verdict::Forward(PortIndex(u8::MAX));
+
+/// Counts the frames of a test, and says that each has its one verdict.
+#[derive(Default)]
+pub struct Tally(Totals);
+
+impl Tally {
+    /// A frame as it came, and what came of it.
+    pub fn take(&mut self, verdict: Verdict, before: &[u8], after: &[u8]) {
+        let totals = &mut self.0;
+        totals.received += 1;
+        match verdict {
+            NONE => {}
+            Verdict::Forward(_) => totals.forwarded += 1,
+            Verdict::Answer(_) => totals.answered += 1,
+            Verdict::Punt => totals.punted += 1,
+            Verdict::Reject(_) => totals.dropped[Reason::NoBackend as usize] += 1,
+            Verdict::Drop(reason) => totals.dropped[reason as usize] += 1,
+            // It comes again, or to another lcore.
+            Verdict::Hold | Verdict::HandOver(_) => totals.received -= 1,
+        }
+        if matches!(verdict, Verdict::Punt | Verdict::Hold | Verdict::HandOver(_)) {
+            assert_eq!(after, before, "{verdict:?}: unchanged");
+        }
+        assert_eq!(totals.received, totals.verdicts(), "received is the sum of the verdicts");
+    }
+}
 
 impl Default for Node {
     fn default() -> Self {
@@ -155,7 +181,7 @@ impl Node {
     }
 
     pub fn of(compiler: Compiler, snapshot: Arc<Snapshot>) -> Self {
-        Self { compiler, snapshot, pipeline: Pipeline::new(0), now: Millis(0), only: None, totals: Totals::default() }
+        Self { compiler, snapshot, pipeline: Pipeline::new(0), now: Millis(0), only: None, tally: Tally::default() }
     }
 
     /// Of a configuration and definitions as they are written.
@@ -185,23 +211,9 @@ impl Node {
         let forwarded_by = |port| verdicts.iter().all(|&verdict| verdict == Verdict::Forward(port));
         assert!(only.is_none_or(forwarded_by), "all by {only:?}? {verdicts:?}");
         self.only = only;
-        self.totals.received += frames.len() as u64;
-        for ((verdict, buffer), frame) in verdicts.iter().zip(&buffers).zip(frames) {
-            match *verdict {
-                NONE => {}
-                Verdict::Forward(_) => self.totals.forwarded += 1,
-                Verdict::Answer(_) => self.totals.answered += 1,
-                Verdict::Punt => self.totals.punted += 1,
-                Verdict::Reject(_) => self.totals.dropped[Reason::NoBackend as usize] += 1,
-                Verdict::Drop(reason) => self.totals.dropped[reason as usize] += 1,
-                // It comes again, or to another lcore.
-                Verdict::Hold | Verdict::HandOver(_) => self.totals.received -= 1,
-            }
-            if matches!(verdict, Verdict::Punt | Verdict::Hold | Verdict::HandOver(_)) {
-                assert_eq!(buffer.bytes(), frame.as_ref(), "{verdict:?}: unchanged");
-            }
+        for ((&verdict, buffer), frame) in verdicts.iter().zip(&buffers).zip(frames) {
+            self.tally.take(verdict, frame.as_ref(), buffer.bytes());
         }
-        assert_eq!(self.totals.received, self.totals.verdicts(), "received is the sum of the verdicts");
         verdicts.iter().copied().zip(buffers.iter().map(|buffer| buffer.bytes().to_vec())).collect()
     }
 

@@ -18,7 +18,8 @@ pub fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// A node with these services, written as JSON without name, protocol and port; each is one for tcp 80 and one for udp 53.
+/// A node with these services, written as JSON without name, protocol and port; each is one for tcp 80 and one for udp 53. `more`: of
+/// the configuration's `[encap]`.
 pub fn node(services: &[&str], more: &str) -> Node {
     let mut written = Vec::new();
     for (number, service) in services.iter().enumerate() {
@@ -27,7 +28,7 @@ pub fn node(services: &[&str], more: &str) -> Node {
             written.push(format!(r#"{{"name": "{number}{protocol}", "protocol": "{protocol}", {port} {service}}}"#));
         }
     }
-    let config = CONFIG.replace("[hash]", &format!("{more}\n[hash]"));
+    let config = CONFIG.replace("[encap]", &format!("[encap]\n{more}"));
     Node::read(&config, &format!("{{\"services\": [{}]}}", written.join(",")))
 }
 
