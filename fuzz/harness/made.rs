@@ -134,7 +134,7 @@ fn transported(draw: &mut Draw, from: (IpAddr, u16), to: IpAddr) -> Packet {
     let mut payload = vec![b'x'; draw.pick(&PAYLOADS)];
     if is_udp && draw.one_in(4) {
         // QUIC: a short header, or a long one, with a connection ID of a server's.
-        let long = [0xc0 | draw.below(4) as u8 * 16, 0, 0, 0, 1, draw.pick(&[2, 0, 8, 20, 255])];
+        let long = [0xc0 | (draw.below(4) as u8) << 4, 0, 0, 0, 1, draw.pick(&[2, 0, 8, 20, 255])];
         let head: &[u8] = if draw.one_in(2) { &long } else { &[0x40] };
         payload = [head, &[draw.below(8) as u8 * 32, draw.below(4) as u8], &payload[..payload.len().min(40)]].concat();
     }

@@ -7,6 +7,7 @@ mod draw;
 mod headers;
 mod made;
 mod node;
+#[allow(clippy::duplicate_mod, reason = "tests/corpus.rs has its own, too")]
 #[path = "../../tests/support/oracle.rs"]
 mod oracle;
 

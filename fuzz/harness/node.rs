@@ -31,6 +31,8 @@ pub struct Node {
     definitions: Definitions,
     fabric: Fabric,
     snapshot: Arc<Snapshot>,
+    /// The snapshot of a node that has learned nothing.
+    untaught: Arc<Snapshot>,
     lcores: [Lcore; LCORES],
     now: u64,
     received: u64,
@@ -68,12 +70,25 @@ impl Node {
             pipeline: Pipeline::with(Nat::new(snapshot.sources(), index, [0; 2])),
             held: Held::default(),
         });
-        Self { compiler, definitions, fabric, snapshot, lcores, now: 0, received: 0, verdicts: 0 }
+        Self {
+            compiler,
+            definitions,
+            fabric,
+            untaught: snapshot.clone(),
+            snapshot,
+            lcores,
+            now: 0,
+            received: 0,
+            verdicts: 0,
+        }
     }
 
     /// Ends an input: nothing waits any more, every frame has had its verdict.
     pub fn end(&mut self) {
-        self.advance(FORGOTTEN);
+        self.now += FORGOTTEN;
+        if self.compiler.learn(Millis(self.now)) {
+            self.snapshot = self.untaught.clone();
+        }
         for lcore in 0..LCORES {
             self.release(lcore, &mut |_| ());
         }
