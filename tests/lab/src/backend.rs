@@ -19,9 +19,17 @@ pub struct Backend {
     pub name: String,
     pub address: String,
     pub namespace: Rc<Namespace>,
+    server: Server,
+}
+
+/// What serves: `/` says who answers, `/big` is [`BIG`] bytes long.
+pub struct Server {
     access_log: PathBuf,
     nginx: Process,
 }
+
+/// Bytes of the big page.
+pub const BIG: usize = 1 << 20;
 
 impl Backend {
     /// Makes a host that is on the network already a real server of the VIP.
@@ -38,12 +46,30 @@ impl Backend {
         namespace.sysctl("net.ipv4.conf.all.arp_announce", "2")?;
         decapsulator.install(&namespace, "eth0", &address)?;
 
-        let directory = directory.join(&name);
+        let server = Server::start(&name, &namespace, directory)?;
+        Ok(Self { name, address, namespace, server })
+    }
+
+    /// Requests that it has answered.
+    pub fn served(&self) -> usize {
+        self.server.served()
+    }
+
+    pub fn leave_standing(&mut self) {
+        self.server.nginx.leave_standing();
+    }
+}
+
+impl Server {
+    /// Starts it in a namespace, and waits until it answers there. `directory`: where its own is made.
+    pub fn start(name: &str, namespace: &Namespace, directory: &Path) -> Result<Self> {
+        let directory = directory.join(name);
         std::fs::create_dir_all(&directory)?;
+        std::fs::write(directory.join("big"), vec![b'.'; BIG])?;
         let access_log = directory.join("access.log");
         let configuration = directory.join("nginx.conf");
         // A scene gives the hosts IPv6 for a while, where the kernel has it.
-        let text = self::configuration(&name, &directory, Path::new("/proc/sys/net/ipv6").exists());
+        let text = self::configuration(name, &directory, Path::new("/proc/sys/net/ipv6").exists());
         std::fs::write(&configuration, text)?;
         let mut command = namespace.helper("nginx");
         command.args(["-e", "stderr", "-p"]).arg(&directory).arg("-c").arg(&configuration);
@@ -53,16 +79,12 @@ impl Backend {
             Ok(namespace.run(&format!("curl --silent --fail --max-time 1 {url}")).ok())
         })
         .map_err(with(|| nginx.tail()))?;
-        Ok(Self { name, address, namespace, access_log, nginx })
+        Ok(Self { access_log, nginx })
     }
 
     /// Requests that it has answered.
     pub fn served(&self) -> usize {
         std::fs::read_to_string(&self.access_log).map_or(0, |log| log.lines().count())
-    }
-
-    pub fn leave_standing(&mut self) {
-        self.nginx.leave_standing();
     }
 }
 
@@ -96,6 +118,7 @@ http {{
         location / {{ return 200 "{name} $remote_addr:$remote_port $server_addr:$server_port\n"; }}
         # What is to be fetched, and what is put there.
         location /files/ {{ root {directory}; dav_methods PUT; }}
+        location = /big {{ root {directory}; }}
     }}
 }}
 "#

@@ -1,6 +1,7 @@
 //! Those who ask: curl, ping, and steady traffic of our own from the client's namespace.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::rc::Rc;
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::datagram::Order;
 use crate::namespace::Namespace;
 use crate::process::{Process, output};
 
@@ -81,6 +83,17 @@ impl Client {
         let mut curl = self.namespace.command("curl");
         curl.args(["--silent", "--show-error", "--fail", "--max-time", "20", "--header", "Expect:", "--upload-file"]);
         output(curl.arg(file).arg(url)).map(drop)
+    }
+
+    /// Sends one UDP query of so many bytes to an echo server; whether all of them came back.
+    pub fn ask(&self, server: SocketAddr, client: &str, bytes: usize, order: Order) -> Result<bool> {
+        let order = match order {
+            Order::Forward => "forward",
+            Order::Reverse => "reverse",
+        };
+        let mut command = self.namespace.command(std::env::current_exe()?);
+        let said = output(command.args(["ask", &server.to_string(), client, &bytes.to_string(), order]))?;
+        Ok(said.starts_with("answered"))
     }
 
     /// Asks on and on, until told to stop.

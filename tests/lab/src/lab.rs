@@ -162,6 +162,11 @@ impl Lab {
         self.segment = None;
     }
 
+    /// One more host, for a scene.
+    pub fn host(&self, name: &str) -> Result<Namespace> {
+        Namespace::create(format!("{}-{name}", self.run), Life::WithLab)
+    }
+
     /// A capture on the load balancer's port. `name`: of its file.
     pub fn capture_at_node(&self, name: &str, filter: &str) -> Result<Capture> {
         Capture::start(&self.node.namespace, NIC, filter, self.directory().join(format!("{name}.pcap")))

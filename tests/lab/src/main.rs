@@ -10,6 +10,7 @@
 mod backend;
 mod capture;
 mod client;
+mod datagram;
 mod decapsulator;
 mod frames;
 mod guest;
@@ -18,7 +19,9 @@ mod metrics;
 mod modules;
 mod namespace;
 mod node;
+mod pods;
 mod process;
+mod receiver;
 mod say;
 mod scenes;
 mod segment;
@@ -61,10 +64,20 @@ fn run(words: &[&str]) -> Result<bool> {
         ["modes", word] => play("Penstock: chosen modes", chosen(scenes::modes(), word)?),
         ["up"] => standing::up().map(|()| true),
         ["down"] => standing::down().map(|()| true),
-        // What the lab runs inside the client's namespace.
+        // What the lab runs inside its namespaces.
         ["load", address, workers, pause] => {
             traffic::load(address.parse()?, workers.parse()?, micros(pause)?).map(|()| true)
         }
+        ["echo", address] => datagram::echo(address.parse()?).map(|()| true),
+        ["ask", server, client, bytes, order] => {
+            let order = match order {
+                "forward" => datagram::Order::Forward,
+                "reverse" => datagram::Order::Reverse,
+                _ => bail!("{order}: forward or reverse?"),
+            };
+            datagram::ask(server.parse()?, client.parse()?, bytes.parse()?, order).map(|()| true)
+        }
+        ["receive", device, order, endpoints, pods] => receiver::serve(device, order, endpoints, pods).map(|()| true),
         ["beat", address, pause] => traffic::beat(address.parse()?, micros(pause)?).map(|()| true),
         _ => bail!("demo, test [WORD], modes [WORD], up or down?"),
     }

@@ -126,6 +126,13 @@ impl Node {
         })
     }
 
+    /// Waits until the MAC address of every next hop is known, so that no packet is dropped for want of one.
+    pub fn until_resolved(&self) -> Result<()> {
+        until("every next hop is resolved", Duration::from_secs(5), || {
+            Ok((self.metrics()?.sum("penstock_next_hops_unresolved") == 0).then_some(()))
+        })
+    }
+
     pub fn metrics(&self) -> Result<Metrics> {
         Metrics::parse(&self.metrics_text()?)
     }

@@ -2,6 +2,7 @@
 
 mod added_under_load;
 mod broken_file;
+mod cilium;
 mod counters;
 mod cpu;
 mod crash;
@@ -69,6 +70,16 @@ pub fn all() -> Vec<Scene> {
 /// Every mode in front of a real receiver of its packets: `make lab-modes`.
 pub fn modes() -> Vec<Scene> {
     vec![tunnels::IPIP, tunnels::GRE, tunnels::GUE, tunnels::GUE_1, dscp::SCENE, l2dsr::SCENE, ipvs::SCENE]
+    vec![
+        tunnels::IPIP,
+        tunnels::GRE,
+        tunnels::GUE,
+        tunnels::GUE_1,
+        dscp::SCENE,
+        l2dsr::SCENE,
+        cilium::GENEVE,
+        cilium::DNAT_DSR,
+    ]
 }
 
 /// An error where `holds` is false.
