@@ -47,7 +47,10 @@ impl Capture {
         // -Z root: else it gives up root and with it the right to write into the lab's directory.
         command.args(["-Z", "root", "-n", "--immediate-mode", "-U", "-s", bytes, "-B", "16384"]);
         command.args(["--time-stamp-precision=nano", "-i", interface, "-w"]).arg(&file).arg(filter);
-        let mut process = Process::start(&mut command, &file.with_extension("log"))?;
+        let log = file.with_extension("log");
+        // What an earlier one of that name said is no sign of this one.
+        let _ = std::fs::remove_file(&log);
+        let mut process = Process::start(&mut command, &log)?;
         process.until_it_says("listening on", Duration::from_secs(5))?;
         Ok(Self { process, file })
     }

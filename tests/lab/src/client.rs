@@ -58,10 +58,15 @@ impl Client {
 
     /// Uploads so many bytes by one POST; gives how many curl sent before it had its answer.
     pub fn upload(&self, url: &str, bytes: usize) -> Result<usize> {
+        self.upload_within(url, bytes, Duration::from_secs(20))
+    }
+
+    pub fn upload_within(&self, url: &str, bytes: usize, deadline: Duration) -> Result<usize> {
         let file = self.directory.join("upload");
         std::fs::write(&file, vec![b'x'; bytes])?;
         let mut curl = self.namespace.command("curl");
-        curl.args(["--silent", "--show-error", "--fail", "--max-time", "20", "--header", "Expect:"]);
+        curl.args(["--silent", "--show-error", "--fail", "--header", "Expect:"]);
+        curl.args(["--max-time", &deadline.as_secs_f64().to_string()]);
         curl.args(["--write-out", "%{size_upload}", "--output", "/dev/null", "--data-binary"]);
         let said = output(curl.arg(format!("@{}", file.display())).arg(url))?;
         said.trim().parse().with_context(|| format!("curl's {said}"))

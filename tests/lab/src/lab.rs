@@ -172,6 +172,11 @@ impl Lab {
         Capture::start(&self.node.namespace, NIC, filter, self.directory().join(format!("{name}.pcap")))
     }
 
+    /// A capture at the client. `name`: of its file.
+    pub fn capture_at_client(&self, name: &str, filter: &str) -> Result<Capture> {
+        Capture::start(&self.client.namespace, "eth0", filter, self.directory().join(format!("{name}.pcap")))
+    }
+
     /// A capture on an interface of the router. `name`: of its file.
     pub fn capture_at_router(&self, interface: &str, name: &str, filter: &str) -> Result<Capture> {
         Capture::start(&self.router, interface, filter, self.directory().join(format!("{name}.pcap")))

@@ -27,13 +27,15 @@ pub struct Options {
     pub lcores: Vec<usize>,
     pub idle: &'static str,
     pub stop_grace: &'static str,
+    /// Of the port.
+    pub mtu: u16,
 }
 
 impl Default for Options {
     /// One lcore, kind to a machine of two CPUs.
     fn default() -> Self {
         let last = std::thread::available_parallelism().map_or(1, usize::from).min(2) - 1;
-        Self { lcores: vec![last], idle: "sleep", stop_grace: "1s" }
+        Self { lcores: vec![last], idle: "sleep", stop_grace: "1s", mtu: FABRIC_MTU }
     }
 }
 
@@ -74,6 +76,8 @@ impl Node {
     pub fn start(&mut self, options: &Options) -> Result<()> {
         self.stop()?;
         std::fs::write(self.configuration(), self.configuration_text(options))?;
+        // A narrow port has narrowed its interface, which a wider one does not undo.
+        self.namespace.ip(&format!("link set {NIC} mtu {FABRIC_MTU}"))?;
         let mut command = self.namespace.helper(&self.program);
         command.arg("run").arg("--config").arg(self.configuration());
         // DPDK keeps its runtime files there instead of in /var/run, where they would stay.
@@ -208,7 +212,7 @@ impl Node {
     }
 
     fn configuration_text(&self, options: &Options) -> String {
-        let Options { lcores, idle, stop_grace } = options;
+        let Options { lcores, idle, stop_grace, mtu } = options;
         let (directory, queues) = (self.directory.display(), lcores.len());
         format!(
             r#"[node]
@@ -225,7 +229,7 @@ idle = "{idle}"
 [[port]]
 name = "wan0"
 device = "net_af_packet0,iface={NIC},qpairs={queues}"
-mtu = {FABRIC_MTU}
+mtu = {mtu}
 twin = "{TWIN}"
 
 [encap]

@@ -14,6 +14,7 @@ mod l2dsr;
 mod last_good;
 mod modes;
 mod new_mac;
+mod path_mtu;
 mod ping;
 mod prometheus;
 mod publish;
@@ -79,6 +80,7 @@ pub fn modes() -> Vec<Scene> {
         l2dsr::SCENE,
         cilium::GENEVE,
         cilium::DNAT_DSR,
+        path_mtu::SCENE,
     ]
 }
 
