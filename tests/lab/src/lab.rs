@@ -24,7 +24,7 @@ pub const NODE: &str = "10.0.0.1";
 pub const GATEWAY: &str = "10.0.0.254";
 pub const BACKENDS: usize = 3;
 /// The client's side of the world.
-const CLIENT_MTU: u16 = 1500;
+pub const CLIENT_MTU: u16 = 1500;
 /// Full-size segments of the client grow by an outer header of 20 bytes.
 pub const FABRIC_MTU: u16 = 1600;
 

@@ -27,15 +27,33 @@ pub struct Options {
     pub lcores: Vec<usize>,
     pub idle: &'static str,
     pub stop_grace: &'static str,
+    pub driver: Driver,
     /// Of the port.
     pub mtu: u16,
+    /// How long a later fragment may wait for its first.
+    pub hold: &'static str,
+}
+
+/// The DPDK driver of the port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Driver {
+    AfPacket,
+    /// Through libpcap; it does not put fragments together, as `net_af_packet` does.
+    Pcap,
 }
 
 impl Default for Options {
     /// One lcore, kind to a machine of two CPUs.
     fn default() -> Self {
         let last = std::thread::available_parallelism().map_or(1, usize::from).min(2) - 1;
-        Self { lcores: vec![last], idle: "sleep", stop_grace: "1s", mtu: FABRIC_MTU }
+        Self {
+            lcores: vec![last],
+            idle: "sleep",
+            stop_grace: "1s",
+            driver: Driver::AfPacket,
+            mtu: FABRIC_MTU,
+            hold: "0ms",
+        }
     }
 }
 
@@ -212,8 +230,12 @@ impl Node {
     }
 
     fn configuration_text(&self, options: &Options) -> String {
-        let Options { lcores, idle, stop_grace, mtu } = options;
+        let Options { lcores, idle, stop_grace, driver, mtu, hold } = options;
         let (directory, queues) = (self.directory.display(), lcores.len());
+        let device = match driver {
+            Driver::AfPacket => format!("net_af_packet0,iface={NIC},qpairs={queues}"),
+            Driver::Pcap => format!("net_pcap0,rx_iface_in={NIC},tx_iface={NIC}"),
+        };
         format!(
             r#"[node]
 name = "lab"
@@ -228,13 +250,16 @@ idle = "{idle}"
 
 [[port]]
 name = "wan0"
-device = "net_af_packet0,iface={NIC},qpairs={queues}"
+device = "{device}"
 mtu = {mtu}
 twin = "{TWIN}"
 
 [encap]
 ipv4_source = "{NODE}"
 ipv6_source = "{NODE6}"
+
+[fragments]
+hold = "{hold}"
 
 [hash]
 seed = "cGVuc3RvY2sgbGFiIDAwMQ=="

@@ -11,6 +11,7 @@ mod dscp;
 mod dsr;
 mod ipvs;
 mod l2dsr;
+mod fragments;
 mod last_good;
 mod modes;
 mod new_mac;
@@ -81,6 +82,7 @@ pub fn modes() -> Vec<Scene> {
         cilium::GENEVE,
         cilium::DNAT_DSR,
         path_mtu::SCENE,
+        fragments::SCENE,
     ]
 }
 

@@ -15,7 +15,7 @@ use crate::sixth::{self, CLIENT as CLIENT6, Sixth, VIP as VIP6};
 pub const SCENE: Scene = Scene { title: "modes: dscp and dnat, over IPv4 and IPv6", play };
 
 /// The code points that name the VIPs to the backends.
-const CODES: (u8, u8) = (5, 6);
+pub(super) const CODES: (u8, u8) = (5, 6);
 
 fn play(lab: &mut Lab, story: &mut Story) -> Result<()> {
     // Without IPv6 in the kernel half of it can still be shown.
@@ -104,7 +104,7 @@ fn services() -> Value {
 }
 
 /// What a `dscp` backend needs beside the VIP on its loopback: one stateless rule a VIP.
-fn speak_dscp(backend: &Namespace) -> Result<()> {
+pub(super) fn speak_dscp(backend: &Namespace) -> Result<()> {
     let rules = format!(
         "add table inet lab-dscp; \
          add chain inet lab-dscp vip {{ type filter hook prerouting priority raw; }}; \
