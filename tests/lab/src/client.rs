@@ -109,6 +109,12 @@ impl Client {
         Ok(Load(Process::start(&mut command, &log)?))
     }
 
+    /// Makes so many connections, each with one request, and none a second time.
+    pub fn churn(&self, address: &str, connections: u64, workers: usize) -> Result<Report> {
+        let mut command = self.namespace.command(std::env::current_exe()?);
+        Report::parse(&output(command.args(["churn", address, &connections.to_string(), &workers.to_string()]))?)
+    }
+
     /// Sends one small datagram after the other from one port, until dropped.
     pub fn beat(&self, address: &str, pause: Duration) -> Result<Process> {
         let mut command = self.namespace.helper(std::env::current_exe()?);
@@ -136,8 +142,14 @@ impl Load {
     pub fn stop(mut self) -> Result<Report> {
         self.0.close_stdin();
         self.0.until_it_ends(Duration::from_secs(15))?;
-        let mut report = Report::default();
-        for line in self.0.said().lines() {
+        Report::parse(&self.0.said())
+    }
+}
+
+impl Report {
+    fn parse(said: &str) -> Result<Self> {
+        let mut report = Self::default();
+        for line in said.lines() {
             let words: Vec<&str> = line.splitn(3, ' ').collect();
             match words[..] {
                 ["requests", count] => report.requests = count.parse()?,

@@ -78,6 +78,9 @@ fn run(words: &[&str]) -> Result<bool> {
             datagram::ask(server.parse()?, client.parse()?, bytes.parse()?, order).map(|()| true)
         }
         ["receive", device, order, endpoints, pods] => receiver::serve(device, order, endpoints, pods).map(|()| true),
+        ["churn", address, connections, workers] => {
+            traffic::churn(address.parse()?, connections.parse()?, workers.parse()?).map(|()| true)
+        }
         ["beat", address, pause] => traffic::beat(address.parse()?, micros(pause)?).map(|()| true),
         _ => bail!("demo, test [WORD], modes [WORD], up or down?"),
     }

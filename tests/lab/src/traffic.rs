@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,14 @@ struct Tally {
     repeated: u64,
     failures: Vec<String>,
     served: BTreeMap<String, u64>,
+}
+
+impl Tally {
+    fn tell(&self) {
+        println!("requests {}\nrepeated {}\nfailed {}", self.requests, self.repeated, self.failures.len());
+        self.served.iter().for_each(|(backend, count)| println!("served {backend} {count}"));
+        self.failures.iter().take(10).for_each(|failure| println!("failure {failure}"));
+    }
 }
 
 /// HTTP requests by `workers` at once, each on a connection of its own, with a pause after each.
@@ -48,10 +56,30 @@ pub fn load(address: SocketAddr, workers: usize, pause: Duration) -> Result<()> 
         .collect();
     threads.into_iter().for_each(|thread| thread.join().expect("no worker panics"));
 
-    let tally = tally.lock().expect("no worker panics");
-    println!("requests {}\nrepeated {}\nfailed {}", tally.requests, tally.repeated, tally.failures.len());
-    tally.served.iter().for_each(|(backend, count)| println!("served {backend} {count}"));
-    tally.failures.iter().take(10).for_each(|failure| println!("failure {failure}"));
+    tally.lock().expect("no worker panics").tell();
+    Ok(())
+}
+
+/// So many HTTP requests by `workers` at once, each on a connection of its own; what fails is not repeated.
+pub fn churn(address: SocketAddr, connections: u64, workers: usize) -> Result<()> {
+    let (left, tally) = (AtomicU64::new(connections), Mutex::new(Tally::default()));
+    let take = || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                while take() {
+                    let outcome = request(address);
+                    let mut tally = tally.lock().expect("no worker panics");
+                    tally.requests += 1;
+                    match outcome {
+                        Ok(backend) => *tally.served.entry(backend).or_default() += 1,
+                        Err(error) => tally.failures.push(format!("{error:#}")),
+                    }
+                }
+            });
+        }
+    });
+    tally.into_inner().expect("no worker panics").tell();
     Ok(())
 }
 

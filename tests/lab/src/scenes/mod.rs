@@ -2,6 +2,7 @@
 
 mod added_under_load;
 mod broken_file;
+mod churn;
 mod cilium;
 mod counters;
 mod cpu;
@@ -83,6 +84,7 @@ pub fn modes() -> Vec<Scene> {
         cilium::DNAT_DSR,
         path_mtu::SCENE,
         fragments::SCENE,
+        churn::DNAT,
     ]
 }
 
