@@ -30,6 +30,7 @@ lab:
 lab-modes:
 	@scripts/setup modes
 	@echo 'Building …'
+	@cargo build --release --quiet --package penstock-lab-quic
 	@$(LAB) modes
 
 lab-down:

@@ -21,6 +21,7 @@ mod ping;
 mod prometheus;
 mod publish;
 mod receive;
+mod quic;
 mod stop;
 mod swap;
 mod tunnels;
@@ -84,6 +85,7 @@ pub fn modes() -> Vec<Scene> {
         cilium::DNAT_DSR,
         path_mtu::SCENE,
         fragments::SCENE,
+        quic::SCENE,
         churn::DNAT,
     ]
 }
