@@ -32,6 +32,8 @@ pub struct Options {
     pub mtu: u16,
     /// How long a later fragment may wait for its first.
     pub hold: &'static str,
+    /// The ports that `snat` sends from.
+    pub sources: &'static str,
 }
 
 /// The DPDK driver of the port.
@@ -53,6 +55,7 @@ impl Default for Options {
             driver: Driver::AfPacket,
             mtu: FABRIC_MTU,
             hold: "0ms",
+            sources: "1024-32767",
         }
     }
 }
@@ -230,7 +233,7 @@ impl Node {
     }
 
     fn configuration_text(&self, options: &Options) -> String {
-        let Options { lcores, idle, stop_grace, driver, mtu, hold } = options;
+        let Options { lcores, idle, stop_grace, driver, mtu, hold, sources } = options;
         let (directory, queues) = (self.directory.display(), lcores.len());
         let device = match driver {
             Driver::AfPacket => format!("net_af_packet0,iface={NIC},qpairs={queues}"),
@@ -257,6 +260,11 @@ twin = "{TWIN}"
 [encap]
 ipv4_source = "{NODE}"
 ipv6_source = "{NODE6}"
+
+[snat]
+ipv4 = ["{NODE}"]
+ipv6 = ["{NODE6}"]
+ports = "{sources}"
 
 [fragments]
 hold = "{hold}"

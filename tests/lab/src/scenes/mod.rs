@@ -73,7 +73,6 @@ pub fn all() -> Vec<Scene> {
 
 /// Every mode in front of a real receiver of its packets: `make lab-modes`.
 pub fn modes() -> Vec<Scene> {
-    vec![tunnels::IPIP, tunnels::GRE, tunnels::GUE, tunnels::GUE_1, dscp::SCENE, l2dsr::SCENE, ipvs::SCENE]
     vec![
         tunnels::IPIP,
         tunnels::GRE,
@@ -81,12 +80,14 @@ pub fn modes() -> Vec<Scene> {
         tunnels::GUE_1,
         dscp::SCENE,
         l2dsr::SCENE,
+        ipvs::SCENE,
         cilium::GENEVE,
         cilium::DNAT_DSR,
         path_mtu::SCENE,
         fragments::SCENE,
         quic::SCENE,
         churn::DNAT,
+        churn::SNAT,
     ]
 }
 
