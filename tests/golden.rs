@@ -23,7 +23,7 @@ use support::dissect::{FIELDS, dissect, parse};
 use support::oracle::Oracle;
 use support::packets::*;
 use support::replay::several_lcores_do_what_one_does;
-use support::{Node, TCP};
+use support::{Node, OUR_MAC, TCP};
 
 const FORWARD: Verdict = Verdict::Forward(PortIndex(0));
 
@@ -344,6 +344,26 @@ fn a_frame_cut_anywhere_is_malformed_and_never_read_beyond() {
                 if verdict == FORWARD {
                     // Parts of a datagram were seen before: each by itself, then.
                     Oracle::default().frame(&sent).unwrap_or_else(|error| panic!("{file}: {title}: {length}: {error}"));
+                }
+            }
+        }
+    }
+}
+
+/// Whatever a router sends back to us of our own: outer headers, options, translated packets.
+#[test]
+fn what_was_sent_and_comes_back_cut_anywhere_gets_one_verdict() {
+    write_if_asked();
+    for (file, section) in all_sections() {
+        let mut node = section.node();
+        for Case { title, sent, .. } in &section.cases {
+            let back = [&OUR_MAC.0[..], &sent[6..]].concat();
+            for length in 0..=back.len() {
+                let (verdict, after) = node.receive(&back[..length]);
+                if let Verdict::Forward(_) | Verdict::Answer(_) = verdict {
+                    Oracle::default()
+                        .frame(&after)
+                        .unwrap_or_else(|error| panic!("{file}: {title}: {length}: {error}"));
                 }
             }
         }
