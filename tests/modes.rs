@@ -427,6 +427,63 @@ fn the_option_of_the_contract() {
     assert_eq!(option("\"byte_order\": \"host\","), [0x9a, 0x08, 0x50, 0x00, 0x02, 0x0a, 0x10, 0xac]);
 }
 
+/// A TCP packet whose flags are these; the client's ACK otherwise.
+fn flagged(packet: &Packet, flags: u8) -> Vec<u8> {
+    let mut bytes = packet.bytes();
+    let tcp = bytes.len() - 20 - packet.payload.len();
+    bytes[tcp + 13] = flags;
+    bytes[tcp + 16..tcp + 18].fill(0);
+    let sum = upper_sum(packet.from.0, packet.to.0, TCP, &bytes[tcp..]);
+    bytes[tcp + 16..tcp + 18].copy_from_slice(&sum.to_be_bytes());
+    bytes
+}
+
+#[test]
+fn where_flows_are_remembered_one_that_was_not_seen_to_begin_is_told_of_in_every_packet() {
+    const SYN: u8 = 2;
+    const ACK: u8 = 16;
+    for family in [0, 1] {
+        let opened = plain(family, false, 50);
+        let met = Packet { from: (opened.from.0, opened.from.1 + 1), ..opened.clone() };
+        let carries = |node: &mut Node, packet: &Packet, flags: u8| {
+            let (verdict, got) = node.receive(&frame(&flagged(packet, flags), &[], 0));
+            assert_eq!(verdict, FORWARD);
+            let meant = Packet { to: (ip(BACKEND[family]), packet.to.1), ttl: packet.ttl - 1, ..packet.clone() };
+            let without = sent(&flagged(&meant, flags));
+            let with = with_option(without[14..].to_vec(), packet.to, (false, false));
+            assert!(same_sums(&got) == same_sums(&without) || same_sums(&got) == same_sums(&sent(&with)));
+            got.len() > without.len()
+        };
+        let mut node = to("dnat-dsr", family, family, "\"tracking\": \"full\",");
+        for _ in 0..2 {
+            assert!(carries(&mut node, &met, ACK) && carries(&mut node, &opened, ACK));
+        }
+        assert!(carries(&mut node, &opened, SYN) && carries(&mut node, &opened, SYN));
+        for flags in [ACK, ACK, ACK | SYN] {
+            assert!(!carries(&mut node, &opened, flags));
+        }
+        assert!(carries(&mut node, &met, ACK), "it is still the other's");
+        // Under "none" only a SYN tells.
+        let mut node = to("dnat-dsr", family, family, "\"tracking\": \"none\",");
+        assert!(!carries(&mut node, &met, ACK) && carries(&mut node, &met, SYN));
+    }
+}
+
+#[test]
+fn a_flow_that_moves_is_told_of_to_its_new_backend() {
+    let mut node = to("dnat-dsr", 0, 0, "\"tracking\": \"full\",");
+    let packet = plain(0, false, 50);
+    let length = |node: &mut Node, flags| node.receive(&frame(&flagged(&packet, flags), &[], 0)).1.len();
+    let with = length(&mut node, 2);
+    assert_eq!(length(&mut node, 16), with - 8);
+    let service = format!(
+        r#""vip": "{}", "forwarding": "dnat-dsr", "tracking": "full", "backends": [{{"address": "10.1.0.9"}}]"#,
+        VIP[0]
+    );
+    node.snapshot = support::packets::node(&[&service], "").snapshot;
+    assert_eq!((length(&mut node, 16), length(&mut node, 16)), (with, with));
+}
+
 #[test]
 fn the_option_takes_room() {
     let mut node = to("dnat-dsr", 0, 0, "");

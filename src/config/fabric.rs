@@ -25,6 +25,7 @@ impl Config {
             drain_timeout: self.flows.drain_timeout,
             lcores,
             sources: self.sources(lcores).into(),
+            flows: self.flows.capacity as usize,
         }
     }
 

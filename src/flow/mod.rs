@@ -1,7 +1,22 @@
-//! What an lcore remembers of flows: the translations of `snat`.
+//! What an lcore remembers of flows: the translations of `snat`, and which flows of `dnat-dsr` it has seen begin.
 
+mod begun;
 mod nat;
 mod sources;
 
+pub use begun::{Begun, Mark};
 pub use nat::{Address, Ends, Head, KeyV4, Nat, Seconds, Slot, Table, Translation, Via};
 pub use sources::Sources;
+
+/// What [`fold`] is keyed by: a seed of few bits, as replay has, must do as well as a secret.
+const fn key(seed: [u64; 2]) -> [u64; 2] {
+    // The fractions of the square roots of 2 and 3.
+    [seed[0] ^ 0x6a09_e667_f3bc_c909, seed[1] ^ 0xbb67_ae85_84ca_a73b]
+}
+
+/// Both halves of a product, folded together: every bit of it depends on all of both (as in wyhash and rapidhash).
+#[inline(always)]
+fn fold(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    (product >> 64) as u64 ^ product as u64
+}

@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::Sources;
+use super::{Sources, fold};
 use crate::service::{IdleTimeout, Protocol};
 use crate::wire::checksum::Delta;
 use crate::wire::{be16, tcp};
@@ -227,7 +227,7 @@ pub struct Table<A: Address> {
     /// Sorted, as the ports are.
     addresses: Box<[A]>,
     ports: (u16, u16),
-    seed: [u64; 2],
+    key: [u64; 2],
 }
 
 impl<A: Address + Ord> Table<A> {
@@ -266,7 +266,7 @@ impl<A: Address + Ord> Table<A> {
             addresses: addresses.into(),
             ports: (ports.first().copied().unwrap_or(1), ports.last().copied().unwrap_or(0)),
             translations,
-            seed,
+            key: super::key(seed),
         }
     }
 
@@ -443,15 +443,8 @@ impl<A: Address> Table<A> {
 
     #[inline(always)]
     fn chain(&self, key: &A::Key) -> usize {
-        A::mix(*key, self.seed) as usize & (self.chains.len() - 1)
+        A::mix(*key, self.key) as usize & (self.chains.len() - 1)
     }
-}
-
-/// Both halves of a product, folded together: every bit of it depends on all of both (as in wyhash and rapidhash).
-#[inline(always)]
-fn fold(a: u64, b: u64) -> u64 {
-    let product = u128::from(a) * u128::from(b);
-    (product >> 64) as u64 ^ product as u64
 }
 
 /// How a sum over an address changes.
@@ -487,7 +480,7 @@ impl Address for [u8; 4] {
 
     #[inline(always)]
     fn mix(key: KeyV4, seed: [u64; 2]) -> u64 {
-        fold(fold(key.0 as u64 ^ seed[0], (key.0 >> 64) as u64 ^ seed[1]), seed[0] | 1)
+        fold(fold(key.0 as u64 ^ seed[0], (key.0 >> 64) as u64 ^ seed[1]), seed[0])
     }
 
     fn table(nat: &mut Nat) -> &mut Table<Self> {

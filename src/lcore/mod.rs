@@ -39,7 +39,6 @@ pub use handoff::Handoff;
 pub use idle::Idle;
 
 use crate::counters::{LcoreBlock, PortBlock, Reason};
-use crate::flow::Nat;
 use crate::pipeline::{BURST, Held, Pipeline, Verdict};
 use crate::quiescent::Reader;
 use crate::snapshot::{Millis, PortIndex, Snapshot};
@@ -115,9 +114,8 @@ pub struct Forwarding {
 }
 
 impl Forwarding {
-    /// For the lcore whose translations `nat` has.
-    pub fn new(nat: Nat, snapshots: Reader<Snapshot>, handoff: Handoff) -> Self {
-        Self { snapshots, pipeline: Pipeline::with(nat), held: Held::default(), handoff, lcores: 0, next: None }
+    pub fn new(pipeline: Pipeline, snapshots: Reader<Snapshot>, handoff: Handoff) -> Self {
+        Self { snapshots, pipeline, held: Held::default(), handoff, lcores: 0, next: None }
     }
 
     /// The next frame that is to be decided on again.

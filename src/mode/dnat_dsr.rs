@@ -5,17 +5,20 @@
 //! client:port -> VIP:port  becomes  client:port -> backend:port, with VIP:port in an option
 //! ```
 //!
-//! Every TCP SYN and every UDP packet carries the option; the node remembers it for the flow. IPv4: an option `9a 08 port VIP`,
+//! Every TCP SYN and every UDP packet carries the option; the node remembers it for the flow. With `"tracking": "full"` every packet
+//! does of a flow that this lcore has not seen begin on its way to this backend. IPv4: an option `9a 08 port VIP`,
 //! first in the header. IPv6: a destination option `nh 02 1b 14 VIP port 0000`, behind a hop-by-hop header where there is one. In
 //! network byte order; `"byte_order": "host"` for releases that swap it (IPv6: the port only). A header that has no room for it
 //! is refused. TTL - 1; checksums are patched (RFC 1624). Costs 8 bytes of MTU, IPv6 24.
 
 use std::net::IpAddr;
+use std::ops::Range;
 
 use super::rewrite::{Rewrite, Side, Way};
 use super::{Content, Context, Mode, Packet, PortIndex, State};
 use crate::counters::Reason;
-use crate::service::{Backend, ByteOrder, Service};
+use crate::flow::Begun;
+use crate::service::{Backend, ByteOrder, Service, Tracking};
 use crate::wire::ipv4::{self, Ipv4};
 use crate::wire::{Frame, be16, checksum, ethernet, ipv6, tcp};
 
@@ -37,6 +40,8 @@ pub struct DnatDsr {
     rewrite: Rewrite,
     way: Way,
     byte_order: ByteOrder,
+    /// Tells this backend's flows from those of others, where flows are remembered.
+    remembers: Option<u64>,
 }
 
 impl Mode for DnatDsr {
@@ -48,22 +53,24 @@ impl Mode for DnatDsr {
         let (service, backend) = (context.service, context.backend);
         let (vip, port) = (service.vip.addr(), service.ports.single());
         let rewrite = Rewrite::new((vip, port), (backend.address, backend.port.or(port)), 1);
-        Self { rewrite: rewrite.for_all_of(service.vip), way: context.next_hop.into(), byte_order: service.byte_order }
+        let remembers = (service.tracking == Tracking::Full).then(|| number(backend.address, backend.port));
+        let (rewrite, way) = (rewrite.for_all_of(service.vip), context.next_hop.into());
+        Self { rewrite, way, byte_order: service.byte_order, remembers }
     }
 
     #[inline(never)]
-    fn apply<F: Frame>(&self, frame: &mut F, packet: &Packet, _: u64, _: &mut State) -> Result<PortIndex, Reason> {
+    fn apply<F: Frame>(&self, frame: &mut F, packet: &Packet, _: u64, state: &mut State) -> Result<PortIndex, Reason> {
         match &self.rewrite {
-            Rewrite::V4(_) => self.apply_v4(frame, packet)?,
-            Rewrite::V6(_) => self.apply_v6(frame, packet)?,
+            Rewrite::V4(_) => self.apply_v4(frame, packet, &mut state.begun)?,
+            Rewrite::V6(_) => self.apply_v6(frame, packet, &mut state.begun)?,
         }
         Ok(self.way.port)
     }
 }
 
 impl DnatDsr {
-    fn apply_v4<F: Frame>(&self, frame: &mut F, packet: &Packet) -> Result<(), Reason> {
-        if !tells(frame, packet) {
+    fn apply_v4<F: Frame>(&self, frame: &mut F, packet: &Packet, begun: &mut Begun) -> Result<(), Reason> {
+        if !self.tells(frame, packet, ipv4::field::SOURCE..ipv4::HEADER, begun) {
             let ip = self.way.route(frame, packet, ipv4::field::TTL)?;
             return self.rewrite.apply(ip, packet, Side::Destination);
         }
@@ -93,8 +100,8 @@ impl DnatDsr {
         self.rewrite.apply(ip, &Packet { header: header as u16, ..*packet }, Side::Destination)
     }
 
-    fn apply_v6<F: Frame>(&self, frame: &mut F, packet: &Packet) -> Result<(), Reason> {
-        if !tells(frame, packet) {
+    fn apply_v6<F: Frame>(&self, frame: &mut F, packet: &Packet, begun: &mut Begun) -> Result<(), Reason> {
+        if !self.tells(frame, packet, ipv6::field::SOURCE..ipv6::HEADER, begun) {
             let ip = self.way.route(frame, packet, ipv6::field::HOP_LIMIT)?;
             return self.rewrite.apply(ip, packet, Side::Destination);
         }
@@ -118,16 +125,36 @@ impl DnatDsr {
         ip[ipv6::field::PAYLOAD_LENGTH..][..2].copy_from_slice(&payload.to_be_bytes());
         self.rewrite.apply(ip, &Packet { header: packet.header + OPTION_V6 as u16, ..*packet }, Side::Destination)
     }
+
+    /// Whether the packet tells the node of the VIP: all of UDP, and of TCP what opens a flow, or belongs to one that was not seen to be
+    /// opened. `addresses`: where they lie in the IP header.
+    fn tells<F: Frame>(&self, frame: &F, packet: &Packet, addresses: Range<usize>, begun: &mut Begun) -> bool {
+        match packet.content {
+            Content::Udp => return true,
+            Content::LaterFragment | Content::Error => return false,
+            Content::Tcp => {}
+        }
+        let Some(ip) = frame.bytes().get(ethernet::HEADER..) else { return false };
+        let Some(tcp) = ip.get(usize::from(packet.header)..).and_then(|tcp| tcp.first_chunk::<{ tcp::HEADER }>())
+        else {
+            return false;
+        };
+        let opens = tcp[tcp::FLAGS] & (tcp::SYN | tcp::ACK) == tcp::SYN;
+        let Some(backend) = self.remembers else { return opens };
+        let flow = begun.mark(ip.get(addresses).unwrap_or_default(), [tcp[0], tcp[1], tcp[2], tcp[3]], backend);
+        if opens {
+            begun.insert(flow);
+            return true;
+        }
+        !begun.contains(flow)
+    }
 }
 
-/// Whether the packet tells the node of the VIP: all of UDP, and what opens a TCP flow.
-fn tells<F: Frame>(frame: &F, packet: &Packet) -> bool {
-    match packet.content {
-        Content::Udp => true,
-        Content::Tcp => {
-            let at = ethernet::HEADER + usize::from(packet.header) + tcp::FLAGS;
-            frame.bytes().get(at).is_some_and(|flags| flags & (tcp::SYN | tcp::ACK) == tcp::SYN)
-        }
-        Content::LaterFragment | Content::Error => false,
-    }
+/// An address and port as one number, the same for few.
+fn number(address: IpAddr, port: Option<u16>) -> u64 {
+    let address = match address {
+        IpAddr::V4(v4) => u128::from(v4.to_bits()),
+        IpAddr::V6(v6) => v6.to_bits(),
+    };
+    (address as u64) ^ (address >> 64) as u64 ^ u64::from(port.unwrap_or(0)) << 48
 }

@@ -25,7 +25,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::counters::Reason;
-use crate::flow::{Nat, Seconds};
+use crate::flow::{Begun, Nat, Seconds};
 use crate::service::{Backend, Forwarding, Service};
 use crate::wire::{Frame, ethernet, ipv4, ipv6};
 
@@ -107,13 +107,14 @@ impl Packet {
 pub struct State {
     id: Identification,
     pub nat: Nat,
+    pub begun: Begun,
     /// The second of the burst.
     pub now: Seconds,
 }
 
 impl State {
-    pub fn new(nat: Nat) -> Self {
-        Self { id: Identification::default(), nat, now: Seconds(0) }
+    pub fn new(nat: Nat, begun: Begun) -> Self {
+        Self { id: Identification::default(), nat, begun, now: Seconds(0) }
     }
 }
 

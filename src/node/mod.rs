@@ -22,6 +22,7 @@ use crate::counters::LcoreBlock;
 use crate::flow::Nat;
 use crate::kernel::Twin;
 use crate::lcore::{self, Clock, Forwarding, Handoff, Lane, Plan};
+use crate::pipeline::Pipeline;
 use crate::punt::{self, Bridge, Counts, Punt, Tap};
 use crate::snapshot::PortIndex;
 use crate::telemetry::{self, Device, Health, Lcores, Server, Sources, TwinCounts};
@@ -129,17 +130,18 @@ impl Node {
         let stop = Arc::new(AtomicBool::new(false));
         let mut lcores = Vec::new();
         let mut blocks = Vec::new();
-        let sources = config.environment().sources;
+        let environment = config.environment();
         let parts = lanes.into_iter().zip(readers).zip(Handoff::of(cpus.len()));
         for (index, ((lcore, &cpu), ((ports, reader), handoff))) in
             eal.lcores().into_iter().zip(cpus).zip(parts).enumerate()
         {
-            let nat = Nat::new(&sources, index, secret());
+            let nat = Nat::new(&environment.sources, index, secret());
+            let pipeline = Pipeline::with(nat).remembering(environment.flows, secret());
             let counters = Arc::new(LcoreBlock::new(ports.len()));
             blocks.push((cpu, counters.clone()));
             let plan = Plan {
                 ports,
-                work: Forwarding::new(nat, reader, handoff),
+                work: Forwarding::new(pipeline, reader, handoff),
                 counters,
                 clock,
                 idle: idle(config.dpdk.idle),

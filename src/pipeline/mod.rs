@@ -17,7 +17,7 @@ mod refusal;
 mod translation;
 
 use crate::counters::Reason;
-use crate::flow::Nat;
+use crate::flow::{Begun, Nat};
 use crate::mode::{Content, Reply, State, link};
 use crate::service::{Forwarding, Hash};
 use crate::snapshot::{Millis, PortIndex, ServiceIndex, Snapshot, TargetIndex};
@@ -75,12 +75,19 @@ impl Pipeline {
     pub fn with(nat: Nat) -> Self {
         Self {
             lcore: nat.lcore(),
-            state: State::new(nat),
+            state: State::new(nat, Begun::new(0, [0; 2])),
             fragments: Fragments::default(),
             may_hold: true,
             round: Round::RECEIVED,
             burst: Burst::EMPTY,
         }
+    }
+
+    /// With memory for so many flows that it has seen begin. `seed`: a secret of the process.
+    #[must_use]
+    pub fn remembering(mut self, flows: usize, seed: [u64; 2]) -> Self {
+        self.state.begun = Begun::new(flows, seed);
+        self
     }
 
     /// Decides on `frames` (at most [`BURST`], received on `port`), rewrites in place those that go on, and writes what

@@ -14,7 +14,7 @@ use crate::counters::{Reason, Totals};
 use crate::flow::Nat;
 use crate::pipeline::{BURST, Held, Pipeline, Verdict};
 use crate::service::Definitions;
-use crate::snapshot::{Compiler, Fabric, Millis, PortIndex, Snapshot};
+use crate::snapshot::{Compiler, Environment, Fabric, Millis, PortIndex, Snapshot};
 use crate::wire::Frame;
 
 pub use buffer::Buffer;
@@ -70,7 +70,7 @@ pub fn run<R: Read, W: Write>(
     let mut definitions = plan.definitions;
     let mut snapshot = plan.compiler.compile(&definitions, &plan.fabric, Millis(0));
     let mut changes = std::mem::take(&mut plan.changes).into_iter().peekable();
-    let mut lcores: Vec<Lcore> = (0..plan.lcores).map(|lcore| Lcore::new(&snapshot, lcore)).collect();
+    let mut lcores: Vec<Lcore> = (0..plan.lcores).map(|lcore| Lcore::new(plan.compiler.environment(), lcore)).collect();
     let mut batch = Batch::default();
     let mut totals = Totals::default();
     // A fragment that waited goes out right behind its first, with that one's time stamp; and a frame that is handed to another
@@ -137,10 +137,12 @@ struct Lcore {
 }
 
 impl Lcore {
-    fn new(snapshot: &Snapshot, index: usize) -> Self {
+    fn new(environment: &Environment, index: usize) -> Self {
+        // The same in every run.
+        const SEED: [u64; 2] = [0; 2];
+        let nat = Nat::new(&environment.sources, index, SEED);
         Self {
-            // The same sources in every run.
-            pipeline: Pipeline::with(Nat::new(snapshot.sources(), index, [0; 2])),
+            pipeline: Pipeline::with(nat).remembering(environment.flows, SEED),
             held: Held::default(),
             frames: vec![Buffer::default(); BURST],
             count: 0,

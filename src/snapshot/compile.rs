@@ -61,6 +61,10 @@ impl Compiler {
         }
     }
 
+    pub fn environment(&self) -> &Environment {
+        &self.environment
+    }
+
     /// Packets and bytes of each backend of each service.
     pub fn registry(&self) -> &Registry {
         &self.registry

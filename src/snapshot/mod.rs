@@ -59,6 +59,8 @@ pub struct Environment {
     pub lcores: usize,
     /// What `snat` takes sources from.
     pub sources: Arc<Sources>,
+    /// How many flows an lcore remembers.
+    pub flows: usize,
 }
 
 /// A port as the pipeline sees it.

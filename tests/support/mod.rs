@@ -107,6 +107,7 @@ pub fn environment() -> Environment {
         drain_timeout: Duration::from_secs(3600),
         lcores: 1,
         sources: Arc::new(Sources::none()),
+        flows: 1024,
     }
 }
 
@@ -181,7 +182,8 @@ impl Node {
     }
 
     pub fn of(compiler: Compiler, snapshot: Arc<Snapshot>) -> Self {
-        Self { compiler, snapshot, pipeline: Pipeline::new(0), now: Millis(0), only: None, tally: Tally::default() }
+        let pipeline = Pipeline::new(0).remembering(1024, [0; 2]);
+        Self { compiler, snapshot, pipeline, now: Millis(0), only: None, tally: Tally::default() }
     }
 
     /// Of a configuration and definitions as they are written.
