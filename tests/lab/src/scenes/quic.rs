@@ -10,7 +10,8 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::{Scene, require};
-use crate::lab::{CLIENT, Lab, VIP, backend_address, two_backends};
+use crate::capture::Capture;
+use crate::lab::{CLIENT, Lab, TO_NODE, VIP, backend_address, two_backends};
 use crate::process::{Process, output};
 use crate::say::Story;
 use crate::sixth::{CLIENT as CLIENT6, Sixth, VIP as VIP6, backend_address as address6};
@@ -85,10 +86,11 @@ impl Connection<'_> {
     fn breaks(&self, story: &mut Story) -> Result<()> {
         story.claim(&format!("{}: with \"five-tuple\" the connection breaks when the client moves", self.told), || {
             self.publish("five-tuple")?;
-            let before = self.packets()?;
+            let wire =
+                self.lab.capture_at_router(TO_NODE, &format!("quic-{}", self.name("five-tuple")), "ip or ip6")?;
             let said = self.move_about()?;
             let Heard { answers, end: Some(end) } = Heard::parse(&said)? else { bail!("it did not:\n{said}") };
-            let got = self.since(&before)?;
+            let got = self.got(&wire)?;
             require(got.len() > 1, || format!("its packets went to one server alone: {got:?}"))?;
             Ok(format!("{} answers, then {end}\npackets to: {}", answers.len(), got.join(", ")))
         })
@@ -97,14 +99,14 @@ impl Connection<'_> {
     fn stays(&self, story: &mut Story) -> Result<()> {
         story.claim(&format!("{}: with \"quic-cid\" it stays, through {MOVES} addresses and ports", self.told), || {
             self.publish("quic-cid")?;
-            let before = self.packets()?;
+            let wire = self.lab.capture_at_router(TO_NODE, &format!("quic-{}", self.name("quic-cid")), "ip or ip6")?;
             let said = self.move_about()?;
             let Heard { answers, end } = Heard::parse(&said)?;
             require(end.is_none() && answers.len() == MOVES, || format!("it broke:\n{said}"))?;
             let servers: BTreeSet<&String> = answers.iter().map(|answer| &answer.server).collect();
             require(servers.len() == 1, || format!("servers: {servers:?}"))?;
             require(answers.iter().all(|answer| answer.local == answer.seen), || format!("seen elsewhere:\n{said}"))?;
-            let got = self.since(&before)?;
+            let got = self.got(&wire)?;
             require(got.len() == 1, || format!("its packets went to several servers: {got:?}"))?;
             let from: Vec<&str> = answers.iter().map(|answer| answer.seen.as_str()).collect();
             let server = servers.first().map_or("", |server| server.as_str());
@@ -144,18 +146,30 @@ impl Connection<'_> {
         output(client.args(Moves::locals(self.vip).iter().map(SocketAddr::to_string)))
     }
 
-    /// Packets to each backend, until now.
-    fn packets(&self) -> Result<Vec<u64>> {
-        let metrics = self.lab.node.metrics()?;
-        let address = if self.vip == VIP { backend_address } else { address6 };
-        Ok((1..=self.lab.backends.len()).map(|number| metrics.backend_packets("quic", &address(number))).collect())
+    /// The backends that the client's datagrams left for, with their numbers.
+    ///
+    /// The counters of the backends will not do: when the client has left an address, what is still under way to that comes
+    /// back as an ICMP error, which no connection ID leads to its server.
+    fn got(&self, wire: &Capture) -> Result<Vec<String>> {
+        let mut got = Vec::new();
+        for (number, backend) in (1..).zip(&self.lab.backends) {
+            let filter = match (self.forwarding, self.vip) {
+                // The protocol of the packet inside.
+                ("ipip", _) => format!("ip proto 4 and dst {} and ip[29] = 17", backend.address),
+                (_, VIP) => format!("udp and src net 198.51.100.0/24 and dst {}", backend.address),
+                _ => format!("udp and src net 2001:db8:c::/64 and dst {}", address6(number)),
+            };
+            match wire.count(&filter)? {
+                0 => {}
+                count => got.push(format!("{} {count}", backend.name)),
+            }
+        }
+        Ok(got)
     }
 
-    /// The backends that got packets since, with their numbers.
-    fn since(&self, before: &[u64]) -> Result<Vec<String>> {
-        let now = self.packets()?;
-        let got = self.lab.backends.iter().zip(now.iter().zip(before).map(|(now, before)| now.saturating_sub(*before)));
-        Ok(got.filter(|(_, got)| *got > 0).map(|(backend, got)| format!("{} {got}", backend.name)).collect())
+    /// For a file.
+    fn name(&self, hash: &str) -> String {
+        format!("{}-{hash}", self.told.replace(", ", "-"))
     }
 }
 
