@@ -90,15 +90,29 @@ impl Client {
         output(curl.arg(file).arg(url)).map(drop)
     }
 
-    /// Sends one UDP query of so many bytes to an echo server; whether all of them came back.
-    pub fn ask(&self, server: SocketAddr, client: &str, bytes: usize, order: Order) -> Result<bool> {
+    /// Sends one UDP query of so many bytes to an echo server; whether all of them came back in time.
+    pub fn ask(
+        &self,
+        server: SocketAddr,
+        client: &str,
+        bytes: usize,
+        order: Order,
+        patience: Duration,
+    ) -> Result<bool> {
         let order = match order {
             Order::Forward => "forward",
             Order::Reverse => "reverse",
         };
         let mut command = self.namespace.command(std::env::current_exe()?);
-        let said = output(command.args(["ask", &server.to_string(), client, &bytes.to_string(), order]))?;
-        Ok(said.starts_with("answered"))
+        command.args([
+            "ask",
+            &server.to_string(),
+            client,
+            &bytes.to_string(),
+            order,
+            &patience.as_micros().to_string(),
+        ]);
+        Ok(output(&mut command)?.starts_with("answered"))
     }
 
     /// Asks on and on, until told to stop.

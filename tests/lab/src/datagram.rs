@@ -12,8 +12,6 @@ use crate::namespace::Namespace;
 use crate::process::Process;
 use crate::receiver::packet::{Ip, UDP, fill_header_checksum};
 
-const PATIENCE: Duration = Duration::from_secs(1);
-
 /// In which order the fragments of a query are sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
@@ -46,11 +44,11 @@ pub fn echo(address: SocketAddr) -> Result<()> {
 }
 
 /// Sends one query of so many bytes, and tells whether its echo came; an echo of other bytes, or from elsewhere, is none.
-pub fn ask(server: SocketAddr, client: IpAddr, bytes: usize, order: Order) -> Result<()> {
+pub fn ask(server: SocketAddr, client: IpAddr, bytes: usize, order: Order, patience: Duration) -> Result<()> {
     let socket = UdpSocket::bind((client, 0))?;
     // The kernel lets in only what comes from the VIP and its port.
     socket.connect(server)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(patience))?;
     let query: Vec<u8> = (0..bytes).map(|at| (at % 251) as u8).collect();
     match order {
         Order::Forward => drop(socket.send(&query)?),

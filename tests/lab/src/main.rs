@@ -69,13 +69,14 @@ fn run(words: &[&str]) -> Result<bool> {
             traffic::load(address.parse()?, workers.parse()?, micros(pause)?).map(|()| true)
         }
         ["echo", address] => datagram::echo(address.parse()?).map(|()| true),
-        ["ask", server, client, bytes, order] => {
+        ["ask", server, client, bytes, order, patience] => {
             let order = match order {
                 "forward" => datagram::Order::Forward,
                 "reverse" => datagram::Order::Reverse,
                 _ => bail!("{order}: forward or reverse?"),
             };
-            datagram::ask(server.parse()?, client.parse()?, bytes.parse()?, order).map(|()| true)
+            let patience = micros(patience)?;
+            datagram::ask(server.parse()?, client.parse()?, bytes.parse()?, order, patience).map(|()| true)
         }
         ["receive", device, order, endpoints, pods] => receiver::serve(device, order, endpoints, pods).map(|()| true),
         ["churn", address, connections, workers] => {

@@ -1,6 +1,7 @@
 //! `geneve` and `dnat-dsr` in front of receivers that do what a Cilium node does.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -20,6 +21,9 @@ pub const GENEVE: Scene =
     Scene { title: "geneve: nodes take the tunnel apart, their pods answer as the VIP", play: geneve };
 pub const DNAT_DSR: Scene =
     Scene { title: "dnat-dsr: an option tells the node the VIP, its pod answers as the VIP", play: dnat_dsr };
+
+/// For a UDP query, which nobody repeats.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// One way to a VIP: HTTP on a port of it, an echo of UDP on that port plus 1000.
 pub(super) struct Way {
@@ -202,7 +206,7 @@ fn answers(lab: &Lab, story: &mut Story, pods: &Pods, way: &Way, what: &str, wir
         Ok(format!("{came} bytes down, {sent} up, in {} packets of 1500 bytes", wire.count(&full)?))
     })?;
     story.claim(&format!("{what}, {told}: a UDP query is answered, too"), || {
-        require(lab.client.ask(way.udp(), way.client, 1000, Order::Forward)?, || "no answer".into())?;
+        require(lab.client.ask(way.udp(), way.client, 1000, Order::Forward, PATIENCE)?, || "no answer".into())?;
         Ok(format!("1000 bytes came back from {}", way.udp()))
     })?;
     story.claim(&format!("{what}, {told}: no reply crossed the load balancer"), || {

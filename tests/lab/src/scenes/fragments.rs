@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::modes::{CODES, speak_dscp};
 use super::{Scene, require};
 use crate::datagram::{self, Order};
-use crate::lab::{CLIENT, CLIENT_MTU, FABRIC_MTU, Lab, VIP, backend_address};
+use crate::lab::{CLIENT, CLIENT_MTU, FABRIC_MTU, Lab, TO_NODE, VIP, backend_address};
 use crate::namespace::Namespace;
 use crate::node::{Driver, Options};
 use crate::process::{Process, output};
@@ -21,6 +21,10 @@ pub const SCENE: Scene =
     Scene { title: "fragments: a query of 4000 bytes is answered, in any order if told to wait", play };
 
 const BYTES: usize = 4000;
+/// For an answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// After so long none will come.
+const NO_ANSWER: Duration = Duration::from_secs(1);
 /// Ports of the services; the echo of the first two is on the VIP itself.
 const IPIP: u16 = 5301;
 const DSCP: u16 = 5302;
@@ -29,8 +33,14 @@ const DNAT: u16 = 5303;
 const DNAT_TO: u16 = 5353;
 
 fn play(lab: &mut Lab, story: &mut Story) -> Result<()> {
-    let driver = Driver::Pcap;
-    lab.node.start(&Options { driver, ..Options::default() })?;
+    let played = through_pcap(lab, story);
+    lab.node.start(&Options::default())?;
+    played
+}
+
+fn through_pcap(lab: &mut Lab, story: &mut Story) -> Result<()> {
+    let options = Options { driver: Driver::Pcap, ..Options::default() };
+    lab.node.start(&options)?;
     with_echoes(lab, story, |lab, story, ways| {
         for way in ways.iter().filter(|way| way.server.is_ipv6()) {
             way.told_of_the_link(lab, story)?;
@@ -43,13 +53,12 @@ fn play(lab: &mut Lab, story: &mut Story) -> Result<()> {
         }
         Ok(())
     })?;
-    lab.node.start(&Options { driver, hold: "20ms", ..Options::default() })?;
+    lab.node.start(&Options { hold: "20ms", ..options })?;
     with_echoes(lab, story, |lab, story, ways| {
         announce(lab, CLIENT_MTU)?;
         story.line("   A later fragment may wait 20 ms for its first.");
         ways.iter().try_for_each(|way| way.answered(lab, story, Order::Reverse))
-    })?;
-    lab.node.start(&Options::default())
+    })
 }
 
 /// A service to be asked.
@@ -66,14 +75,11 @@ impl Way {
         let how = if order == Order::Reverse { ", the last fragment first" } else { "" };
         story.claim(&format!("{}: {BYTES} bytes go and come back{how}", self.told), || {
             let fragments = if self.comes_back { 6 } else { 3 };
-            let counted = Counted::before(lab)?;
-            require(lab.client.ask(self.server, self.client, BYTES, order)?, || "no answer".into())?;
-            let (received, forwarded, unknown) = counted.after(lab, fragments)?;
-            require((received, forwarded, unknown) == (fragments, fragments, 0), || {
-                format!("received {received}, forwarded {forwarded}, fragment_unknown {unknown}")
-            })?;
+            let counted = Counted::now(lab)?;
+            require(lab.client.ask(self.server, self.client, BYTES, order, PATIENCE)?, || "no answer".into())?;
+            counted.since(lab, Counted { forwarded: fragments, unknown: 0 })?;
             let of = if self.comes_back { "3 of the query, 3 of the answer" } else { "all of the query" };
-            Ok(format!("received {received} frames, forwarded {forwarded} ({of}), dropped 0"))
+            Ok(format!("forwarded {fragments} ({of}), fragment_unknown 0"))
         })
     }
 
@@ -81,7 +87,7 @@ impl Way {
     fn told_of_the_link(&self, lab: &Lab, story: &mut Story) -> Result<()> {
         story.claim(&format!("{}: \"too big\", sent to the VIP about an answer, finds its backend", self.told), || {
             announce(lab, FABRIC_MTU)?;
-            let answered = lab.client.ask(self.server, self.client, BYTES, Order::Forward)?;
+            let answered = lab.client.ask(self.server, self.client, BYTES, Order::Forward, NO_ANSWER)?;
             require(!answered, || "it was answered, so no link was too narrow".into())?;
             let learnt = || -> Result<Option<String>> {
                 for backend in &lab.backends {
@@ -99,42 +105,41 @@ impl Way {
 
     fn unanswered(&self, lab: &Lab, story: &mut Story) -> Result<()> {
         story.claim(&format!("{}: the last fragment first, two of three are dropped", self.told), || {
-            let counted = Counted::before(lab)?;
-            let answered = lab.client.ask(self.server, self.client, BYTES, Order::Reverse)?;
+            let counted = Counted::now(lab)?;
+            let answered = lab.client.ask(self.server, self.client, BYTES, Order::Reverse, NO_ANSWER)?;
             require(!answered, || "it was answered all the same".into())?;
-            let (received, forwarded, unknown) = counted.after(lab, 3)?;
-            require((received, forwarded, unknown) == (3, 1, 2), || {
-                format!("received {received}, forwarded {forwarded}, fragment_unknown {unknown}")
-            })?;
-            Ok("received 3 frames, forwarded 1, dropped 2 (fragment_unknown); no answer within 1 s".into())
+            counted.since(lab, Counted { forwarded: 1, unknown: 2 })?;
+            Ok("forwarded 1, fragment_unknown 2; no answer within 1 s".into())
         })
     }
 }
 
-/// The verdicts on IP packets that matter here; what goes to the kernel twin (ARP, neighbour discovery) is left out.
-#[derive(Clone, Copy)]
+/// The verdicts that fragments get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Counted {
-    received: u64,
     forwarded: u64,
     unknown: u64,
 }
 
 impl Counted {
-    fn before(lab: &Lab) -> Result<Self> {
+    fn now(lab: &Lab) -> Result<Self> {
         let metrics = lab.node.metrics()?;
-        let sum = |what: &str| metrics.sum(&format!("penstock_{what}_packets_total"));
-        let unknown =
-            metrics.sum_where("penstock_dropped_packets_total", "reason", |reason| reason == "fragment_unknown");
-        Ok(Self { received: sum("received") - sum("punted"), forwarded: sum("forwarded"), unknown })
+        let dropped = "penstock_dropped_packets_total";
+        Ok(Self {
+            forwarded: metrics.sum("penstock_forwarded_packets_total"),
+            unknown: metrics.sum_where(dropped, "reason", |reason| reason == "fragment_unknown"),
+        })
     }
 
-    /// What came since: received, forwarded, dropped as `fragment_unknown`, once so many frames have been received.
-    fn after(self, lab: &Lab, frames: u64) -> Result<(u64, u64, u64)> {
-        until(&format!("{frames} frames are counted"), Duration::from_secs(2), || {
-            let now = Self::before(lab)?;
-            let since = (now.received - self.received, now.forwarded - self.forwarded, now.unknown - self.unknown);
-            Ok((since.0 >= frames).then_some(since))
-        })
+    /// Whether just so many came since.
+    fn since(self, lab: &Lab, expected: Self) -> Result<()> {
+        let since = until("as many verdicts as frames", Duration::from_secs(2), || {
+            let now = Self::now(lab)?;
+            let since = Self { forwarded: now.forwarded - self.forwarded, unknown: now.unknown - self.unknown };
+            let enough = since.forwarded + since.unknown >= expected.forwarded + expected.unknown;
+            Ok(enough.then_some(since))
+        })?;
+        require(since == expected, || format!("{since:?}, not {expected:?}"))
     }
 }
 
@@ -168,7 +173,10 @@ fn with_echoes(
         if has_ipv6 {
             meet(lab)?;
         }
+        // For whoever wonders about a count.
+        let wire = lab.capture_at_router(TO_NODE, "fragments", "ip or ip6")?;
         let played = play(lab, story, &ways(has_ipv6)?);
+        drop(wire);
         drop(echoes);
         played
     });

@@ -27,6 +27,16 @@ const PORT_MTU: u16 = 1500;
 const LINK_MTU: u16 = 1400;
 
 fn play(lab: &mut Lab, story: &mut Story) -> Result<()> {
+    let played = narrow_port(lab, story).and_then(|()| {
+        // Anew: what it has learnt of the ways, it forgets.
+        lab.node.start(&Options::default())?;
+        narrow_links(lab, story)
+    });
+    lab.node.start(&Options::default())?;
+    played
+}
+
+fn narrow_port(lab: &mut Lab, story: &mut Story) -> Result<()> {
     lab.node.start(&Options { mtu: PORT_MTU, ..Options::default() })?;
     with_pods(lab, |lab, pods, has_ipv6| {
         let cases = publish(lab, pods, "a narrow port", has_ipv6)?;
@@ -34,13 +44,11 @@ fn play(lab: &mut Lab, story: &mut Story) -> Result<()> {
             story.skip("path MTU over IPv6: this kernel has none");
         }
         story.line(format!("   The load balancer's port takes {PORT_MTU} bytes, as much as the clients send."));
-        for case in &cases {
-            case.told_by_the_node(lab, story, PORT_MTU)?;
-        }
-        Ok(())
-    })?;
-    // Anew: what it has learnt of the ways, it forgets.
-    lab.node.start(&Options::default())?;
+        cases.iter().try_for_each(|case| case.told_by_the_node(lab, story, PORT_MTU))
+    })
+}
+
+fn narrow_links(lab: &mut Lab, story: &mut Story) -> Result<()> {
     with_pods(lab, |lab, pods, has_ipv6| {
         let cases = publish(lab, pods, "a narrow link", has_ipv6)?;
         story.line(format!("   The links behind the router take {LINK_MTU} bytes, all others {FABRIC_MTU}."));
@@ -51,9 +59,9 @@ fn play(lab: &mut Lab, story: &mut Story) -> Result<()> {
         cases[0].known_from_now_on(lab, story)?;
         without_the_message(lab, story, &cases[0])?;
         drop(links);
-        Ok(())
-    })?;
-    lab.node.start(&Options::default())
+        // Other scenes' packets have their full size again.
+        forget(lab, false)
+    })
 }
 
 /// One service, and what its tunnel takes.
@@ -177,6 +185,11 @@ fn without_the_message(lab: &Lab, story: &mut Story, case: &Case) -> Result<()> 
         let dropped = output(client.command("nft").arg("list table ip lab-deaf"))?;
         output(client.command("nft").arg("delete table ip lab-deaf"))?;
         let error = heard.err().context("it was answered")?;
+        // curl is gone, but its kernel goes on to send what is left; now it hears the message.
+        until("the connection that hung is over", Duration::from_secs(20), || {
+            let open = "ss -Htn exclude listening exclude time-wait exclude fin-wait-2";
+            Ok(client.run(&format!("{open} dst {}", case.way.vip))?.trim().is_empty().then_some(()))
+        })?;
         let error = format!("{error:#}");
         let dropped = dropped.lines().find(|line| line.contains("counter")).unwrap_or_default().trim().to_string();
         require(!dropped.contains("packets 0 "), || format!("nothing was dropped: {dropped}\n{error}"))?;
