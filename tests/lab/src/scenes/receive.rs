@@ -109,7 +109,7 @@ impl Case<'_> {
             at_node.until_it_has(2, &format!("src {} and dst {vip} and {}", self.client(), fin(self.is_v4)))?;
             let (reached, strayed) = (at_client.count(&reply)?, at_node.count(&format!("src {vip}"))?);
             require(strayed == 0, || format!("{strayed} packets from the VIP on the load balancer's wire"))?;
-            let own = at_node.count(&format!("src {}", self.backend))?;
+            let own = at_node.count(&format!("src {} and tcp", self.backend))?;
             require(own == 0, || format!("{own} packets from the server itself on the load balancer's wire"))?;
             Ok(format!("{reached} packets of {vip} reached the client, 0 on the load balancer's wire"))
         })
