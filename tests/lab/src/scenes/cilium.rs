@@ -16,6 +16,7 @@ use crate::pods::{
 };
 use crate::say::Story;
 use crate::sixth::{CLIENT as CLIENT6, Sixth, VIP as VIP6};
+use crate::wait::with;
 
 pub const GENEVE: Scene =
     Scene { title: "geneve: nodes take the tunnel apart, their pods answer as the VIP", play: geneve };
@@ -183,7 +184,7 @@ fn options(story: &mut Story, way: &Way, what: &str, wire: &Capture) -> Result<(
 fn answers(lab: &Lab, story: &mut Story, pods: &Pods, way: &Way, what: &str, wire: &Capture) -> Result<()> {
     let (vip, told) = (way.vip, way.told);
     story.claim(&format!("{what}, {told}: curl gets its page from the VIP, a pod sent it"), || {
-        let got = lab.client.curl(&way.http(""))?;
+        let got = lab.client.curl(&way.http("")).map_err(with(|| pods.said().join("\n")))?;
         require(got.server == format!("{vip}:{}", way.port), || format!("curl talked to {}", got.server))?;
         require(got.client_seen == got.client, || format!("it saw {}, curl had {}", got.client_seen, got.client))?;
         let number: usize = got.backend.strip_prefix("pod").context("a pod")?.parse()?;
