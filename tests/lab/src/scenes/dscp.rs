@@ -16,6 +16,13 @@ fn play(lab: &mut Lab, story: &mut Story) -> Result<()> {
     if Sixth::is_known() {
         lab.speak_ipv6()?;
     }
+    let played = both_families(lab, story);
+    lab.speak_ipv4_only();
+    played?;
+    lab.node.publish(&two_backends("after dscp")).map(drop)
+}
+
+fn both_families(lab: &mut Lab, story: &mut Story) -> Result<()> {
     // ToS and traffic class, but for ECN.
     for (family, code, looks) in [(4, 5, "ip[1] & 0xfc == 5 << 2"), (6, 6, "ip6[0:2] & 0x0fc0 == 6 << 6")] {
         let title = format!("dscp, IPv{family}");
@@ -29,5 +36,5 @@ fn play(lab: &mut Lab, story: &mut Story) -> Result<()> {
         let mode = json!({"forwarding": "dscp", "dscp": code});
         Case { title: &title, is_v4: family == 4, server: &server, backend, mode, sent: &sent }.play(lab, story)?;
     }
-    lab.node.publish(&two_backends("after dscp")).map(drop)
+    Ok(())
 }

@@ -34,6 +34,12 @@ fn play(lab: &mut Lab, story: &mut Story) -> Result<()> {
         return Ok(());
     }
     lab.speak_ipv6()?;
+    let played = compare(lab, story);
+    lab.speak_ipv4_only();
+    played
+}
+
+fn compare(lab: &mut Lab, story: &mut Story) -> Result<()> {
     let director = lab.site()?.server("director", Kernel::WithTunnels)?;
     if director.run("ipvsadm --list").is_err() {
         story.skip("ipvs: the kernel that has tunnels lacks it");

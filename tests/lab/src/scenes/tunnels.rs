@@ -52,6 +52,13 @@ fn play(lab: &mut Lab, story: &mut Story, name: &str, mode: Value, looks: [&str;
     if Sixth::is_known() {
         lab.speak_ipv6()?;
     }
+    let played = all_pairs(lab, story, name, mode, looks);
+    lab.speak_ipv4_only();
+    played?;
+    lab.node.publish(&two_backends(&format!("after {name}"))).map(drop)
+}
+
+fn all_pairs(lab: &mut Lab, story: &mut Story, name: &str, mode: Value, looks: [&str; 4]) -> Result<()> {
     story.note(format!("Received by {}.", lab.site()?.says()?));
     for ((inner, outer), looks) in [(4, 4), (6, 4), (4, 6), (6, 6)].into_iter().zip(looks) {
         let title = format!("{name}, IPv{inner} in IPv{outer}");
@@ -65,5 +72,5 @@ fn play(lab: &mut Lab, story: &mut Story, name: &str, mode: Value, looks: [&str;
         Case { title: &title, is_v4: inner == 4, server: &server, backend, mode: mode.clone(), sent: &sent }
             .play(lab, story)?;
     }
-    lab.node.publish(&two_backends(&format!("after {name}"))).map(drop)
+    Ok(())
 }
