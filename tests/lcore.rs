@@ -12,7 +12,7 @@ use dpdk::port::Config;
 use dpdk::{Batch, Eal, Mbuf, Mempool, Port, eal, ring};
 
 use penstock::counters::{LcoreBlock, Reason, Totals};
-use penstock::lcore::{self, Clock, Idle, Lane, Plan, Work};
+use penstock::lcore::{self, Clock, Handed, Handoff, Idle, Lane, Plan, Work};
 use penstock::pipeline::{BURST, Verdict};
 use penstock::snapshot::{Millis, PortIndex};
 use penstock::wire::Frame;
@@ -21,16 +21,23 @@ fn eal() -> Eal {
     static EAL: OnceLock<Eal> = OnceLock::new();
     *EAL.get_or_init(|| {
         // On a thread of its own: EAL pins the one that starts it, and the tests' threads would inherit that.
-        let start = || Eal::init(&eal::allowed_cpus()?[..1], ["--no-pci", "--no-huge", "--no-shconf", "-m", "128"]);
+        let start = || Eal::init(&eal::allowed_cpus()?[..1], ["--no-pci", "--no-huge", "--no-shconf", "-m", "192"]);
         thread::spawn(start).join().unwrap().unwrap_or_else(|error| panic!("{error}"))
     })
 }
 
 /// Does what a frame's first byte says.
-#[derive(Default)]
 struct AsTold {
     /// Frames that wait, five at most.
     kept: Vec<Mbuf>,
+    /// The only lcore's.
+    handoff: Handoff,
+}
+
+impl Default for AsTold {
+    fn default() -> Self {
+        Self { kept: Vec::new(), handoff: Handoff::of(1).remove(0) }
+    }
 }
 
 const FORWARD: u8 = b'f';
@@ -41,6 +48,9 @@ const DROP: u8 = b'd';
 const ACROSS: u8 = b'x';
 /// Wait until five do.
 const HOLD: u8 = b'h';
+/// Hand over to this lcore itself, which forwards it; and to one that is not there.
+const HAND_OVER: u8 = b'o';
+const ASTRAY: u8 = b's';
 
 impl Work for AsTold {
     fn begin_round(&mut self) {}
@@ -63,6 +73,8 @@ impl Work for AsTold {
                 ANSWER => Verdict::Answer(port),
                 PUNT => Verdict::Punt,
                 HOLD => Verdict::Hold,
+                HAND_OVER => Verdict::HandOver(0),
+                ASTRAY => Verdict::HandOver(1),
                 _ => Verdict::Drop(Reason::Malformed),
             };
         }
@@ -77,7 +89,16 @@ impl Work for AsTold {
         }
     }
 
+    fn hand_over(&mut self, port: PortIndex, frames: &mut Batch, verdicts: &[Verdict]) {
+        self.handoff.push_all(port, 1, frames, verdicts);
+    }
+
     fn release(&mut self, _: Millis, frames: &mut Batch, verdicts: &mut [Verdict; BURST]) -> Option<PortIndex> {
+        if let Some(Handed { frame, port, lcores: 1 }) = self.handoff.pop() {
+            frames.push(frame).unwrap();
+            verdicts[0] = Verdict::Forward(port);
+            return Some(port);
+        }
         if self.kept.len() < 5 {
             return None;
         }
@@ -238,6 +259,21 @@ fn what_waits_is_counted_once_it_goes() {
     poll.wait_until("9 received", |poll| poll.totals(0).received == 9);
     let totals = &poll.end(())[0];
     assert_eq!((totals.forwarded, totals.dropped[Reason::FragmentUnknown as usize]), (6, 3));
+}
+
+#[test]
+fn what_another_lcore_takes_is_counted_where_it_gets_its_verdict() {
+    let kinds = [HAND_OVER, FORWARD, ASTRAY, HAND_OVER, DROP];
+    let wire = Wire::new(kinds.into_iter().cycle().take(500));
+    let poll = Loop::start("handoff", &[&wire.device("net_pcap_handoff")], Idle::Pause, vec![]);
+    poll.wait_until("500 received", |poll| poll.totals(0).received == 500);
+    let totals = &poll.end(())[0];
+    assert_eq!((totals.forwarded, totals.dropped[Reason::HandoffFull as usize], totals.verdicts()), (300, 100, 500));
+    // Each goes to the lcore that its own verdict names, in order.
+    let sent = frames(&wire.path("out"));
+    let handed: Vec<_> = sent.iter().filter(|frame| frame[0] == HAND_OVER && frame.len() == 60).collect();
+    assert!(handed.len() == 200 && handed.is_sorted_by_key(|frame| frame[1..5].to_vec()));
+    assert!(sent.iter().all(|frame| frame[0] != ASTRAY));
 }
 
 #[test]

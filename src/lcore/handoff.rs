@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
-use dpdk::Mbuf;
+use dpdk::{Batch, Mbuf};
 
+use crate::pipeline::Verdict;
 use crate::snapshot::PortIndex;
 
 /// Frames that may wait for an lcore.
@@ -34,8 +35,27 @@ impl Handoff {
         (0..lcores).map(|lcore| Self { lcore, rings: rings.clone() }).collect()
     }
 
+    /// Passes frames of `port` on to the lcores that `verdicts` name in their order ([`Verdict::HandOver`]), after `lcores` have looked
+    /// at them. What there is no room for stays in `frames`.
+    pub fn push_all(&self, port: PortIndex, lcores: u8, frames: &mut Batch, verdicts: &[Verdict]) {
+        let mut targets = verdicts.iter().filter_map(|verdict| match verdict {
+            Verdict::HandOver(lcore) => Some(*lcore),
+            _ => None,
+        });
+        // Out they come from the end.
+        frames.reverse();
+        let mut refused = Batch::new();
+        while let Some(frame) = frames.pop() {
+            let to = targets.next().unwrap_or(u16::MAX);
+            if let Err(frame) = self.push(to, Handed { frame, port, lcores }) {
+                let _ = refused.push(frame); // it has room for all
+            }
+        }
+        *frames = refused;
+    }
+
     /// Passes a frame on; gives it back where the ring is full, or there is no such lcore.
-    pub fn push(&self, to: u16, handed: Handed) -> Result<(), Mbuf> {
+    fn push(&self, to: u16, handed: Handed) -> Result<(), Mbuf> {
         match self.rings.get(usize::from(to)) {
             Some(ring) => ring.push(handed).map_err(|handed| handed.frame),
             None => Err(handed.frame),

@@ -34,8 +34,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use dpdk::{Batch, Mbuf, Queue, cycles, ring};
 
 pub use clock::Clock;
-use handoff::Handed;
-pub use handoff::Handoff;
+pub use handoff::{Handed, Handoff};
 pub use idle::Idle;
 
 use crate::counters::{LcoreBlock, PortBlock, Reason};
@@ -160,21 +159,7 @@ impl Work for Forwarding {
     }
 
     fn hand_over(&mut self, port: PortIndex, frames: &mut Batch, verdicts: &[Verdict]) {
-        let mut targets = verdicts.iter().filter_map(|verdict| match verdict {
-            Verdict::HandOver(lcore) => Some(*lcore),
-            _ => None,
-        });
-        let lcores = self.lcores.saturating_add(1);
-        // Out they come from the end.
-        frames.reverse();
-        let mut refused = Batch::new();
-        while let Some(frame) = frames.pop() {
-            let to = targets.next().unwrap_or(u16::MAX);
-            if let Err(frame) = self.handoff.push(to, Handed { frame, port, lcores }) {
-                let _ = refused.push(frame); // it has room for all
-            }
-        }
-        *frames = refused;
+        self.handoff.push_all(port, self.lcores.saturating_add(1), frames, verdicts);
     }
 
     #[inline]
@@ -202,6 +187,9 @@ impl Work for Forwarding {
         Some(port)
     }
 }
+
+/// Bursts that are decided on again in one round, at most: other lcores' frames must not keep the ports from their turn.
+const AGAIN: usize = 4;
 
 /// Polls until `stop` is set. Never allocates, locks or calls the kernel, but for the naps of [`Idle::Sleep`].
 pub fn run<W: Work>(plan: Plan<W>) {
@@ -240,7 +228,8 @@ pub fn run<W: Work>(plan: Plan<W>) {
                 );
             }
         }
-        while let Some(port) = work.release(clock.at(round_start), &mut received, &mut verdicts) {
+        for _ in 0..AGAIN {
+            let Some(port) = work.release(clock.at(round_start), &mut received, &mut verdicts) else { break };
             let index = usize::from(port.0);
             let (count, counters) = (received.len(), &counters.ports[index]);
             frames += count;
