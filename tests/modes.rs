@@ -485,6 +485,17 @@ fn a_flow_that_moves_is_told_of_to_its_new_backend() {
 }
 
 #[test]
+fn a_syn_that_does_not_leave_begins_nothing() {
+    let mut node = to("dnat-dsr", 0, 0, "\"tracking\": \"full\",");
+    let packet = plain(0, false, 50);
+    let old = Packet { ttl: 1, ..packet.clone() };
+    assert_eq!(node.verdict(&frame(&flagged(&old, 2), &[], 0)), Verdict::Answer(PortIndex(0)));
+    let length = |node: &mut Node, flags| node.receive(&frame(&flagged(&packet, flags), &[], 0)).1.len();
+    let told = length(&mut node, 16);
+    assert_eq!((length(&mut node, 2), length(&mut node, 16)), (told, told - 8));
+}
+
+#[test]
 fn the_option_takes_room() {
     let mut node = to("dnat-dsr", 0, 0, "");
     for (options, verdict) in [(8, FORWARD), (9, Verdict::Drop(penstock::counters::Reason::NoRoomForOption))] {

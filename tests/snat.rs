@@ -766,3 +766,131 @@ fn what_check_says_of_snat() {
         assert_eq!(read(from, to), reason);
     }
 }
+
+/// Services as they are written, one after the other.
+fn raw(services: &str) -> String {
+    format!(r#"{{"services": [{services}]}}"#)
+}
+
+const WEB: &str = r#"{"name": "web", "vip": "192.0.2.1", "port": 80, "protocol": "tcp", "forwarding": "snat",
+    "backends": [{"address": "10.1.0.1", "port": 8080}]}"#;
+
+#[test]
+fn a_reply_is_its_flows_where_a_service_has_the_same_address_and_port() {
+    let other = r#"{"name": "node", "vip": "10.0.0.1", "port": 2000, "protocol": "tcp", "forwarding": "dscp", "dscp": 5,
+        "backends": [{"address": "10.1.0.9"}]}"#;
+    let mut node = Node::new(&raw(&format!("{WEB}, {other}")));
+    let (client, vip, backend) = places(0);
+    let source = node.source(&Said::tcp(SYN).packet(client, vip));
+    assert_eq!(source, end("10.0.0.1:2000"));
+    assert_eq!(ends(&node.forwarded(&Said::tcp(SYN | ACK).packet(backend, source))), (vip, client));
+    // A client's packet there is the service's.
+    assert_eq!(ends(&node.forwarded(&Said::tcp(SYN).packet(client, source))).1, end("10.1.0.9:2000"));
+}
+
+#[test]
+fn a_reply_of_no_flow_is_no_reply_of_dnat_either() {
+    let other = r#"{"name": "d", "vip": "192.0.2.9", "port": 90, "protocol": "tcp", "forwarding": "dnat",
+        "backends": [{"address": "10.1.0.1", "port": 8080}]}"#;
+    let mut node = Node::new(&raw(&format!("{WEB}, {other}")));
+    // An address of `[snat]` that is not the node's own.
+    assert_eq!(node.verdict(&Said::tcp(ACK).packet(places(0).2, end("10.0.0.2:2001"))), Verdict::Punt);
+}
+
+#[test]
+fn a_later_fragment_alone_opens_nothing() {
+    let all = r#"{"name": "all", "vip": "192.0.2.1", "port": 0, "protocol": "udp", "forwarding": "snat", "hash": "source-ip",
+        "backends": [{"address": "10.1.0.1"}]}"#;
+    let mut node = Node::new(&raw(all));
+    let (client, vip, _) = places(0);
+    let [first, later] = cut(&Said { payload: vec![7; 32], ..Said::udp() }.packet(client, vip), 9);
+    assert_eq!(node.verdict(&later), Verdict::Drop(Reason::FragmentUnknown));
+    let parts = [first, later].map(|part| node.receive(&part));
+    assert!(parts.iter().all(|(verdict, _)| *verdict == Verdict::Forward(PortIndex(0))));
+    assert_eq!(parts[0].1[12..20], parts[1].1[12..20], "both have the same ends");
+}
+
+#[test]
+fn a_connection_that_is_half_closed_gives_way_to_a_new_one_where_its_backend_takes_none() {
+    let (client, vip, _) = places(0);
+    let mut node = Node::new(&two("", ""));
+    let way = |node: &mut Node, flags| ends(&node.forwarded(&Said::tcp(flags).packet(client, vip)));
+    let (source, backend) = way(&mut node, SYN);
+    node.forwarded(&Said::tcp(SYN | ACK).packet(backend, source));
+    way(&mut node, ACK);
+    let how = r#", "state": "draining""#;
+    node.define(&if backend.ip() == end(BACKENDS[0]).ip() { two(how, "") } else { two("", how) });
+    assert_eq!(way(&mut node, FIN | ACK), (source, backend));
+    assert_eq!(way(&mut node, ACK), (source, backend));
+    assert_ne!(way(&mut node, SYN).1, backend);
+}
+
+#[test]
+fn a_connection_id_goes_before_what_is_remembered() {
+    let quic = r#"{"name": "q", "vip": "192.0.2.1", "port": 443, "protocol": "udp", "forwarding": "snat", "hash": "quic-cid",
+        "quic": {"config_id": 1, "server_id_length": 2},
+        "backends": [{"address": "10.1.0.1", "server_id": "0001"}, {"address": "10.1.0.2", "server_id": "0002"}]}"#;
+    let mut node = Node::new(&raw(quic));
+    let (client, vip) = (end(CLIENTS[0]), end("192.0.2.1:443"));
+    let said = |server: u8| Said { payload: [&[0x40, 0x20, 0, server][..], &[1; 20]].concat(), ..Said::udp() };
+    let mut sources = Vec::new();
+    for server in [1, 2, 2, 1, 2] {
+        let backend = end(&format!("10.1.0.{server}:443"));
+        let sent = node.forwarded(&said(server).packet(client, vip));
+        let source = ends(&sent).0;
+        assert_eq!(sent, said(server).older().packet(source, backend));
+        let reply = said(server).packet(backend, source);
+        assert_eq!(node.forwarded(&reply), said(server).older().packet(vip, client));
+        sources.push(source);
+    }
+    assert!(sources.windows(2).all(|pair| pair[0] == pair[1]), "one source: {sources:?}");
+}
+
+#[test]
+fn a_reset_of_a_backend_that_goes_on_talking_was_not_its_own() {
+    let mut node = Node::new(&plain());
+    let open = Connection::open(&mut node, places(0).0);
+    open.answers(&mut node, RST);
+    open.answers(&mut node, ACK);
+    assert!(!open.has_freed_its_source_after(&mut node, 121));
+}
+
+#[test]
+fn a_handshake_within_one_burst_is_a_handshake() {
+    let (client, vip, backend) = places(0);
+    let mut node = Node::new(&plain());
+    let first = Connection::open(&mut node, client);
+    first.asks(&mut node, FIN | ACK);
+    first.answers(&mut node, FIN | ACK);
+    let packets = [
+        Said::tcp(SYN).packet(client, vip),
+        Said::tcp(SYN | ACK).packet(backend, first.source),
+        Said::tcp(ACK).packet(client, vip),
+    ];
+    let mut frames: Vec<Buffer> = packets.iter().map(|packet| Buffer::new(&framed(packet))).collect();
+    let mut verdicts = [Verdict::Punt; BURST];
+    node.lcores[0].process(&node.snapshot, node.now, PortIndex(0), &mut frames, &mut verdicts);
+    assert_eq!(verdicts[..3], [Verdict::Forward(PortIndex(0)); 3]);
+    assert!(!first.has_freed_its_source_after(&mut node, 121));
+}
+
+#[test]
+fn replies_of_a_backend_that_is_gone_keep_nothing_alive() {
+    let service = |backends: &str| document(&[("dns", r#""vip": "192.0.2.1", "port": 80"#, "udp", backends, "")]);
+    let (client, vip, backend) = places(0);
+    let one = r#"{"address": "10.1.0.1", "port": 8080}"#;
+    let still_after_a_day = |after: &str| {
+        let mut node = Node::new(&service(one));
+        let source = node.source(&Said::udp().packet(client, vip));
+        node.define(after);
+        (0..1_728).all(|k| {
+            node.now = Millis(k * 50_000);
+            node.verdict(&Said::udp().packet(backend, source)) == Verdict::Forward(PortIndex(0))
+        })
+    };
+    assert!(still_after_a_day(&service(&one.replace('}', r#", "state": "draining"}"#))));
+    let down = service(&one.replace('}', r#", "state": "down"}"#));
+    for gone in [down, service(""), r#"{"services": []}"#.to_owned()] {
+        assert!(!still_after_a_day(&gone), "{gone}");
+    }
+}

@@ -120,6 +120,13 @@ impl<A: Address> Translation<A> {
         self.seen & both == both || self.seen & (seen::CLIENTS_RST | seen::BACKENDS_RST) != 0
     }
 
+    /// Whether either side has begun to close it.
+    #[inline]
+    pub fn is_closing(&self) -> bool {
+        use seen::*;
+        self.seen & (CLIENTS_FIN | BACKENDS_FIN | CLIENTS_RST | BACKENDS_RST) != 0
+    }
+
     /// Whether client and backend have spoken with each other.
     #[inline]
     pub fn is_established(&self) -> bool {
@@ -144,8 +151,6 @@ impl<A: Address> Translation<A> {
         use seen::*;
         let has = |flag| flags & flag != 0;
         match by {
-            // A new connection between the ends of one that is over.
-            By::Client if has(tcp::SYN) && self.is_closed() => self.seen = 0,
             By::Client if has(tcp::RST) => self.seen |= CLIENTS_RST,
             By::Client if has(tcp::SYN) => {}
             By::Client => {
@@ -160,6 +165,7 @@ impl<A: Address> Translation<A> {
             }
             By::Backend if has(tcp::RST) => self.seen |= BACKENDS_RST,
             By::Backend => {
+                self.seen &= !BACKENDS_RST;
                 self.seen |= REPLY;
                 if has(tcp::FIN) {
                     self.seen |= BACKENDS_FIN;
@@ -326,7 +332,6 @@ impl<A: Address> Table<A> {
 
     /// Opens a translation to `backend` for a flow that has none. `None`: no source is free.
     pub fn open(&mut self, key: A::Key, backend: Ends<A>, idle: &IdleTimeout, now: Seconds) -> Option<Slot> {
-        let ((client, client_port), (vip, vip_port)) = A::ends(key);
         let protocol = A::protocol(key) as usize;
         if self.free[protocol].is_empty() {
             self.collect(A::protocol(key), now);
@@ -335,14 +340,13 @@ impl<A: Address> Table<A> {
         let chain = self.chain(&key);
         let translation = &mut self.translations[slot as usize];
         let source = translation.source;
-        let addresses = change(&client, &source.0).and(change(&vip, &backend.0));
-        let ports = Delta::word(client_port, source.1).and(Delta::word(vip_port, backend.1));
+        let (addresses, transport) = changes::<A>(key, source, backend);
         *translation = Translation {
             key,
             source,
             backend,
             addresses,
-            transport: addresses.and(ports),
+            transport,
             via: Via::default(),
             idle: [0; 2],
             lives: 0,
@@ -365,6 +369,20 @@ impl<A: Address> Table<A> {
         translation.idle = times.map(|time| u32::try_from(time.as_secs()).unwrap_or(u32::MAX));
         translation.update();
         self.touch(slot, now);
+    }
+
+    /// A new connection begins between the ends of one that is over.
+    pub fn reopen(&mut self, slot: Slot) {
+        let translation = &mut self.translations[slot.0 as usize];
+        translation.seen = 0;
+        translation.update();
+    }
+
+    /// Sends the flow to another backend from the same source.
+    pub fn rebind(&mut self, slot: Slot, backend: Ends<A>) {
+        let translation = &mut self.translations[slot.0 as usize];
+        translation.backend = backend;
+        (translation.addresses, translation.transport) = changes::<A>(translation.key, translation.source, backend);
     }
 
     /// Notes what was found for the flow in a snapshot.
@@ -445,6 +463,14 @@ impl<A: Address> Table<A> {
     fn chain(&self, key: &A::Key) -> usize {
         A::mix(*key, self.key) as usize & (self.chains.len() - 1)
     }
+}
+
+/// How sums change on the way to the backend: over both addresses, and over the ports, too.
+fn changes<A: Address>(key: A::Key, source: Ends<A>, backend: Ends<A>) -> (Delta, Delta) {
+    let (client, vip) = A::ends(key);
+    let addresses = change(&client.0, &source.0).and(change(&vip.0, &backend.0));
+    let ports = Delta::word(client.1, source.1).and(Delta::word(vip.1, backend.1));
+    (addresses, addresses.and(ports))
 }
 
 /// How a sum over an address changes.

@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnet::IpNet;
+
 use super::Table;
 use crate::service::Ports;
 
@@ -87,6 +89,13 @@ impl Sources {
         // The last lcore whose share starts at or before it.
         let place = u64::from(port - self.ports.first);
         Some((((place + 1) * u64::from(self.lcores) - 1) / u64::from(self.count())) as usize)
+    }
+
+    /// Whether any of them is among these addresses and ports.
+    pub fn meet(&self, addresses: IpNet, ports: Ports) -> bool {
+        let v4 = self.v4.iter().map(|&address| IpAddr::V4(address));
+        let mut all = v4.chain(self.v6.iter().map(|&address| IpAddr::V6(address)));
+        self.ports.overlaps(ports) && all.any(|address| addresses.contains(&address))
     }
 
     fn count(&self) -> u32 {

@@ -188,8 +188,8 @@ impl Work for Forwarding {
     }
 }
 
-/// Bursts that are decided on again in one round, at most: other lcores' frames must not keep the ports from their turn.
-const AGAIN: usize = 4;
+/// Frames that are decided on again in one round, a burst less or more: other lcores' must not keep the ports from their turn.
+const AGAIN: usize = 4 * BURST;
 
 /// Polls until `stop` is set. Never allocates, locks or calls the kernel, but for the naps of [`Idle::Sleep`].
 pub fn run<W: Work>(plan: Plan<W>) {
@@ -228,14 +228,17 @@ pub fn run<W: Work>(plan: Plan<W>) {
                 );
             }
         }
-        for _ in 0..AGAIN {
-            let Some(port) = work.release(clock.at(round_start), &mut received, &mut verdicts) else { break };
+        let mut again = 0;
+        while again < AGAIN
+            && let Some(port) = work.release(clock.at(round_start), &mut received, &mut verdicts)
+        {
             let index = usize::from(port.0);
             let (count, counters) = (received.len(), &counters.ports[index]);
-            frames += count;
+            again += count;
             settle(&mut ports, index, &mut received, &verdicts, &mut sorted, counters);
             set_aside(&mut work, clock.at(round_start), port, &mut sorted, &verdicts[..count], counters);
         }
+        frames += again;
         let polling = &counters.polling;
         let mut round_end = cycles::tsc();
         if frames > 0 {

@@ -17,7 +17,7 @@ use std::ops::Range;
 use super::rewrite::{Rewrite, Side, Way};
 use super::{Content, Context, Mode, Packet, PortIndex, State};
 use crate::counters::Reason;
-use crate::flow::Begun;
+use crate::flow::{Begun, Mark};
 use crate::service::{Backend, ByteOrder, Service, Tracking};
 use crate::wire::ipv4::{self, Ipv4};
 use crate::wire::{Frame, be16, checksum, ethernet, ipv6, tcp};
@@ -70,7 +70,8 @@ impl Mode for DnatDsr {
 
 impl DnatDsr {
     fn apply_v4<F: Frame>(&self, frame: &mut F, packet: &Packet, begun: &mut Begun) -> Result<(), Reason> {
-        if !self.tells(frame, packet, ipv4::field::SOURCE..ipv4::HEADER, begun) {
+        let tells = self.tells(frame, packet, ipv4::field::SOURCE..ipv4::HEADER, begun);
+        if tells == Tells::Nothing {
             let ip = self.way.route(frame, packet, ipv4::field::TTL)?;
             return self.rewrite.apply(ip, packet, Side::Destination);
         }
@@ -97,11 +98,14 @@ impl DnatDsr {
         ip[ipv4::field::CHECKSUM..][..2].fill(0);
         let sum = !checksum::sum(ip.get(..header).ok_or(Reason::Malformed)?);
         ip[ipv4::field::CHECKSUM..][..2].copy_from_slice(&sum.to_be_bytes());
-        self.rewrite.apply(ip, &Packet { header: header as u16, ..*packet }, Side::Destination)
+        self.rewrite.apply(ip, &Packet { header: header as u16, ..*packet }, Side::Destination)?;
+        tells.note(begun);
+        Ok(())
     }
 
     fn apply_v6<F: Frame>(&self, frame: &mut F, packet: &Packet, begun: &mut Begun) -> Result<(), Reason> {
-        if !self.tells(frame, packet, ipv6::field::SOURCE..ipv6::HEADER, begun) {
+        let tells = self.tells(frame, packet, ipv6::field::SOURCE..ipv6::HEADER, begun);
+        if tells == Tells::Nothing {
             let ip = self.way.route(frame, packet, ipv6::field::HOP_LIMIT)?;
             return self.rewrite.apply(ip, packet, Side::Destination);
         }
@@ -123,30 +127,50 @@ impl DnatDsr {
         place.iter_mut().zip(option).for_each(|(place, &byte)| *place = byte);
         let payload = be16(ip, ipv6::field::PAYLOAD_LENGTH) + OPTION_V6 as u16;
         ip[ipv6::field::PAYLOAD_LENGTH..][..2].copy_from_slice(&payload.to_be_bytes());
-        self.rewrite.apply(ip, &Packet { header: packet.header + OPTION_V6 as u16, ..*packet }, Side::Destination)
+        self.rewrite.apply(ip, &Packet { header: packet.header + OPTION_V6 as u16, ..*packet }, Side::Destination)?;
+        tells.note(begun);
+        Ok(())
     }
 
-    /// Whether the packet tells the node of the VIP: all of UDP, and of TCP what opens a flow, or belongs to one that was not seen to be
-    /// opened. `addresses`: where they lie in the IP header.
-    fn tells<F: Frame>(&self, frame: &F, packet: &Packet, addresses: Range<usize>, begun: &mut Begun) -> bool {
+    /// Whether the packet tells the node of the VIP: all of UDP does, and of TCP what opens a flow, or belongs to one that was not
+    /// seen to be opened. `addresses`: where they lie in the IP header.
+    fn tells<F: Frame>(&self, frame: &F, packet: &Packet, addresses: Range<usize>, begun: &Begun) -> Tells {
         match packet.content {
-            Content::Udp => return true,
-            Content::LaterFragment | Content::Error => return false,
+            Content::Udp => return Tells::Vip,
+            Content::LaterFragment | Content::Error => return Tells::Nothing,
             Content::Tcp => {}
         }
-        let Some(ip) = frame.bytes().get(ethernet::HEADER..) else { return false };
+        let Some(ip) = frame.bytes().get(ethernet::HEADER..) else { return Tells::Nothing };
         let Some(tcp) = ip.get(usize::from(packet.header)..).and_then(|tcp| tcp.first_chunk::<{ tcp::HEADER }>())
         else {
-            return false;
+            return Tells::Nothing;
         };
         let opens = tcp[tcp::FLAGS] & (tcp::SYN | tcp::ACK) == tcp::SYN;
-        let Some(backend) = self.remembers else { return opens };
+        let Some(backend) = self.remembers else { return if opens { Tells::Vip } else { Tells::Nothing } };
         let flow = begun.mark(ip.get(addresses).unwrap_or_default(), [tcp[0], tcp[1], tcp[2], tcp[3]], backend);
-        if opens {
-            begun.insert(flow);
-            return true;
+        match opens {
+            true => Tells::VipAndBegins(flow),
+            false if begun.contains(flow) => Tells::Nothing,
+            false => Tells::Vip,
         }
-        !begun.contains(flow)
+    }
+}
+
+/// What a packet tells the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tells {
+    Nothing,
+    Vip,
+    /// And then the node knows this flow.
+    VipAndBegins(Mark),
+}
+
+impl Tells {
+    /// The packet goes.
+    fn note(self, begun: &mut Begun) {
+        if let Self::VipAndBegins(flow) = self {
+            begun.insert(flow);
+        }
     }
 }
 

@@ -110,26 +110,28 @@ where
 }
 
 /// Turns the untagged frame of a reply, or of an error about the client's packets, into what is to be sent to the client, which is
-/// reached by `hop`.
+/// reached by `hop`. `keeps`: the time, where it keeps the flow alive.
 pub fn reply<A: Family, F: Frame>(
     frame: &mut F,
     packet: &Packet,
     slot: Slot,
     table: &mut Table<A::Octets>,
-    now: Seconds,
+    keeps: Option<Seconds>,
     hop: &NextHop,
 ) -> Result<PortIndex, Reason>
 where
     A::Octets: Address,
 {
     let ip = Way::from(hop).route(frame, packet, A::TTL)?;
-    match packet.content {
-        Content::Tcp => {
-            let flags = *ip.get(usize::from(packet.header) + tcp::FLAGS).ok_or(Reason::Malformed)?;
-            table.note_reply(slot, flags, now);
+    if let Some(now) = keeps {
+        match packet.content {
+            Content::Tcp => {
+                let flags = *ip.get(usize::from(packet.header) + tcp::FLAGS).ok_or(Reason::Malformed)?;
+                table.note_reply(slot, flags, now);
+            }
+            Content::Udp | Content::LaterFragment => table.touch(slot, now),
+            Content::Error => {}
         }
-        Content::Udp | Content::LaterFragment => table.touch(slot, now),
-        Content::Error => {}
     }
     homeward::<A>(table.get(slot)).apply(ip, packet)?;
     if hop.tag(frame, packet.priority) { Ok(hop.port) } else { Err(Reason::Malformed) }

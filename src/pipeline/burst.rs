@@ -220,6 +220,10 @@ impl Burst {
         match found.map(|found| found.service).filter(|&service| is_for(service)) {
             // Each of its packets may name a server, or change what is known of the flow.
             Some(service) if needs_each(snapshot.definition(service)) => self.break_up(train),
+            // It may be a reply.
+            Some(_) if snapshot.sources().owner(flow.destination, flow.destination_port).is_some() => {
+                self.break_up(train)
+            }
             Some(service) => {
                 self.services[train] = service;
                 self.choose(train, &flow, None, snapshot);

@@ -90,6 +90,8 @@ fn refusal(parsed: &Parsed, snapshot: &Snapshot, service: Option<ServiceIndex>) 
 fn find_reply<'a>(parsed: &Parsed, snapshot: &'a Snapshot, now: Millis) -> Option<&'a Reply> {
     let is_one = matches!(parsed.kind, Kind::Ported | Kind::Error)
         && parsed.fault.is_none()
-        && parsed.flow.destination == parsed.destination;
+        && parsed.flow.destination == parsed.destination
+        // It was sent to a source of `snat` that no flow has any more.
+        && snapshot.sources().owner(parsed.flow.destination, parsed.flow.destination_port).is_none();
     is_one.then(|| snapshot.reply(parsed.flow.source, parsed.flow.source_port, parsed.flow.protocol, now))?
 }

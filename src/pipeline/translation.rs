@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::Verdict;
 use super::parse::{Kind, Parsed, Tuple};
 use crate::counters::Reason;
-use crate::flow::{Address, Ends, Head, KeyV4, Nat, Seconds, Slot, Via};
+use crate::flow::{Address, Ends, Head, KeyV4, Nat, Seconds, Slot, Translation, Via};
 use crate::mode::rewrite::{Family, V4, V6};
 use crate::mode::{Content, State, snat};
 use crate::service::{Forwarding, Hash, Protocol};
@@ -48,7 +48,7 @@ impl Round {
 pub fn current(nat: &Nat, head: Head, key: &KeyV4, serial: u32, now: Seconds) -> Option<(Slot, Via)> {
     let slot = nat.v4.find_behind(head, key, now)?;
     let translation = nat.v4.get(slot);
-    (translation.via.serial == serial && !translation.is_closed()).then_some((slot, translation.via))
+    (translation.via.serial == serial && !translation.is_closing()).then_some((slot, translation.via))
 }
 
 /// Whether a packet of a service is better known to another lcore, and to whom it goes then.
@@ -144,16 +144,31 @@ where
         let translation = table.get(slot);
         let (address, port) = translation.backend;
         let kept = snapshot.kept(service, SocketAddr::new(A::say(address), port));
-        // A new connection on the ends of one that came to nothing, or is over, need not go where that went.
-        let is_anew = flags & (SYN | ACK) == SYN && !translation.is_established();
+        // A new connection on the ends of one that came to nothing, or is closing, need not go where that went.
+        let is_opening = flags & (SYN | ACK) == SYN;
+        let is_anew = is_opening && (!translation.is_established() || translation.is_closing());
+        let is_over = is_opening && translation.is_closed();
         match kept {
-            Some(kept) if kept.takes_new || !is_anew => {
+            Some(mut kept) if kept.takes_new || !is_anew => {
                 if !is_error {
                     // Whoever opens a connection where none is taken comes by here again.
                     let is_settled = kept.takes_new || translation.is_established();
-                    let serial = if is_settled { snapshot.serial() } else { 0 };
-                    let (service, target) = (service.to_bits(), kept.target.to_bits());
-                    table.set_via(slot, Via { serial, service, target });
+                    // And so does every packet that may name its server.
+                    let serial = if is_settled && definition.hash != Hash::QuicCid { snapshot.serial() } else { 0 };
+                    if is_over {
+                        table.reopen(slot);
+                    }
+                    // A connection ID goes before what is remembered. (The source stays: whoever is named by turns takes one only.)
+                    let moves = named.filter(|&named| named != kept.target);
+                    if let Some((target, endpoint)) =
+                        moves.and_then(|to| Some((to, snapshot.endpoint_of(service, to)?)))
+                        && let Some(address) = A::address(endpoint.ip())
+                    {
+                        table.rebind(slot, (address, port_of(endpoint, parsed)));
+                        kept.target = target;
+                    }
+                    let via = Via { serial, service: service.to_bits(), target: kept.target.to_bits() };
+                    table.set_via(slot, via);
                     table.take_times(slot, &definition.idle_timeout, now);
                 }
                 return Ok(Outward { target: kept.target, slot: Some(slot) });
@@ -172,14 +187,21 @@ where
     };
     let target = named.unwrap_or_else(|| snapshot.select(service, hash));
     let Some(endpoint) = snapshot.endpoint_of(service, target) else { return Ok(Outward { target, slot: None }) };
-    let port = if endpoint.port() == 0 { parsed.flow.destination_port } else { endpoint.port() };
     let Some(address) = A::address(endpoint.ip()) else {
         return Ok(Outward { target: TargetIndex::NOBODY, slot: None });
     };
-    let slot = table.open(key, (address, port), &definition.idle_timeout, now).ok_or(Reason::SnatExhausted)?;
-    let via = Via { serial: snapshot.serial(), service: service.to_bits(), target: target.to_bits() };
+    let slot = table
+        .open(key, (address, port_of(endpoint, parsed)), &definition.idle_timeout, now)
+        .ok_or(Reason::SnatExhausted)?;
+    let serial = if definition.hash == Hash::QuicCid { 0 } else { snapshot.serial() };
+    let via = Via { serial, service: service.to_bits(), target: target.to_bits() };
     table.set_via(slot, via);
     Ok(Outward { target, slot: Some(slot) })
+}
+
+/// The port that a packet gets: an endpoint without one keeps the packet's.
+fn port_of(endpoint: SocketAddr, parsed: &Parsed) -> u16 {
+    if endpoint.port() == 0 { parsed.flow.destination_port } else { endpoint.port() }
 }
 
 /// What becomes of a packet to a source of `snat`; `None`: it belongs to no flow.
@@ -208,6 +230,20 @@ pub fn homeward<F: Frame>(
     Some(verdict)
 }
 
+/// Whether the flow's service still has its backend: without, replies keep nothing alive.
+fn is_kept<A: Spoken>(translation: &Translation<A::Octets>, parsed: &Parsed, snapshot: &Snapshot) -> bool
+where
+    A::Octets: Address,
+{
+    if translation.via.serial == snapshot.serial() {
+        return true;
+    }
+    let (vip, backend) = (A::Octets::ends(translation.key).1, translation.backend);
+    let found = snapshot.service(A::say(vip.0), vip.1, parsed.flow.protocol);
+    let backend = SocketAddr::new(A::say(backend.0), backend.1);
+    found.is_some_and(|found| snapshot.kept(found.service, backend).is_some())
+}
+
 fn reply<A: Spoken, F: Frame>(
     frame: &mut F,
     parsed: &Parsed,
@@ -232,7 +268,8 @@ where
     let Some(hop) = snapshot.next_hop(A::say(A::Octets::ends(table.get(slot).key).0.0)) else {
         return Some(Verdict::Drop(Reason::NoNextHop));
     };
-    Some(match snat::reply::<A, F>(frame, &parsed.packet, slot, table, now, hop) {
+    let keeps = is_kept::<A>(table.get(slot), parsed, snapshot);
+    Some(match snat::reply::<A, F>(frame, &parsed.packet, slot, table, keeps.then_some(now), hop) {
         Ok(port) => Verdict::Forward(port),
         Err(reason) => Verdict::Drop(reason),
     })

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crate::counters::{Reason, Totals};
 use crate::flow::Nat;
 use crate::pipeline::{BURST, Held, Pipeline, Verdict};
-use crate::service::Definitions;
+use crate::service::{Definitions, Forwarding};
 use crate::snapshot::{Compiler, Environment, Fabric, Millis, PortIndex, Snapshot};
 use crate::wire::Frame;
 
@@ -73,9 +73,10 @@ pub fn run<R: Read, W: Write>(
     let mut lcores: Vec<Lcore> = (0..plan.lcores).map(|lcore| Lcore::new(plan.compiler.environment(), lcore)).collect();
     let mut batch = Batch::default();
     let mut totals = Totals::default();
-    // A fragment that waited goes out right behind its first, with that one's time stamp; and a frame that is handed to another
-    // lcore, before those that came after it.
-    let is_handing = plan.lcores > 1 && !snapshot.sources().is_empty();
+    // A fragment that waited goes out right behind its first, with that one's time stamp. A frame that is handed to another lcore goes
+    // before those that came after it, and what a segment tells of its flow counts for the next.
+    let translates = |definitions: &Definitions| definitions.services.iter().any(|s| s.forwarding == Forwarding::Snat);
+    let is_handing = translates(&definitions) || changes.clone().any(|(_, definitions)| translates(&definitions));
     let most = if snapshot.hold().is_zero() && !is_handing { BURST } else { 1 };
     // A capture's stamps may step back; its clock does not.
     let mut clock = 0;

@@ -122,7 +122,11 @@ impl Compiler {
         self.serial = self.serial.wrapping_add(1).max(1);
         let endpoints = self.endpoints.iter().map(|(&served, endpoint)| (served, endpoint.vip, endpoint.until));
         let is_plain = |service: &Service| {
-            service.hash == Hash::FiveTuple && service.forwarding != Forwarding::Snat && ranges(service).is_none()
+            service.hash == Hash::FiveTuple
+                && service.forwarding != Forwarding::Snat
+                && ranges(service).is_none()
+                // What comes there may be a reply.
+                && !self.environment.sources.meet(service.vip, service.ports)
         };
         Arc::new(Snapshot {
             version: definitions.version.clone(),

@@ -26,7 +26,7 @@ use crate::counters::{Traffic, TrafficId};
 use crate::flow::Sources;
 use crate::maglev::{self, NOBODY, SelectionHash};
 use crate::mode::{Encap, Prepared, Reply, Tunnel};
-use crate::service::{Backend, Hash, Service};
+use crate::service::{Backend, Forwarding, Hash, Service};
 use crate::wire::Mac;
 
 pub use crate::mode::{NextHop, PortIndex};
@@ -258,7 +258,9 @@ impl Snapshot {
     /// The service of what is sent there, where the port makes no difference to who gets it.
     pub fn service_of_any_port(&self, destination: IpAddr, protocol: u8) -> Option<ServiceIndex> {
         let service = self.vips.service_of_all_ports(destination, protocol)?;
-        (self.definition(service).hash == Hash::SourceIp).then_some(service)
+        let definition = self.definition(service);
+        // A translation is of one port.
+        (definition.hash == Hash::SourceIp && definition.forwarding != Forwarding::Snat).then_some(service)
     }
 
     pub fn owner(&self, address: IpAddr) -> Owner {
