@@ -13,8 +13,8 @@
 use std::net::IpAddr;
 use std::ops::Range;
 
-use super::outer::{Outer, TAIL_V4, TAIL_V6};
-use super::rewrite::{Rewrite, Side};
+use super::outer::{Outer, OuterV4, TAIL_V4, TAIL_V6};
+use super::rewrite::{Change, Rewrite, Side, V4};
 use super::{Context, Mode, Packet, PortIndex, State, Tunnel, ip_header, udp_tunnel};
 use crate::counters::Reason;
 use crate::service::{Backend, Service};
@@ -37,12 +37,26 @@ const MORE_V6: usize = udp::HEADER + GENEVE + OPTION + DATA_V6 + ethernet::HEADE
 /// "Transparent Ethernet bridging": an Ethernet frame follows.
 const ETHERNET: u16 = 0x6558;
 
+/// By what most packets are, and all the others.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Geneve {
+#[repr(align(64))]
+pub enum Geneve {
+    /// IPv4 in IPv4 from one VIP and port, without a checksum: within two cache lines, and the compiler knows all the offsets.
+    Straight {
+        outer: OuterV4<{ TAIL_V4 + MORE_V4 }>,
+        change: Change<V4>,
+    },
+    Any(Box<Any>),
+}
+
+const _: () = assert!(size_of::<Geneve>() == 128);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Any {
     outer: Header,
     rewrite: Rewrite,
-    /// Where the VIP stands in the packet, if that or the port is not the same for all.
-    varies: Option<Range<usize>>,
+    /// Whether the VIP or the port is not the same for all packets.
+    varies: bool,
     has_checksum: bool,
 }
 
@@ -75,13 +89,13 @@ impl Mode for Geneve {
         let rewrite = Rewrite::new((vip, port), (backend.address, backend.port.or(port)), 0);
         // An error's quote stays as it is: the node that the option is for translates no quotes.
         let rewrite = rewrite.for_all_of(service.vip).keeping_quotes();
-        let destination = match vip {
-            IpAddr::V4(_) => ipv4::field::DESTINATION..ipv4::HEADER,
-            IpAddr::V6(_) => ipv6::field::DESTINATION..ipv6::HEADER,
-        };
-        let has_one = service.vip.prefix_len() == service.vip.max_prefix_len() && port.is_some();
-        let varies = (!has_one).then_some(destination);
-        Self { outer, rewrite, varies, has_checksum: service.udp_checksum }
+        let varies = service.vip.prefix_len() < service.vip.max_prefix_len() || port.is_none();
+        match (outer, rewrite) {
+            (Header::V4(Outer::V4InV4(outer)), Rewrite::V4(change)) if !varies && !service.udp_checksum => {
+                Self::Straight { outer, change }
+            }
+            (outer, rewrite) => Self::Any(Box::new(Any { outer, rewrite, varies, has_checksum: service.udp_checksum })),
+        }
     }
 
     #[inline(never)]
@@ -92,23 +106,20 @@ impl Mode for Geneve {
         hash: u64,
         state: &mut State,
     ) -> Result<PortIndex, Reason> {
-        match (&self.outer, &self.rewrite) {
-            // What most packets are, by itself, where the compiler knows all the offsets.
-            (Header::V4(Outer::V4InV4(outer)), Rewrite::V4(change)) if self.varies.is_none() && !self.has_checksum => {
-                outer.wrap_v4_with(frame, packet.total, state, |frame, at| {
-                    let inner = frame.get_mut(at + MORE_V4..).unwrap_or_default();
-                    let _ = change.apply(inner, packet, Side::Destination, None);
-                    udp_tunnel::finish(frame, at, hash, false);
-                })
-            }
-            _ => self.apply_any(frame, packet, hash, state),
+        match self {
+            Self::Straight { outer, change } => outer.wrap_v4_with(frame, packet.total, state, |frame, at| {
+                let inner = frame.get_mut(at + MORE_V4..).unwrap_or_default();
+                let _ = change.apply(inner, packet, Side::Destination, None);
+                udp_tunnel::finish(frame, at, hash, false);
+            }),
+            Self::Any(any) => any.apply(frame, packet, hash, state),
         }
     }
 }
 
-impl Geneve {
+impl Any {
     #[inline(never)]
-    fn apply_any<F: Frame>(
+    fn apply<F: Frame>(
         &self,
         frame: &mut F,
         packet: &Packet,
@@ -127,7 +138,11 @@ impl Geneve {
 
     #[inline(always)]
     fn finish(&self, frame: &mut [u8], at: usize, more: usize, packet: &Packet, hash: u64) {
-        if let Some(destination) = &self.varies {
+        if self.varies {
+            let destination = match self.outer {
+                Header::V4(_) => ipv4::field::DESTINATION..ipv4::HEADER,
+                Header::V6(_) => ipv6::field::DESTINATION..ipv6::HEADER,
+            };
             put_vip(frame, at + OPTION_DATA, at + more, destination, packet.port);
         }
         let inner = &mut frame[at + more..];
@@ -139,9 +154,9 @@ impl Geneve {
 
 /// Puts the VIP and port that the packet has into the option.
 #[inline(never)]
-fn put_vip(frame: &mut [u8], option_at: usize, inner_at: usize, destination: &Range<usize>, port: u16) {
+fn put_vip(frame: &mut [u8], option_at: usize, inner_at: usize, destination: Range<usize>, port: u16) {
     let (head, inner) = frame.split_at_mut(inner_at);
-    if let Some(vip) = inner.get(destination.clone())
+    if let Some(vip) = inner.get(destination)
         && let Some(option) = head.get_mut(option_at..)
     {
         option[..vip.len()].copy_from_slice(vip);
