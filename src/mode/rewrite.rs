@@ -187,6 +187,19 @@ impl<F: Family> Change<F> {
     /// `more`: how the header has changed already, which its checksum does not say yet.
     #[inline(always)]
     pub fn apply(&self, bytes: &mut [u8], packet: &Packet, side: Side, more: Option<Delta>) -> Result<(), Reason> {
+        // What most packets are by itself: all offsets are constant then.
+        if packet.content == Content::Tcp && usize::from(packet.header) == F::HEADER && !self.is_any {
+            let (ip, rest) = bytes.split_at_mut_checked(F::HEADER).ok_or(Reason::Malformed)?;
+            let tcp: &mut [u8; tcp::HEADER] = rest.first_chunk_mut().ok_or(Reason::Malformed)?;
+            self.put_tcp(tcp, side);
+            self.put_address(ip, side, more);
+            return Ok(());
+        }
+        self.apply_to_other(bytes, packet, side, more)
+    }
+
+    #[inline(never)]
+    fn apply_to_other(&self, bytes: &mut [u8], packet: &Packet, side: Side, more: Option<Delta>) -> Result<(), Reason> {
         if self.is_any {
             return self.apply_to_any(bytes, packet, side, more);
         }
@@ -194,10 +207,7 @@ impl<F: Family> Change<F> {
         let ip = ip.get_mut(..F::HEADER).ok_or(Reason::Malformed)?;
         match packet.content {
             Content::Tcp => {
-                let tcp: &mut [u8; tcp::HEADER] = rest.first_chunk_mut().ok_or(Reason::Malformed)?;
-                let sum = self.transport.patch(be16(tcp, tcp::CHECKSUM));
-                tcp[tcp::CHECKSUM..][..2].copy_from_slice(&sum.to_be_bytes());
-                self.put_port(tcp, side);
+                self.put_tcp(rest.first_chunk_mut().ok_or(Reason::Malformed)?, side);
             }
             Content::Udp => {
                 let udp: &mut [u8; udp::HEADER] = rest.first_chunk_mut().ok_or(Reason::Malformed)?;
@@ -210,6 +220,13 @@ impl<F: Family> Change<F> {
         }
         self.put_address(ip, side, more);
         Ok(())
+    }
+
+    #[inline(always)]
+    fn put_tcp(&self, tcp: &mut [u8; tcp::HEADER], side: Side) {
+        let sum = self.transport.patch(be16(tcp, tcp::CHECKSUM));
+        tcp[tcp::CHECKSUM..][..2].copy_from_slice(&sum.to_be_bytes());
+        self.put_port(tcp, side);
     }
 
     /// Of a VIP that is a prefix: what changes is only known with the packet.
