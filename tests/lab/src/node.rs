@@ -153,7 +153,7 @@ impl Node {
 
     /// Waits until the MAC address of every next hop is known, so that no packet is dropped for want of one.
     pub fn until_resolved(&self) -> Result<()> {
-        until("every next hop is resolved", Duration::from_secs(5), || {
+        until("every next hop is resolved", Duration::from_secs(15), || {
             Ok((self.metrics()?.sum("penstock_next_hops_unresolved") == 0).then_some(()))
         })
     }

@@ -13,7 +13,7 @@ use crate::guest::{self, Guest};
 use crate::modules::Modules;
 use crate::namespace::{Life, Namespace, cable};
 use crate::process::Process;
-use crate::sixth::Sixth;
+use crate::sixth::{self, Sixth};
 use crate::wait::{until, with};
 
 /// The router's port towards this network, a bridge.
@@ -133,6 +133,9 @@ impl Site {
             Ok(self.router.run(&format!("curl --silent --fail --output /dev/null --max-time 5 {url}")).ok())
         })
         .map_err(with(|| std::fs::read_to_string(server.directory.join("nginx.log")).unwrap_or_default()))?;
+        if Sixth::is_spoken_by(&self.router) {
+            sixth::reaches(&self.router, &server.address6)?;
+        }
         Ok(server)
     }
 

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -10,6 +11,8 @@ use crate::client::Client;
 use crate::lab::{TO_CLIENT, to_backend};
 use crate::namespace::Namespace;
 use crate::node::{Node, TWIN};
+use crate::process::output;
+use crate::wait::until;
 
 pub const VIP: &str = "2001:db8:1::1";
 pub const CLIENT: &str = "2001:db8:c::10";
@@ -46,6 +49,8 @@ impl Sixth {
         for host in &hosts {
             // Nobody announces routers or waits for duplicates here.
             host.sysctl("net.ipv6.conf.all.accept_ra", "0")?;
+            let no_duplicates = "for dad in /proc/sys/net/ipv6/conf/*/accept_dad; do echo 0 > $dad; done";
+            output(host.command("sh").arg("-c").arg(no_duplicates))?;
             host.sysctl("net.ipv6.conf.all.disable_ipv6", "0")?;
             host.sysctl("net.ipv6.conf.lo.disable_ipv6", "0")?;
         }
@@ -69,8 +74,24 @@ impl Sixth {
             backend.namespace.ip(&format!("-6 route add default via fd00:1:{number}::1"))?;
             backend.namespace.ip(&format!("address add {VIP}/128 dev lo nodad"))?;
         }
+        reaches(&client.namespace, "2001:db8:c::1")?;
+        reaches(router, NODE)?;
         Ok(this)
     }
+
+    /// Whether a host speaks IPv6 now.
+    pub fn is_spoken_by(host: &Namespace) -> bool {
+        let disabled = host.run("cat /proc/sys/net/ipv6/conf/all/disable_ipv6");
+        disabled.is_ok_and(|disabled| disabled.trim() == "0")
+    }
+}
+
+/// Waits until a host has found an address on its network.
+pub fn reaches(host: &Namespace, address: &str) -> Result<()> {
+    until(&format!("{} reaches {address}", host.name()), Duration::from_secs(15), || {
+        Ok(host.run(&format!("ping -6 -n -q -c 1 -W 1 {address}")).ok())
+    })
+    .map(drop)
 }
 
 impl Drop for Sixth {
