@@ -10,6 +10,7 @@ use std::path::Path;
 
 use penstock::counters::Reason;
 use penstock::pipeline::Verdict;
+use support::oracle;
 use support::replay::several_lcores_do_what_one_does;
 
 fn inputs(target: &str) -> Vec<Vec<u8>> {

@@ -2,5 +2,7 @@
 
 #[path = "../harness/mod.rs"]
 mod harness;
+#[path = "../../tests/support/oracle.rs"]
+mod oracle;
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| harness::pipeline(input));

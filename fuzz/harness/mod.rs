@@ -1,5 +1,5 @@
 //! What the fuzz targets do with their input, and what must hold whatever it is. `tests/corpus.rs` does the same with the inputs
-//! that are kept.
+//! that are kept. Whoever has this module has `tests/support/oracle.rs` as its `crate::oracle`.
 #![allow(dead_code, unused_imports, reason = "each target uses its part")]
 
 mod bursts;
@@ -7,9 +7,6 @@ mod draw;
 mod headers;
 mod made;
 mod node;
-#[allow(clippy::duplicate_mod, reason = "tests/corpus.rs has its own, too")]
-#[path = "../../tests/support/oracle.rs"]
-mod oracle;
 
 use penstock::service;
 

@@ -8,7 +8,7 @@ use penstock::service::{self, Definitions};
 use penstock::snapshot::{Compiler, Fabric, Millis, PortIndex, Snapshot};
 use penstock::wire::{Frame, checksum};
 
-use super::oracle::Oracle;
+use crate::oracle::Oracle;
 
 use std::sync::Arc;
 
