@@ -378,13 +378,6 @@ impl<A: Address> Table<A> {
         translation.update();
     }
 
-    /// Sends the flow to another backend from the same source.
-    pub fn rebind(&mut self, slot: Slot, backend: Ends<A>) {
-        let translation = &mut self.translations[slot.0 as usize];
-        translation.backend = backend;
-        (translation.addresses, translation.transport) = changes::<A>(translation.key, translation.source, backend);
-    }
-
     /// Notes what was found for the flow in a snapshot.
     pub fn set_via(&mut self, slot: Slot, via: Via) {
         self.translations[slot.0 as usize].via = via;

@@ -148,8 +148,10 @@ where
         let is_opening = flags & (SYN | ACK) == SYN;
         let is_anew = is_opening && (!translation.is_established() || translation.is_closing());
         let is_over = is_opening && translation.is_closed();
+        // A connection ID goes before what is remembered. The translation stays as it is: other packets of this burst may go by it.
+        let is_named_elsewhere = |kept| named.is_some_and(|named| named != kept);
         match kept {
-            Some(mut kept) if kept.takes_new || !is_anew => {
+            Some(kept) if (kept.takes_new || !is_anew) && !is_named_elsewhere(kept.target) => {
                 if !is_error {
                     // Whoever opens a connection where none is taken comes by here again.
                     let is_settled = kept.takes_new || translation.is_established();
@@ -157,15 +159,6 @@ where
                     let serial = if is_settled && definition.hash != Hash::QuicCid { snapshot.serial() } else { 0 };
                     if is_over {
                         table.reopen(slot);
-                    }
-                    // A connection ID goes before what is remembered. (The source stays: whoever is named by turns takes one only.)
-                    let moves = named.filter(|&named| named != kept.target);
-                    if let Some((target, endpoint)) =
-                        moves.and_then(|to| Some((to, snapshot.endpoint_of(service, to)?)))
-                        && let Some(address) = A::address(endpoint.ip())
-                    {
-                        table.rebind(slot, (address, port_of(endpoint, parsed)));
-                        kept.target = target;
                     }
                     let via = Via { serial, service: service.to_bits(), target: kept.target.to_bits() };
                     table.set_via(slot, via);
