@@ -2,6 +2,8 @@
 
 #[path = "../fuzz/harness/mod.rs"]
 mod harness;
+#[path = "support/oracle.rs"]
+mod oracle;
 
 use std::alloc::System;
 use std::collections::BTreeSet;
