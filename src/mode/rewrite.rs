@@ -187,10 +187,8 @@ impl<F: Family> Change<F> {
     /// `more`: how the header has changed already, which its checksum does not say yet.
     #[inline(always)]
     pub fn apply(&self, bytes: &mut [u8], packet: &Packet, side: Side, more: Option<Delta>) -> Result<(), Reason> {
-        // What most packets are by itself: all offsets are constant then.
-        if packet.content == Content::Tcp && usize::from(packet.header) == F::HEADER && !self.is_any {
-            let (ip, rest) = bytes.split_at_mut_checked(F::HEADER).ok_or(Reason::Malformed)?;
-            let tcp: &mut [u8; tcp::HEADER] = rest.first_chunk_mut().ok_or(Reason::Malformed)?;
+        if is_plain_tcp::<F>(packet) && !self.is_any {
+            let (ip, tcp) = split_plain_tcp::<F>(bytes)?;
             self.put_tcp(tcp, side);
             self.put_address(ip, side, more);
             return Ok(());
@@ -310,16 +308,13 @@ pub struct Both<F: Family> {
 
 impl<F: Family> Both<F> {
     /// Changes the IP packet that `bytes` begin with, which is one hop on its way further.
-    #[inline(always)]
     pub fn apply(&self, bytes: &mut [u8], packet: &Packet) -> Result<(), Reason> {
         let (ip, rest) = bytes.split_at_mut_checked(usize::from(packet.header)).ok_or(Reason::Malformed)?;
         let ip = ip.get_mut(..F::HEADER).ok_or(Reason::Malformed)?;
         match packet.content {
             Content::Tcp => {
-                let tcp: &mut [u8; tcp::HEADER] = rest.first_chunk_mut().ok_or(Reason::Malformed)?;
-                let sum = self.transport.patch(be16(tcp, tcp::CHECKSUM));
-                tcp[tcp::CHECKSUM..][..2].copy_from_slice(&sum.to_be_bytes());
-                self.put_ports(tcp);
+                self.apply_to_tcp(ip, rest.first_chunk_mut().ok_or(Reason::Malformed)?);
+                return Ok(());
             }
             Content::Udp => {
                 let udp: &mut [u8; udp::HEADER] = rest.first_chunk_mut().ok_or(Reason::Malformed)?;
@@ -330,12 +325,26 @@ impl<F: Family> Both<F> {
             Content::LaterFragment => {}
             Content::Error => return self.apply_to_error(ip, rest),
         }
+        self.put_addresses(ip);
+        Ok(())
+    }
+
+    /// The same with a TCP segment, between whose header and that of IP may be more.
+    #[inline(always)]
+    pub fn apply_to_tcp(&self, ip: &mut [u8], tcp: &mut [u8; tcp::HEADER]) {
+        let sum = self.transport.patch(be16(tcp, tcp::CHECKSUM));
+        tcp[tcp::CHECKSUM..][..2].copy_from_slice(&sum.to_be_bytes());
+        self.put_ports(tcp);
+        self.put_addresses(ip);
+    }
+
+    #[inline(always)]
+    fn put_addresses(&self, ip: &mut [u8]) {
         patch_header::<F>(ip, self.addresses.and(ONE_HOP));
         ip[F::TTL] -= 1;
         let length = self.source.0.as_ref().len();
         ip[F::address_at(Side::Source)..][..length].copy_from_slice(self.source.0.as_ref());
         ip[F::address_at(Side::Destination)..][..length].copy_from_slice(self.destination.0.as_ref());
-        Ok(())
     }
 
     #[inline(always)]
@@ -402,6 +411,19 @@ pub fn redirect(quoted: &mut [u8], old: End, new: End) -> Result<(), Reason> {
         _ => Err(Reason::Malformed),
     };
     translated.map(|_| ())
+}
+
+/// Whether it is what most packets are: TCP right behind the fixed header. All offsets are constant then.
+#[inline(always)]
+pub fn is_plain_tcp<F: Family>(packet: &Packet) -> bool {
+    packet.content == Content::Tcp && usize::from(packet.header) == F::HEADER
+}
+
+/// Both headers of such a packet.
+#[inline(always)]
+pub fn split_plain_tcp<F: Family>(bytes: &mut [u8]) -> Result<(&mut [u8], &mut [u8; tcp::HEADER]), Reason> {
+    let (ip, rest) = bytes.split_at_mut_checked(F::HEADER).ok_or(Reason::Malformed)?;
+    Ok((ip, rest.first_chunk_mut().ok_or(Reason::Malformed)?))
 }
 
 /// Patches the checksum of a TCP or UDP header, where it is there, and says how that changes a sum over it.

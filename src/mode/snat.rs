@@ -11,7 +11,7 @@
 //! errors are translated with what they quote, and come from the source or the VIP whoever made them (RFC 5508, section 4.2),
 //! as neither side knows the other's network. Costs no MTU.
 
-use super::rewrite::{Both, Family, V4, V6, Way};
+use super::rewrite::{Both, Family, V4, V6, Way, is_plain_tcp, split_plain_tcp};
 use super::{Content, Context, Mode, NextHop, Packet, PortIndex, State};
 use crate::counters::Reason;
 use crate::flow::{Address, Nat, Seconds, Slot, Table, Translation};
@@ -67,18 +67,39 @@ impl Snat {
     {
         let table = A::Octets::table(nat);
         let ip = self.way.route(frame, packet, A::TTL)?;
-        let translation = match packet.content {
-            Content::Tcp => {
-                let flags = *ip.get(usize::from(packet.header) + tcp::FLAGS).ok_or(Reason::Malformed)?;
-                table.pass(slot, flags, now)
-            }
-            Content::Udp | Content::LaterFragment => table.pass(slot, 0, now),
-            // An error keeps nothing alive.
-            Content::Error => Some(table.get(slot)),
-        };
-        outward::<A>(translation.ok_or(Reason::Malformed)?).apply(ip, packet)?;
+        if !is_plain_tcp::<A>(packet) {
+            outward_other::<A>(ip, packet, slot, table, now)?;
+            return Ok(self.way.port);
+        }
+        let (ip, tcp) = split_plain_tcp::<A>(ip)?;
+        let translation = table.pass(slot, tcp[tcp::FLAGS], now).ok_or(Reason::Malformed)?;
+        outward::<A>(translation).apply_to_tcp(ip, tcp);
         Ok(self.way.port)
     }
+}
+
+/// What is not plain TCP.
+#[inline(never)]
+fn outward_other<A: Family>(
+    ip: &mut [u8],
+    packet: &Packet,
+    slot: Slot,
+    table: &mut Table<A::Octets>,
+    now: Seconds,
+) -> Result<(), Reason>
+where
+    A::Octets: Address,
+{
+    let translation = match packet.content {
+        Content::Tcp => {
+            let flags = *ip.get(usize::from(packet.header) + tcp::FLAGS).ok_or(Reason::Malformed)?;
+            table.pass(slot, flags, now)
+        }
+        Content::Udp | Content::LaterFragment => table.pass(slot, 0, now),
+        // An error keeps nothing alive.
+        Content::Error => Some(table.get(slot)),
+    };
+    outward::<A>(translation.ok_or(Reason::Malformed)?).apply(ip, packet)
 }
 
 /// What becomes of the client's packets.
