@@ -34,7 +34,7 @@ pub struct Burst {
     free: u32,
     /// Of the plain ones.
     flows: [Flow; BURST],
-    /// What its packets have in common: of the others from the start, of the plain ones where a mode asks for it.
+    /// Of the others, which are trains of one packet.
     packets: [Packet; BURST],
     services: [ServiceIndex; BURST],
     clients: [Client; BURST],
@@ -152,9 +152,15 @@ impl Burst {
             self.sent[current].bytes += u32::from(total);
         }
         (self.frames, self.count) = (frames.len().min(BURST), count.min(BURST));
-        self.plain = ((1_u64 << self.count) - 1) as u32;
+        self.plain = self.all();
         (self.free, self.special) = (0, 0);
         others
+    }
+
+    /// All trains, a bit each.
+    #[inline(always)]
+    fn all(&self) -> u32 {
+        ((1_u64 << self.count) - 1) as u32
     }
 
     /// Matches the trains. Those that are not plainly a service's are broken up; gives the places of their frames.
@@ -320,11 +326,11 @@ impl Burst {
     #[inline(always)]
     pub fn select<'a>(&mut self, snapshot: &'a Snapshot, targets: &mut [&'a Target; BURST]) {
         // Those that are chosen for otherwise have theirs.
-        if self.special.count_ones() as usize != self.count {
+        if self.special != self.all() {
             snapshot.hash().clients(&self.clients, &mut self.hashes, self.count);
-        }
-        for (train, target) in targets[..self.count].iter_mut().enumerate() {
-            *target = snapshot.target(snapshot.select(self.services[train], self.hashes[train]));
+            for (train, target) in targets[..self.count].iter_mut().enumerate() {
+                *target = snapshot.target(snapshot.select(self.services[train], self.hashes[train]));
+            }
         }
         if self.special != 0 {
             self.select_special(snapshot, targets);
@@ -372,7 +378,7 @@ impl Burst {
             }
         }
         if others != 0 {
-            self.apply_others(others, frames, targets, state, verdicts, refuse, &mut ports);
+            ports = self.apply_others(others, frames, targets, state, verdicts, refuse, ports);
         }
         ports.only()
     }
@@ -387,20 +393,20 @@ impl Burst {
         state: &mut State,
         verdicts: &mut [Verdict; BURST],
         refuse: impl Fn(&mut F, Refused) -> Verdict,
-        ports: &mut Ports,
-    ) {
-        for train in (0..self.count).filter(|train| self.plain & 1 << train != 0) {
-            self.packets[train] = self.flows[train].packet();
-        }
+        mut ports: Ports,
+    ) -> Ports {
+        let (mut last, mut packet) = (BURST, Parsed::NOTHING.packet);
         while others != 0 {
-            let at = others.trailing_zeros() as usize;
-            others &= others - 1;
+            let at = take_bit(&mut others);
             let (frame, train) = (&mut frames[at], usize::from(self.trains[at]) % BURST);
             let (target, total) = (targets[train], self.lengths[at]);
-            let packet = &mut self.packets[train];
+            if train != last {
+                let is_plain = self.plain & 1 << train != 0;
+                packet = if is_plain { self.flows[train].packet() } else { self.packets[train] };
+                last = train;
+            }
             packet.total = total;
-            let packet = &*packet;
-            verdicts[at] = match target.mode.apply(frame, packet, self.hashes[train], state) {
+            verdicts[at] = match target.mode.apply(frame, &packet, self.hashes[train], state) {
                 Ok(port) => {
                     ports.add(port);
                     Verdict::Forward(port)
@@ -410,10 +416,11 @@ impl Burst {
                     self.sent[train].packets -= 1;
                     self.sent[train].bytes -= u32::from(total);
                     let (service, room) = (self.services[train], target.room);
-                    refuse(frame, Refused { reason, packet: *packet, service, room })
+                    refuse(frame, Refused { reason, packet, service, room })
                 }
             };
         }
+        ports
     }
 
     /// Counts what went to the targets.

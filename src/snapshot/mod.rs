@@ -274,7 +274,12 @@ impl Snapshot {
     /// Whether it is a VIP and not the node's own, too.
     #[inline(always)]
     pub fn is_vip_v4(&self, address: Ipv4Addr) -> bool {
-        self.vips.contains_v4(address) && self.own.get_v4(address, 0, 0).is_none()
+        self.vips.contains_v4(address) && !self.is_own_v4(address)
+    }
+
+    #[cold]
+    fn is_own_v4(&self, address: Ipv4Addr) -> bool {
+        self.own.get_v4(address, 0, 0).is_some()
     }
 
     #[inline]

@@ -22,7 +22,8 @@ impl Mac {
     #[inline]
     pub const fn bits(self) -> u64 {
         let [a, b, c, d, e, f] = self.0;
-        u64::from_le_bytes([0, 0, a, b, c, d, e, f])
+        // (Of all six at once the compiler makes four times as many instructions.)
+        (u32::from_le_bytes([a, b, c, d]) as u64) << 16 | (u16::from_le_bytes([e, f]) as u64) << 48
     }
 }
 
