@@ -73,5 +73,5 @@ fn scenes_reach_every_service_and_every_verdict() {
     // These are the poll loop's.
     let elsewhere = vec!["handoff_full", "punt_full", "tx_full"];
     assert_eq!((missing, harness::unserved()), (elsewhere, vec![]), "seen: {seen:?}");
-    assert_eq!(seen.len(), Reason::COUNT - 3 + 6, "{seen:?}");
+    assert_eq!(seen.len(), Reason::COUNT - 3 + 7, "{seen:?}");
 }

@@ -3,6 +3,9 @@
 mod support;
 
 use penstock::config::Config;
+use std::net::IpAddr;
+
+use penstock::counters::Reason;
 use penstock::pipeline::Verdict;
 use penstock::service;
 use penstock::snapshot::{Millis, PortIndex};
@@ -11,7 +14,7 @@ use proptest::prelude::*;
 use support::expected::*;
 use support::packets::*;
 use support::replay::replayed;
-use support::{CLIENT_MAC, Node, OUR_MAC, TCP};
+use support::{BACKEND_MAC, CLIENT_MAC, Node, OUR_MAC, TCP};
 
 const FORWARD: Verdict = Verdict::Forward(PortIndex(0));
 
@@ -97,16 +100,21 @@ fn rewrites_as(
     Ok(())
 }
 
-/// The ICMP error that a node makes about a packet.
+/// The ICMP error that a client gets about a packet to the VIP.
 fn told(family: usize, packet: &Packet, kind: [u8; 2], word: u32, most: usize) -> Vec<u8> {
+    [&CLIENT_MAC.0[..], &told_by(packet.to.0, family, packet, kind, word, most)].concat()
+}
+
+/// The same from an address, without the station that it is sent to.
+fn told_by(from: IpAddr, family: usize, packet: &Packet, kind: [u8; 2], word: u32, most: usize) -> Vec<u8> {
     let bytes = packet.bytes();
     let quote = &bytes[..bytes.len().min(most - [28, 48][family])];
     let mut message = [&kind[..], &[0, 0], &word.to_be_bytes(), quote].concat();
-    let (from, to, number) = (packet.to.0, packet.from.0, [1, 58][family]);
+    let (to, number) = (packet.from.0, [1, 58][family]);
     let sum = if family == 0 { !checksum::sum(&message) } else { upper_sum(from, to, number, &message) };
     message[2..4].copy_from_slice(&sum.to_be_bytes());
     let packet = Header { tos: 0, ..Header::OUTER }.before(from, to, number, &message);
-    [&CLIENT_MAC.0[..], &OUR_MAC.0, &ether_type(&packet), &packet].concat()
+    [&OUR_MAC.0[..], &ether_type(&packet), &packet].concat()
 }
 
 #[test]
@@ -125,6 +133,39 @@ fn what_is_too_big_is_told_to_its_sender() {
             let wanted = told(family, &too_big, [[3, 4], [2, 0]][family], room as u32, [576, 1280][family]);
             assert_eq!(got, wanted, "{mode} {family} {backend}");
         }
+    }
+}
+
+/// From the VIP, too, though the packet was not sent to it.
+#[test]
+fn a_backend_is_told_of_its_reply() {
+    for family in [0, 1] {
+        let vip = ip(VIP[family]);
+        let asked = plain(family, true, 10);
+        let reply = Packet { from: (ip(BACKEND[family]), 53), to: asked.from, ..asked };
+        let mut node = to("dnat", family, family, "");
+        let mut receive = |packet: &Packet| {
+            let (verdict, got) = node.receive(&frame(&packet.bytes(), &[7], 0));
+            (verdict, got[..6].to_vec(), got[6..].to_vec())
+        };
+        let told = |packet: &Packet, kind: [[u8; 2]; 2], word| {
+            let told = told_by(vip, family, packet, kind[family], word, [576, 1280][family]);
+            (Verdict::Answer(PortIndex(0)), BACKEND_MAC.0.to_vec(), told)
+        };
+        let old = Packet { ttl: 1, ..reply.clone() };
+        assert_eq!(receive(&old), told(&old, [[11, 0], [3, 0]], 0));
+
+        let headers = [28, 48][family];
+        let fits = Packet { payload: vec![7; 9000 - headers], ..reply.clone() };
+        assert_eq!(receive(&fits).0, FORWARD);
+        let big = Packet { payload: vec![7; 9000 - headers + 1], df: true, ..reply };
+        assert_eq!(receive(&big), told(&big, [[3, 4], [2, 0]], 9000));
+        if family == 0 {
+            assert_eq!(receive(&Packet { df: false, ..big }).0, Verdict::Drop(Reason::TooBig));
+        }
+        // Not without end.
+        let last = (0..1000).map(|_| receive(&old).0).last();
+        assert_eq!(last, Some(Verdict::Drop(Reason::TtlExceeded)));
     }
 }
 

@@ -515,7 +515,14 @@ fn the_last_hop_and_what_is_too_big() {
     assert_eq!((verdict, told[20]), (Verdict::Answer(PortIndex(0)), 11));
     let source = node.source(&Said::tcp(SYN).packet(client, vip));
     let old = Said { ttl: 1, ..Said::tcp(ACK) }.packet(backend, source);
-    assert_eq!(node.verdict(&old), Verdict::Drop(Reason::TtlExceeded));
+    let (verdict, told) = node.receive(&old);
+    assert_eq!((verdict, told[20]), (Verdict::Answer(PortIndex(0)), 11));
+    assert_eq!(
+        (&told[12..16], &told[16..20]),
+        (&[192, 0, 2, 1][..], &[10, 1, 0, 1][..]),
+        "from the VIP to the backend"
+    );
+    assert_eq!(told[28..], old);
 }
 
 fn two(first: &str, second: &str) -> String {
@@ -757,6 +764,38 @@ fn a_flow_may_begin_with_a_fragment() {
         node.now = Millis(400_000);
         node.receive_on(0, &said.packet(client, vip));
         assert_eq!(node.handed, handed);
+    }
+}
+
+#[test]
+fn a_later_fragment_of_a_reply_may_wait_for_its_first() {
+    use support::replay::replayed_at;
+    let ((client, vip, backend), ms) = (places(0), 1_000_000);
+    let said = Said { payload: vec![7; 32], ..Said::udp() };
+    let asked = framed(&said.packet(client, vip));
+    let holds = CONFIG.replace("[hash]", "[fragments]\nhold = \"20ms\"\n[hash]");
+    for (lcores, config, [forwarded, punted, dropped]) in
+        [(1, &holds[..], [4, 2, 1]), (4, &holds[..], [4, 2, 1]), (1, CONFIG, [3, 4, 0])]
+    {
+        let opened = replayed_at(lcores, config, &plain(), &[(0, asked.clone())]).sent;
+        let source = ends(&opened[0].1[14..]).0;
+        let parts = |from: SocketAddr, id| cut(&said.packet(from, source), id).map(|part| framed(&part));
+        let [first, later] = parts(backend, 9);
+        let mut capture = vec![(0, asked.clone()), (ms, later), (5 * ms, first)];
+        // The kernel's own, to the same address, stay as they are, unless the first is missing.
+        let [first, later] = parts(end("203.0.113.9:53"), 10);
+        let [_, alone] = parts(end("203.0.113.9:53"), 11);
+        capture.extend([(10 * ms, first), (10 * ms, later), (12 * ms, alone), (60 * ms, asked.clone())]);
+
+        let replayed = replayed_at(lcores, config, &plain(), &capture);
+        let totals = &replayed.report.totals;
+        assert_eq!([totals.forwarded, totals.punted], [forwarded, punted], "{lcores} lcores");
+        assert_eq!(totals.dropped[Reason::FragmentUnknown as usize], dropped, "{lcores} lcores");
+        if forwarded == 4 {
+            let parts = [1, 2].map(|at| replayed.sent[at].1[14..].to_vec());
+            assert_eq!(whole([parts[0][..36].to_vec(), parts[1][..44].to_vec()]), said.older().packet(vip, client));
+            assert_eq!([1, 2].map(|at| replayed.sent[at].0), [5 * ms; 2], "the later one goes out behind its first");
+        }
     }
 }
 

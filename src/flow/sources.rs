@@ -76,16 +76,21 @@ impl Sources {
         Ports { first: start(lcore), last }
     }
 
+    /// Whether any source has this address.
+    #[inline]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(v4) => self.v4.binary_search(&v4).is_ok(),
+            IpAddr::V6(v6) => self.v6.binary_search(&v6).is_ok(),
+        }
+    }
+
     /// The lcore that has this source, if it is one.
     #[inline]
     pub fn owner(&self, address: IpAddr, port: u16) -> Option<usize> {
-        if !self.ports.contains(port) {
+        if !self.ports.contains(port) || !self.contains(address) {
             return None;
         }
-        match address {
-            IpAddr::V4(v4) => self.v4.binary_search(&v4).ok()?,
-            IpAddr::V6(v6) => self.v6.binary_search(&v6).ok()?,
-        };
         // The last lcore whose share starts at or before it.
         let place = u64::from(port - self.ports.first);
         Some((((place + 1) * u64::from(self.lcores) - 1) / u64::from(self.count())) as usize)

@@ -9,6 +9,8 @@
 //! endpoint of a `dnat` service, without any state: so an endpoint serves one VIP and port only. TTL - 1 both ways;
 //! checksums are patched (RFC 1624), errors translated with what they quote. Costs no MTU.
 
+use std::net::IpAddr;
+
 use super::rewrite::{End, Rewrite, Side, Way, ttl_at};
 use super::{Context, Mode, NextHop, Packet, PortIndex, State};
 use crate::counters::Reason;
@@ -49,18 +51,18 @@ impl Mode for Dnat {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
     rewrite: Rewrite,
-    ttl_at: usize,
+    pub vip: IpAddr,
 }
 
 impl Reply {
     /// Of the endpoint `from`, which serves `vip`.
     pub fn new(from: End, vip: End) -> Self {
-        Self { rewrite: Rewrite::new(from, vip, 1), ttl_at: ttl_at(vip.0) }
+        Self { rewrite: Rewrite::new(from, vip, 1), vip: vip.0 }
     }
 
     /// Turns a reply's frame, untagged, into what is to be sent to the client, which is reached by `hop`.
     pub fn apply<F: Frame>(&self, frame: &mut F, packet: &Packet, hop: &NextHop) -> Result<PortIndex, Reason> {
-        let ip = Way::from(hop).route(frame, packet, self.ttl_at)?;
+        let ip = Way::from(hop).route(frame, packet, ttl_at(self.vip))?;
         self.rewrite.apply(ip, packet, Side::Source)?;
         if hop.tag(frame, packet.priority) { Ok(hop.port) } else { Err(Reason::Malformed) }
     }

@@ -416,7 +416,7 @@ impl Burst {
                     self.sent[train].packets -= 1;
                     self.sent[train].bytes -= u32::from(total);
                     let (service, room) = (self.services[train], target.room);
-                    refuse(frame, Refused { reason, packet, service, room })
+                    refuse(frame, Refused { reason, packet, service, room, vip: None })
                 }
             };
         }

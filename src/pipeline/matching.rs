@@ -86,6 +86,11 @@ fn refusal(parsed: &Parsed, snapshot: &Snapshot, service: Option<ServiceIndex>) 
     }
 }
 
+/// Whether a fragment may be a reply's, as far as its addresses say.
+pub fn may_be_reply(parsed: &Parsed, snapshot: &Snapshot) -> bool {
+    parsed.fault.is_none() && (snapshot.sources().contains(parsed.destination) || snapshot.is_endpoint(parsed.source))
+}
+
 /// A sound packet of an endpoint that is not for us, or an error about one that went to it; everything else is left to the kernel.
 fn find_reply<'a>(parsed: &Parsed, snapshot: &'a Snapshot, now: Millis) -> Option<&'a Reply> {
     let is_one = matches!(parsed.kind, Kind::Ported | Kind::Error)

@@ -29,6 +29,7 @@ use fragments::Fragments;
 pub use held::Held;
 use matching::Match;
 use parse::{Kind, Parsed};
+use refusal::Refused;
 use translation::Round;
 
 /// Frames taken from a queue at once.
@@ -112,7 +113,6 @@ impl Pipeline {
             let at = others.trailing_zeros() as usize;
             others &= others - 1;
             match self.find_any(&mut frames[at], snapshot, now, port) {
-                Err(Verdict::Hold) if !self.may_hold => verdicts[at] = Verdict::Drop(Reason::FragmentUnknown),
                 Ok((parsed, service)) => {
                     if let Err(reason) = self.add(at, &frames[at], &parsed, service, snapshot) {
                         verdicts[at] = Verdict::Drop(reason);
@@ -184,7 +184,7 @@ impl Pipeline {
         }
         let strip = |frame: &mut F| link::strip_tags(frame, usize::from(parsed.link));
         if !snapshot.sources().is_empty()
-            && let Some(verdict) = translation::homeward(frame, &parsed, snapshot, state, seconds, strip)
+            && let Some(verdict) = translation::homeward(frame, &parsed, snapshot, state, now, strip)
         {
             remember(&parsed, fragments, now);
             return Err(verdict);
@@ -204,15 +204,24 @@ impl Pipeline {
         }
         match found {
             Match::Service(service) => Ok((parsed, service)),
-            Match::Reply(reply) => Err(translate(reply, &parsed, frame, snapshot)),
+            Match::Reply(reply) => Err(translate(reply, &parsed, frame, snapshot, now)),
             Match::Echo => Err(echo::answer(&parsed, frame, snapshot)),
-            // What the fabric says of our own packets is not the kernel's business, where it can be told whose they were.
-            Match::Other(Verdict::Punt) => Err(fabric::relay(&parsed, frame, snapshot, now).unwrap_or(Verdict::Punt)),
             // Of ICMP none is worth waiting for.
-            Match::Other(Verdict::Drop(Reason::FragmentUnknown))
-                if parsed.kind == Kind::LaterFragment && !snapshot.hold().is_zero() =>
-            {
-                Err(Verdict::Hold)
+            Match::Other(verdict) if parsed.kind == Kind::LaterFragment && !snapshot.hold().is_zero() => {
+                let is_unknown = verdict == Verdict::Drop(Reason::FragmentUnknown)
+                    || verdict == Verdict::Punt && matching::may_be_reply(&parsed, snapshot);
+                Err(match is_unknown {
+                    true if self.may_hold => Verdict::Hold,
+                    true => Verdict::Drop(Reason::FragmentUnknown),
+                    false => verdict,
+                })
+            }
+            // What the fabric says of our own packets is not the kernel's business, where it can be told whose they were.
+            Match::Other(Verdict::Punt) => {
+                if parsed.is_first_fragment() && matching::may_be_reply(&parsed, snapshot) {
+                    remember(&parsed, fragments, now); // or its later ones, the kernel's too, would wait
+                }
+                Err(fabric::relay(&parsed, frame, snapshot, now).unwrap_or(Verdict::Punt))
             }
             Match::Other(verdict) => Err(verdict),
         }
@@ -262,12 +271,12 @@ fn find_server<F: Frame>(
 }
 
 /// Sends a reply on to its client.
-fn translate<F: Frame>(reply: &Reply, parsed: &Parsed, frame: &mut F, snapshot: &Snapshot) -> Verdict {
+fn translate<F: Frame>(reply: &Reply, parsed: &Parsed, frame: &mut F, snapshot: &Snapshot, now: Millis) -> Verdict {
     match snapshot.next_hop(parsed.destination) {
         None => Verdict::Drop(Reason::NoNextHop),
         Some(hop) => match reply.apply(frame, &parsed.packet, hop) {
             Ok(port) => Verdict::Forward(port),
-            Err(reason) => Verdict::Drop(reason),
+            Err(reason) => refusal::answer(frame, Refused::reply(reason, parsed.packet, reply.vip, hop), snapshot, now),
         },
     }
 }

@@ -1,5 +1,6 @@
-//! What a client is told of a packet that cannot go to its backend: ICMP errors (RFC 792, RFC 1191, RFC 4443), or a TCP reset (RFC
-//! 9293). They come from the VIP, leave by the route to the client, and are limited in their rate, all together.
+//! What the sender is told of a packet that cannot go on, a client of one to its backend, a backend of a reply: ICMP errors (RFC 792,
+//! RFC 1191, RFC 4443), or a TCP reset (RFC 9293). They come from the VIP, leave by the route to the sender, and are limited in
+//! their rate, all together.
 
 use std::net::IpAddr;
 
@@ -17,9 +18,19 @@ use crate::wire::{Frame, be32, checksum, ethernet, icmp, ipv6};
 pub struct Refused {
     pub reason: Reason,
     pub packet: Packet,
+    /// Of a reply none.
     pub service: ServiceIndex,
     /// Largest packet that would have gone, bytes.
     pub room: u16,
+    /// The VIP, where the packet was not sent to it.
+    pub vip: Option<IpAddr>,
+}
+
+impl Refused {
+    /// A reply of `vip` that was to leave by `hop`.
+    pub fn reply(reason: Reason, packet: Packet, vip: IpAddr, hop: &NextHop) -> Self {
+        Self { reason, packet, service: ServiceIndex::NONE, room: hop.mtu, vip: Some(vip) }
+    }
 }
 
 /// Bytes of a whole ICMP error at most (RFC 1812, section 4.3.2.3; RFC 4443, section 2.4 c).
@@ -39,11 +50,11 @@ enum Answer {
     Reset,
 }
 
-/// Turns the frame into what its client is told, where there is something to tell and somebody to tell it to.
+/// Turns the frame into what its sender is told, where there is something to tell and somebody to tell it to.
 #[cold]
 #[inline(never)]
 pub fn answer<F: Frame>(frame: &mut F, refused: Refused, snapshot: &Snapshot, now: Millis) -> Verdict {
-    let Refused { reason, packet, service, room } = refused;
+    let Refused { reason, packet, service, room, vip } = refused;
     let dropped = Verdict::Drop(reason);
     // An error about an error, or about a part without a beginning, is never sent (RFC 1122, section 3.2.2; RFC 4443, section 2.4 e).
     if matches!(packet.content, Content::Error | Content::LaterFragment) {
@@ -70,8 +81,8 @@ pub fn answer<F: Frame>(frame: &mut F, refused: Refused, snapshot: &Snapshot, no
     }
     let made = match answer {
         Answer::Icmp { v4, v6, word } => match (parsed.destination, parsed.source) {
-            (IpAddr::V4(_), IpAddr::V4(_)) => error_v4(frame, packet, hop, v4, word),
-            _ => error_v6(frame, packet, hop, v6, word),
+            (IpAddr::V4(_), IpAddr::V4(_)) => error_v4(frame, packet, hop, vip, v4, word),
+            _ => error_v6(frame, packet, hop, vip, v6, word),
         },
         Answer::Reset => reset_in_place(frame, packet, hop, parsed.destination.is_ipv4()),
     };
@@ -92,9 +103,9 @@ pub fn tell_too_big<F: Frame>(
 ) -> Option<PortIndex> {
     let hop = snapshot.next_hop(client)?;
     if client.is_ipv4() {
-        error_v4(frame, packet, hop, (icmp::v4::UNREACHABLE, icmp::v4::FRAGMENTATION_NEEDED), room.into())?;
+        error_v4(frame, packet, hop, None, (icmp::v4::UNREACHABLE, icmp::v4::FRAGMENTATION_NEEDED), room.into())?;
     } else {
-        error_v6(frame, packet, hop, (icmp::v6::TOO_BIG, 0), room.into())?;
+        error_v6(frame, packet, hop, None, (icmp::v6::TOO_BIG, 0), room.into())?;
     }
     hop.tag(frame, packet.priority).then_some(hop.port)
 }
@@ -122,11 +133,18 @@ fn quote<'a, F: Frame>(
     packet.split_at_mut_checked(headers)
 }
 
-fn error_v4<F: Frame>(frame: &mut F, packet: Packet, hop: &NextHop, (kind, code): (u8, u8), word: u32) -> Option<()> {
+fn error_v4<F: Frame>(
+    frame: &mut F,
+    packet: Packet,
+    hop: &NextHop,
+    vip: Option<IpAddr>,
+    (kind, code): (u8, u8),
+    word: u32,
+) -> Option<()> {
     const HEADERS: usize = ipv4::HEADER + icmp::HEADER;
     let (headers, quote) = quote(frame, packet, hop, HEADERS, MOST_V4, ethernet::IPV4)?;
     let (ip, message) = headers.split_first_chunk_mut::<{ ipv4::HEADER }>()?;
-    *ip = header_v4(quote, protocol::ICMP, (HEADERS + quote.len()) as u16)?;
+    *ip = header_v4(quote, protocol::ICMP, (HEADERS + quote.len()) as u16, vip)?;
     message.copy_from_slice(&[kind, code, 0, 0, 0, 0, 0, 0]);
     message[4..].copy_from_slice(&word.to_be_bytes());
     let sum = u32::from(checksum::sum(message)) + u32::from(checksum::sum(quote));
@@ -134,12 +152,19 @@ fn error_v4<F: Frame>(frame: &mut F, packet: Packet, hop: &NextHop, (kind, code)
     Some(())
 }
 
-fn error_v6<F: Frame>(frame: &mut F, packet: Packet, hop: &NextHop, (kind, code): (u8, u8), word: u32) -> Option<()> {
+fn error_v6<F: Frame>(
+    frame: &mut F,
+    packet: Packet,
+    hop: &NextHop,
+    vip: Option<IpAddr>,
+    (kind, code): (u8, u8),
+    word: u32,
+) -> Option<()> {
     const HEADERS: usize = ipv6::HEADER + icmp::HEADER;
     let (headers, quote) = quote(frame, packet, hop, HEADERS, MOST_V6, ethernet::IPV6)?;
     let (ip, message) = headers.split_first_chunk_mut::<{ ipv6::HEADER }>()?;
     let length = icmp::HEADER + quote.len();
-    *ip = header_v6(quote, protocol::ICMPV6, length as u16)?;
+    *ip = header_v6(quote, protocol::ICMPV6, length as u16, vip)?;
     message.copy_from_slice(&[kind, code, 0, 0, 0, 0, 0, 0]);
     message[4..].copy_from_slice(&word.to_be_bytes());
     let parts = [&ip[ipv6::field::SOURCE..], message, quote].map(|part| u32::from(checksum::sum(part)));
@@ -148,32 +173,34 @@ fn error_v6<F: Frame>(frame: &mut F, packet: Packet, hop: &NextHop, (kind, code)
     Some(())
 }
 
-/// A header back to where `packet` came from, from where it was going.
-fn header_v4(packet: &[u8], number: u8, total: u16) -> Option<[u8; ipv4::HEADER]> {
+/// A header back to where `packet` came from, from the VIP, or else from where it was going.
+fn header_v4(packet: &[u8], number: u8, total: u16, vip: Option<IpAddr>) -> Option<[u8; ipv4::HEADER]> {
     use ipv4::field;
     let of = Ipv4::of(packet)?;
+    let from = if let Some(IpAddr::V4(vip)) = vip { vip } else { of.destination() };
     let mut ip = [0; ipv4::HEADER];
     ip[0] = 0x45;
     ip[field::TOTAL_LENGTH..][..2].copy_from_slice(&total.to_be_bytes());
     ip[field::FLAGS..][..2].copy_from_slice(&ipv4::DF.to_be_bytes());
     ip[field::TTL] = TTL;
     ip[field::PROTOCOL] = number;
-    ip[field::SOURCE..][..4].copy_from_slice(&of.destination().octets());
+    ip[field::SOURCE..][..4].copy_from_slice(&from.octets());
     ip[field::DESTINATION..][..4].copy_from_slice(&of.source().octets());
     let sum = !checksum::sum(&ip);
     ip[field::CHECKSUM..][..2].copy_from_slice(&sum.to_be_bytes());
     Some(ip)
 }
 
-fn header_v6(packet: &[u8], number: u8, payload: u16) -> Option<[u8; ipv6::HEADER]> {
+fn header_v6(packet: &[u8], number: u8, payload: u16, vip: Option<IpAddr>) -> Option<[u8; ipv6::HEADER]> {
     use ipv6::field;
     let of = ipv6::Ipv6::of(packet)?;
+    let from = if let Some(IpAddr::V6(vip)) = vip { vip } else { of.destination() };
     let mut ip = [0; ipv6::HEADER];
     ip[0] = 0x60;
     ip[field::PAYLOAD_LENGTH..][..2].copy_from_slice(&payload.to_be_bytes());
     ip[field::NEXT_HEADER] = number;
     ip[field::HOP_LIMIT] = TTL;
-    ip[field::SOURCE..][..16].copy_from_slice(&of.destination().octets());
+    ip[field::SOURCE..][..16].copy_from_slice(&from.octets());
     ip[field::DESTINATION..][..16].copy_from_slice(&of.source().octets());
     Some(ip)
 }
@@ -216,11 +243,11 @@ fn reset_in_place<F: Frame>(frame: &mut F, packet: Packet, hop: &NextHop, is_v4:
     let (ip, rest) = rest.split_at_mut_checked(ip_header)?;
     let addresses = if is_v4 {
         *link = ethernet::header(hop.destination, hop.source, ethernet::IPV4);
-        ip.copy_from_slice(&header_v4(&old, protocol::TCP, (ip_header + tcp::HEADER) as u16)?);
+        ip.copy_from_slice(&header_v4(&old, protocol::TCP, (ip_header + tcp::HEADER) as u16, None)?);
         &ip[ipv4::field::SOURCE..]
     } else {
         *link = ethernet::header(hop.destination, hop.source, ethernet::IPV6);
-        ip.copy_from_slice(&header_v6(&old, protocol::TCP, tcp::HEADER as u16)?);
+        ip.copy_from_slice(&header_v6(&old, protocol::TCP, tcp::HEADER as u16, None)?);
         &ip[ipv6::field::SOURCE..]
     };
     let sum = u32::from(checksum::sum(addresses)) + u32::from(checksum::sum(&reset));

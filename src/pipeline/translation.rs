@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::Verdict;
 use super::parse::{Kind, Parsed, Tuple};
+use super::refusal::{self, Refused};
 use crate::counters::Reason;
 use crate::flow::{Address, Ends, Head, KeyV4, Nat, Seconds, Slot, Table, Translation, Via};
 use crate::mode::rewrite::{Family, V4, V6};
@@ -243,7 +244,7 @@ pub fn homeward<F: Frame>(
     parsed: &Parsed,
     snapshot: &Snapshot,
     state: &mut State,
-    now: Seconds,
+    now: Millis,
     strip: impl FnOnce(&mut F) -> bool,
 ) -> Option<Verdict> {
     let is_one = matches!(parsed.kind, Kind::Ported | Kind::Error)
@@ -282,7 +283,7 @@ fn reply<A: Spoken, F: Frame>(
     parsed: &Parsed,
     snapshot: &Snapshot,
     nat: &mut Nat,
-    now: Seconds,
+    now: Millis,
     strip: impl FnOnce(&mut F) -> bool,
 ) -> Option<Verdict>
 where
@@ -294,16 +295,20 @@ where
         end(parsed.flow.destination, parsed.flow.destination_port)?,
         end(parsed.flow.source, parsed.flow.source_port)?,
     );
-    let slot = table.find_reply(to, from, Protocol::numbered(parsed.flow.protocol)?, now)?;
+    let slot = table.find_reply(to, from, Protocol::numbered(parsed.flow.protocol)?, seconds(now))?;
     if !strip(frame) {
         return Some(Verdict::Drop(Reason::Malformed));
     }
-    let Some(hop) = snapshot.next_hop(A::say(A::Octets::ends(table.get(slot).key).0.0)) else {
+    let (client, vip) = A::Octets::ends(table.get(slot).key);
+    let Some(hop) = snapshot.next_hop(A::say(client.0)) else {
         return Some(Verdict::Drop(Reason::NoNextHop));
     };
     let keeps = is_kept::<A>(table.get(slot), parsed, snapshot);
-    Some(match snat::reply::<A, F>(frame, &parsed.packet, slot, table, keeps.then_some(now), hop) {
+    Some(match snat::reply::<A, F>(frame, &parsed.packet, slot, table, keeps.then_some(seconds(now)), hop) {
         Ok(port) => Verdict::Forward(port),
-        Err(reason) => Verdict::Drop(reason),
+        Err(reason) => {
+            let refused = Refused::reply(reason, parsed.packet, A::say(vip.0), hop);
+            refusal::answer(frame, refused, snapshot, now)
+        }
     })
 }

@@ -1,6 +1,6 @@
 //! Backends that answer through the load balancer, found by the source of a reply.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use super::Millis;
@@ -41,6 +41,8 @@ pub struct Endpoints {
     exact: Index,
     /// By address and protocol, those of several ports: which of `several`.
     ranges: Index,
+    /// All of their addresses.
+    addresses: Index,
     several: Box<[Vec<u32>]>,
     endpoints: Box<[Endpoint]>,
 }
@@ -48,8 +50,10 @@ pub struct Endpoints {
 impl Endpoints {
     pub fn new(entries: impl Iterator<Item = (Served, Vip, Option<Millis>)>) -> Self {
         let (mut exact, mut by_address, mut endpoints) = (Vec::new(), HashMap::<_, Vec<u32>>::new(), Vec::new());
+        let mut addresses = HashSet::new();
         for ((served, vip, until), number) in entries.zip(0..) {
             let Served { address, ports, protocol } = served;
+            addresses.insert(address);
             match ports.single() {
                 Some(port) => exact.push(((address, port, protocol.number()), number)),
                 None => by_address.entry((address, 0, protocol.number())).or_default().push(number),
@@ -62,9 +66,15 @@ impl Endpoints {
         Self {
             exact: Index::new(exact),
             ranges: Index::new(keys.into_iter().zip(0..)),
+            addresses: Index::new(addresses.into_iter().map(|address| ((address, 0, 0), 0))),
             several: several.into(),
             endpoints: endpoints.into(),
         }
+    }
+
+    /// Whether an endpoint has this address.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.addresses.get(address, 0, 0).is_some()
     }
 
     pub fn get(&self, source: IpAddr, port: u16, protocol: u8) -> Option<&Endpoint> {

@@ -351,6 +351,11 @@ impl Snapshot {
         &self.targets[target.0 as usize]
     }
 
+    /// Whether an endpoint has this address, from which replies come.
+    pub fn is_endpoint(&self, address: IpAddr) -> bool {
+        self.endpoints.contains(address)
+    }
+
     /// How to turn a packet from this endpoint into a reply of its VIP, if it is one.
     #[inline]
     pub fn reply(&self, source: IpAddr, port: u16, protocol: u8, now: Millis) -> Option<&Reply> {
