@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Duration;
 
 use anyhow::Result;
 
@@ -10,7 +9,7 @@ use crate::decapsulator::Decapsulator;
 use crate::lab::VIP;
 use crate::namespace::Namespace;
 use crate::process::Process;
-use crate::wait::{until, with};
+use crate::wait::{PATIENCE, until, with};
 
 /// Where `dnat` sends the requests: a port that differs from the service's.
 pub const DNAT_PORT: u16 = 8081;
@@ -74,7 +73,7 @@ impl Server {
         let mut command = namespace.helper("nginx");
         command.args(["-e", "stderr", "-p"]).arg(&directory).arg("-c").arg(&configuration);
         let nginx = Process::start(&mut command, &directory.join("nginx.log"))?;
-        until(&format!("{name} serves"), Duration::from_secs(5), || {
+        until(&format!("{name} serves"), PATIENCE, || {
             let url = format!("http://127.0.0.1:{DNAT_PORT}/");
             Ok(namespace.run(&format!("curl --silent --fail --max-time 1 {url}")).ok())
         })

@@ -2,13 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use crate::namespace::Namespace;
 use crate::process::Process;
-use crate::wait::until;
+use crate::wait::{PATIENCE, until};
 
 /// A capture that goes on until it is dropped; its file stays.
 pub struct Capture {
@@ -51,7 +50,7 @@ impl Capture {
         // What an earlier one of that name said is no sign of this one.
         let _ = std::fs::remove_file(&log);
         let mut process = Process::start(&mut command, &log)?;
-        process.until_it_says("listening on", Duration::from_secs(5))?;
+        process.until_it_says("listening on", PATIENCE)?;
         Ok(Self { process, file })
     }
 
@@ -87,7 +86,7 @@ impl Capture {
 
     /// Waits until at least so many packets of a filter have been caught.
     pub fn until_it_has(&self, at_least: usize, filter: &str) -> Result<()> {
-        until(&format!("{at_least} packets of \"{filter}\" in {}", self.file.display()), Duration::from_secs(5), || {
+        until(&format!("{at_least} packets of \"{filter}\" in {}", self.file.display()), PATIENCE, || {
             Ok((self.count(filter)? >= at_least).then_some(()))
         })
     }
@@ -95,6 +94,6 @@ impl Capture {
     /// Ends the capture without loss; its packets can still be read.
     pub fn stop(&mut self) -> Result<()> {
         self.process.signal("INT")?;
-        self.process.until_it_ends(Duration::from_secs(5)).map(drop)
+        self.process.until_it_ends(PATIENCE).map(drop)
     }
 }

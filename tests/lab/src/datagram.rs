@@ -11,6 +11,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::namespace::Namespace;
 use crate::process::Process;
 use crate::receiver::packet::{Ip, UDP, fill_header_checksum};
+use crate::wait::PATIENCE;
 
 /// In which order the fragments of a query are sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +28,7 @@ pub fn serve(namespace: &Namespace, address: SocketAddr, directory: &Path) -> Re
     let _ = std::fs::remove_file(&log);
     let mut command = namespace.helper(std::env::current_exe()?);
     let mut echo = Process::start(command.args(["echo", &address.to_string()]), &log)?;
-    echo.until_it_says("ready", Duration::from_secs(5))?;
+    echo.until_it_says("ready", PATIENCE)?;
     Ok(echo)
 }
 

@@ -8,7 +8,6 @@
 //! ```
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -17,6 +16,7 @@ use crate::datagram;
 use crate::lab::{Lab, backend_address};
 use crate::namespace::{Namespace, cable};
 use crate::process::Process;
+use crate::wait::PATIENCE;
 
 /// Where the pods' nginx and echo server are asked.
 pub const TCP_PORT: u16 = crate::backend::DNAT_PORT;
@@ -128,7 +128,7 @@ impl<'a> Pods<'a> {
             let endpoints = list(&[endpoint, endpoint6, other_endpoint, other_endpoint6]);
             command.args(["receive", DEVICE, order, &endpoints, &list(&[pod_address, pod_address6])]);
             let mut receiver = Process::start(&mut command, &log)?;
-            receiver.until_it_says("ready", Duration::from_secs(5))?;
+            receiver.until_it_says("ready", PATIENCE)?;
             // The node has the VIP on its loopback for other scenes; here its packets only come through.
             node.sysctl(&format!("net.ipv4.conf.{DEVICE}.accept_local"), "1")?;
             node.ip(&format!("link set {DEVICE} up"))?;
@@ -156,6 +156,8 @@ impl Drop for Pods<'_> {
         self.pods.clear();
         for (number, backend) in (1..).zip(&self.lab.backends) {
             let (node, router) = (&*backend.namespace, &*self.lab.router);
+            // The pod's end goes with its namespace, some time; this one must not be there when the next pods are made.
+            let _ = node.ip("link del pods");
             let _ = node.ip(&format!("rule flush table {TABLE}"));
             let _ = node.sysctl("net.ipv4.ip_forward", "0");
             let _ = router.ip(&format!("route del 10.2.{number}.0/24"));

@@ -4,7 +4,6 @@
 use std::cell::{Cell, OnceCell};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -14,7 +13,7 @@ use crate::modules::Modules;
 use crate::namespace::{Life, Namespace, cable};
 use crate::process::Process;
 use crate::sixth::{self, Sixth};
-use crate::wait::{until, with};
+use crate::wait::{PATIENCE, until, with};
 
 /// The router's port towards this network, a bridge.
 pub const TO_SITE: &str = "to-site";
@@ -128,7 +127,7 @@ impl Site {
         let strict = ["all", "default", "eth0"].map(|scope| format!("net.ipv4.conf.{scope}.rp_filter=1"));
         place.run(&format!("sysctl -qw {}", strict.join(" ")))?;
         let server = Server::start(name, (address, address6), place, &self.directory)?;
-        until(&format!("{name} serves"), Duration::from_secs(20), || {
+        until(&format!("{name} serves"), PATIENCE, || {
             let url = format!("http://{}/", server.address);
             Ok(self.router.run(&format!("curl --silent --fail --output /dev/null --max-time 5 {url}")).ok())
         })

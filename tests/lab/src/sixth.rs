@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::rc::Rc;
-use std::time::Duration;
 
 use anyhow::Result;
 
@@ -12,7 +11,7 @@ use crate::lab::{TO_CLIENT, to_backend};
 use crate::namespace::Namespace;
 use crate::node::{Node, TWIN};
 use crate::process::output;
-use crate::wait::until;
+use crate::wait::{PATIENCE, until};
 
 pub const VIP: &str = "2001:db8:1::1";
 pub const CLIENT: &str = "2001:db8:c::10";
@@ -88,7 +87,7 @@ impl Sixth {
 
 /// Waits until a host has found an address on its network.
 pub fn reaches(host: &Namespace, address: &str) -> Result<()> {
-    until(&format!("{} reaches {address}", host.name()), Duration::from_secs(15), || {
+    until(&format!("{} reaches {address}", host.name()), PATIENCE, || {
         Ok(host.run(&format!("ping -6 -n -q -c 1 -W 1 {address}")).ok())
     })
     .map(drop)

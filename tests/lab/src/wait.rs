@@ -9,6 +9,9 @@ use anyhow::{Context, Result, bail};
 /// How often a condition is looked at.
 const LOOK: Duration = Duration::from_millis(5);
 
+/// For what takes no time by itself, but may wait its turn on a machine that does other things, too.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
 static INTERRUPTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
 /// Lets SIGINT, SIGTERM and SIGHUP end the waiting, so that everything is torn down by the ordinary way out.

@@ -190,7 +190,7 @@ fn with_echoes(
 /// Waits until neighbours know each other over IPv6: a query is not asked a second time.
 fn meet(lab: &Lab) -> Result<()> {
     let reach = |host: &Namespace, address: &str| {
-        until(&format!("{} reaches {address}", host.name()), Duration::from_secs(5), || {
+        until(&format!("{} reaches {address}", host.name()), crate::wait::PATIENCE, || {
             host.run(&format!("ping -n -c 1 -W 1 {address}")).map(Some)
         })
     };

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
@@ -15,6 +14,7 @@ use crate::lab::{CLIENT, Lab, TO_NODE, VIP, backend_address, two_backends};
 use crate::process::{Process, output};
 use crate::say::Story;
 use crate::sixth::{CLIENT as CLIENT6, Sixth, VIP as VIP6, backend_address as address6};
+use crate::wait::PATIENCE;
 
 pub const SCENE: Scene = Scene { title: "QUIC: a client that moves stays on its server", play };
 
@@ -241,7 +241,7 @@ fn servers(lab: &Lab, peer: &Path, has_ipv6: bool) -> Result<Vec<Process>> {
             let mut command = backend.namespace.helper(peer);
             command.arg("server").arg(lab.directory()).args([&backend.name, &address.to_string()]);
             let mut server = Process::start(command.args([&CONFIG_ID.to_string(), &server_id(number)]), &log)?;
-            server.until_it_says("ready", Duration::from_secs(5))?;
+            server.until_it_says("ready", PATIENCE)?;
             servers.push(server);
         }
     }
