@@ -691,13 +691,6 @@ proptest! {
             let mine = deal(usize::from(flow));
             let source = match sources.get(&flow) {
                 Some(&source) => source,
-                // A flow may begin with fragments, which receive-side scaling deals otherwise.
-                None if there == 3 => {
-                    let parts = cut(&said.packet(client, vip), id).map(|part| node.receive_on(deal(here), &part).1);
-                    let source = ends(&parts[0]).0;
-                    prop_assert_eq!(whole(parts), said.older().packet(source, backend));
-                    *sources.entry(flow).or_insert(source)
-                }
                 None => {
                     let (verdict, sent) = node.receive_on(mine, &said.packet(client, vip));
                     prop_assert_eq!(verdict, Verdict::Forward(PortIndex(0)));
@@ -738,8 +731,7 @@ proptest! {
     }
 }
 
-/// A datagram that begins a flow by a fragment: the lcore that has the fragments opens it, when none knows it, and whole packets of the
-/// flow follow, whichever lcore they come to.
+/// A datagram that begins a flow by a fragment: the lcore that has the fragments opens it, when none knows it.
 #[test]
 fn a_flow_may_begin_with_a_fragment() {
     for lcores in [1, 3] {
@@ -751,19 +743,6 @@ fn a_flow_may_begin_with_a_fragment() {
         let source = ends(&parts[0]).0;
         assert_eq!(whole(parts), said.older().packet(source, backend));
         assert_eq!(node.handed, if lcores == 1 { 0 } else { lcores });
-        for lcore in 0..lcores {
-            let sent = node.receive_on(lcore, &said.packet(client, vip)).1;
-            assert_eq!(sent, said.older().packet(source, backend), "by lcore {lcore}");
-        }
-        // As long as they come; then the flow is any lcore's.
-        for second in 1..6 {
-            node.now = Millis(second * 20_000);
-            assert_eq!(ends(&node.receive_on(0, &said.packet(client, vip)).1).0, source);
-        }
-        let handed = node.handed;
-        node.now = Millis(400_000);
-        node.receive_on(0, &said.packet(client, vip));
-        assert_eq!(node.handed, handed);
     }
 }
 

@@ -2,12 +2,10 @@
 
 mod begun;
 mod nat;
-mod origins;
 mod sources;
 
 pub use begun::{Begun, Mark};
 pub use nat::{Address, Ends, Head, KeyV4, Nat, Seconds, Slot, Table, Translation, Via};
-pub use origins::Origins;
 pub use sources::Sources;
 
 /// What [`fold`] is keyed by: a seed of few bits, as replay has, must do as well as a secret.

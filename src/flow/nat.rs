@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::{Origins, Sources, fold};
+use super::{Sources, fold};
 use crate::service::{IdleTimeout, Protocol};
 use crate::wire::checksum::Delta;
 use crate::wire::{be16, tcp};
@@ -182,7 +182,6 @@ pub struct Nat {
     lcores: usize,
     pub v4: Table<[u8; 4]>,
     pub v6: Table<[u8; 16]>,
-    pub origins: Origins,
 }
 
 impl Nat {
@@ -196,15 +195,12 @@ impl Nat {
         let v4: Vec<_> = sources.v4().iter().map(Ipv4Addr::octets).collect();
         let v6: Vec<_> = sources.v6().iter().map(Ipv6Addr::octets).collect();
         let lcores = sources.lcores();
-        let (v4, v6) = (Table::new(&v4, &ports, seed), Table::new(&v6, &ports, seed));
-        let origins = Origins::new(if sources.is_empty() { 1 } else { lcores });
-        Self { lcore, lcores, v4, v6, origins }
+        Self { lcore, lcores, v4: Table::new(&v4, &ports, seed), v6: Table::new(&v6, &ports, seed) }
     }
 
     /// Of an lcore that translates nothing.
     pub fn none(lcore: usize) -> Self {
-        let (v4, v6) = (Table::new(&[], &[], [0; 2]), Table::new(&[], &[], [0; 2]));
-        Self { lcore, lcores: 1, v4, v6, origins: Origins::new(1) }
+        Self { lcore, lcores: 1, v4: Table::new(&[], &[], [0; 2]), v6: Table::new(&[], &[], [0; 2]) }
     }
 
     /// Whose they are.
@@ -456,15 +452,9 @@ impl<A: Address> Table<A> {
         }
     }
 
-    /// A hash of a flow's ends.
-    #[inline(always)]
-    pub fn hash(&self, key: &A::Key) -> u64 {
-        A::mix(*key, self.key)
-    }
-
     #[inline(always)]
     fn chain(&self, key: &A::Key) -> usize {
-        self.hash(key) as usize & (self.chains.len() - 1)
+        A::mix(*key, self.key) as usize & (self.chains.len() - 1)
     }
 }
 

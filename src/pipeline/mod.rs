@@ -194,7 +194,7 @@ impl Pipeline {
             remember(&parsed, fragments, now);
             if let Match::Service(service) = found
                 && let Some(verdict) =
-                    translation::elsewhere(&parsed, service, snapshot, &mut state.nat, seconds, self.round)
+                    translation::elsewhere(&parsed, service, snapshot, &state.nat, seconds, self.round)
             {
                 return Err(verdict);
             }

@@ -2,7 +2,7 @@
 //!
 //! A client's packets mostly meet their translation here, as do replies, since each lcore has ports of its own. What may know another
 //! lcore better is handed over: a reply goes to the lcore that has its port; a fragment or an error, which receive-side
-//! scaling deals by addresses alone, goes once round, and where that opened a flow, its whole packets follow.
+//! scaling deals by addresses alone, goes once round.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,10 +10,10 @@ use super::Verdict;
 use super::parse::{Kind, Parsed, Tuple};
 use super::refusal::{self, Refused};
 use crate::counters::Reason;
-use crate::flow::{Address, Ends, Head, KeyV4, Nat, Seconds, Slot, Table, Translation, Via};
+use crate::flow::{Address, Ends, Head, KeyV4, Nat, Seconds, Slot, Translation, Via};
 use crate::mode::rewrite::{Family, V4, V6};
 use crate::mode::{Content, State, snat};
-use crate::service::{Forwarding, Hash, Protocol, Service};
+use crate::service::{Forwarding, Hash, Protocol};
 use crate::snapshot::{Millis, ServiceIndex, Snapshot, TargetIndex};
 use crate::wire::Frame;
 use crate::wire::tcp::{ACK, SYN};
@@ -42,12 +42,6 @@ impl Round {
         let lcores = nat.lcores();
         (lcores > 1 && usize::from(self.0) < lcores).then(|| Verdict::HandOver(((nat.lcore() + 1) % lcores) as u16))
     }
-
-    /// The first lcore, where this one is another.
-    fn origin(self, nat: &Nat) -> Option<usize> {
-        let (lcores, before) = (nat.lcores(), usize::from(self.0));
-        (1..lcores).contains(&before).then(|| (nat.lcore() + lcores - before) % lcores)
-    }
 }
 
 /// The translation of a plain packet's flow, where nothing is to be asked about it any more under this snapshot.
@@ -63,54 +57,20 @@ pub fn elsewhere(
     parsed: &Parsed,
     service: ServiceIndex,
     snapshot: &Snapshot,
-    nat: &mut Nat,
+    nat: &Nat,
     now: Seconds,
     round: Round,
 ) -> Option<Verdict> {
-    let definition = snapshot.definition(service);
-    let is_fragment = parsed.datagram.is_some();
-    let is_whole = !is_fragment && parsed.packet.content != Content::Error;
-    let has_come = is_whole && (nat.origins.is_empty() || round != Round::RECEIVED);
-    if definition.forwarding != Forwarding::Snat || has_come {
+    let is_dealt_by_flow = parsed.datagram.is_none() && parsed.packet.content != Content::Error;
+    if is_dealt_by_flow || snapshot.definition(service).forwarding != Forwarding::Snat || is_known(parsed, nat, now) {
         return None;
-    }
-    let hash = match parsed.flow.destination {
-        IpAddr::V4(_) => hash_of_unknown::<V4>(&parsed.flow, &nat.v4, now),
-        IpAddr::V6(_) => hash_of_unknown::<V6>(&parsed.flow, &nat.v6, now),
-    }?;
-    let until = Seconds(now.0.saturating_add(longest_idle(definition)));
-    if is_whole {
-        let origin = nat.origins.find(hash, now)?;
-        nat.origins.note(hash, origin, until);
-        return Some(Verdict::HandOver(origin as u16));
-    }
-    // Where fragments of one flow come to several lcores, the first counts.
-    if let Some(origin) = round.origin(nat)
-        && is_fragment
-        && nat.origins.find(hash, now).is_none()
-    {
-        nat.origins.note(hash, origin, until);
     }
     round.next(nat)
 }
 
-/// Seconds that a translation lives beyond its last packet, at most.
-fn longest_idle(service: &Service) -> u32 {
-    let idle = &service.idle_timeout;
-    let longest = match service.protocol {
-        Protocol::Tcp => idle.tcp.max(idle.tcp_closing),
-        Protocol::Udp => idle.udp,
-    };
-    u32::try_from(longest.as_secs()).unwrap_or(u32::MAX).saturating_add(1)
-}
-
-/// The hash of a flow, unless this lcore knows it.
-fn hash_of_unknown<A: Spoken>(flow: &Tuple, table: &Table<A::Octets>, now: Seconds) -> Option<u64>
-where
-    A::Octets: Address,
-{
-    let key = key::<A>(flow)?;
-    table.find(&key, now).is_none().then(|| table.hash(&key))
+fn is_known(parsed: &Parsed, nat: &Nat, now: Seconds) -> bool {
+    let (key4, key6) = (key::<V4>(&parsed.flow), key::<V6>(&parsed.flow));
+    key4.is_some_and(|key| nat.v4.find(&key, now).is_some()) || key6.is_some_and(|key| nat.v6.find(&key, now).is_some())
 }
 
 /// Finds the way of a packet to a `snat` service, whose frame is untagged: that of its flow, or a new one.
