@@ -2,8 +2,9 @@
 //!
 //! **A source is one flow's.** Each (protocol, source address, port) of the lcore's share is a slot with room for one
 //! translation, so a reply finds its flow by arithmetic and a compare, and can never be taken for another's. A slot is used
-//! again only when its flow is closed or idle for as long as its service says; the one that was left longest comes first. When
-//! none is free a new flow is refused.
+//! again only when its flow is closed or idle for as long as its service says. A client has one address as long as that has a port
+//! left ("paired", RFC 4787, section 4.1), of whose ports the one that was left longest comes first. When no source at all is
+//! free a new flow is refused.
 //!
 //! **No timers.** Each slot says until when it lives, in whole seconds. Who is looked for after that is not found; what is over
 //! is collected when no slot is free, by one pass over those numbers, once a second at most.
@@ -226,8 +227,8 @@ pub struct Table<A: Address> {
     until: Box<[u32]>,
     /// First translation of each chain, by the hash of the key.
     chains: Box<[u32]>,
-    /// Free slots of each protocol, the one that was left longest first.
-    free: [VecDeque<u32>; 2],
+    /// Free slots, by protocol, then source address; of each the one that was left longest first.
+    free: Box<[VecDeque<u32>]>,
     /// When those of each protocol that were over were last collected.
     collected: [Seconds; 2],
     /// Sorted, as the ports are.
@@ -238,16 +239,11 @@ pub struct Table<A: Address> {
 
 impl<A: Address + Ord> Table<A> {
     fn new(addresses: &[A], ports: &[u16], seed: [u64; 2]) -> Self {
-        let of_protocol = addresses.len() * ports.len();
         let protocols = [Protocol::Tcp, Protocol::Udp];
-        let free = |protocol: usize| {
-            // One port of every address, then the next port, from somewhere on.
-            let start = if of_protocol == 0 { 0 } else { (seed[0] % ports.len() as u64) as usize };
-            let port = |index: usize| (start + index) % ports.len();
-            let slot = |port: usize, address: usize| (protocol * of_protocol + address * ports.len() + port) as u32;
-            (0..ports.len())
-                .flat_map(|index| (0..addresses.len()).map(move |address| slot(port(index), address)))
-                .collect()
+        let free = |place: usize| {
+            // All ports, from somewhere on.
+            let start = (seed[0] % ports.len().max(1) as u64) as usize;
+            (0..ports.len()).map(|index| (place * ports.len() + (start + index) % ports.len()) as u32).collect()
         };
         let sources = || addresses.iter().flat_map(|&address| ports.iter().map(move |&port| (address, port)));
         let blank = |(protocol, source)| Translation {
@@ -267,7 +263,7 @@ impl<A: Address + Ord> Table<A> {
         Self {
             until: vec![0; translations.len()].into(),
             chains: vec![NONE; translations.len().next_power_of_two()].into(),
-            free: [free(0), free(1)],
+            free: (0..protocols.len() * addresses.len()).map(free).collect(),
             collected: [Seconds(0); 2],
             addresses: addresses.into(),
             ports: (ports.first().copied().unwrap_or(1), ports.last().copied().unwrap_or(0)),
@@ -332,11 +328,10 @@ impl<A: Address> Table<A> {
 
     /// Opens a translation to `backend` for a flow that has none. `None`: no source is free.
     pub fn open(&mut self, key: A::Key, backend: Ends<A>, idle: &IdleTimeout, now: Seconds) -> Option<Slot> {
-        let protocol = A::protocol(key) as usize;
-        if self.free[protocol].is_empty() {
+        let slot = self.take_free(&key).or_else(|| {
             self.collect(A::protocol(key), now);
-        }
-        let slot = self.free[protocol].pop_front()?;
+            self.take_free(&key)
+        })?;
         let chain = self.chain(&key);
         let translation = &mut self.translations[slot as usize];
         let source = translation.source;
@@ -357,6 +352,16 @@ impl<A: Address> Table<A> {
         let slot = Slot(slot);
         self.take_times(slot, idle, now);
         Some(slot)
+    }
+
+    /// A free source for a flow: of its client's address, or else of the next that has one.
+    fn take_free(&mut self, key: &A::Key) -> Option<u32> {
+        let addresses = self.addresses.len();
+        let (protocol, (client, _)) = (A::protocol(*key), A::ends(*key).0);
+        let hash = A::mix(A::key((client, 0), (A::ZERO, 0), Protocol::Tcp), self.key);
+        let first = (hash % addresses.max(1) as u64) as usize;
+        let free = self.free.get_mut(protocol as usize * addresses..)?.get_mut(..addresses)?;
+        (0..addresses).find_map(|step| free[(first + step) % addresses].pop_front())
     }
 
     /// Takes new timeouts, and starts them.
@@ -424,12 +429,12 @@ impl<A: Address> Table<A> {
         if std::mem::replace(&mut self.collected[protocol as usize], now) == now {
             return;
         }
-        let half = self.until.len() / 2;
+        let (half, ports) = (self.until.len() / 2, self.until.len() / self.free.len().max(1));
         for slot in protocol as usize * half..(protocol as usize + 1) * half {
             if self.until[slot] != 0 && self.until[slot] <= now.0 {
                 self.unchain(slot as u32);
                 self.until[slot] = 0;
-                self.free[protocol as usize].push_back(slot as u32);
+                self.free[slot / ports].push_back(slot as u32);
             }
         }
     }
