@@ -8,7 +8,7 @@ use std::sync::Arc;
 use etherparse::{Icmpv4Type, Icmpv6Type, PacketBuilder};
 use penstock::config::Config;
 use penstock::counters::Reason;
-use penstock::flow::Nat;
+use penstock::flow::{Dealing, Nat};
 use penstock::pipeline::{BURST, Pipeline, Verdict};
 use penstock::replay::Buffer;
 use penstock::service;
@@ -108,6 +108,12 @@ impl Node {
         let snapshot = compiler.compile(&read(services), &fabric, Millis(0));
         let lcores = (0..lcores).map(|lcore| Pipeline::with(Nat::new(snapshot.sources(), lcore, [0; 2]))).collect();
         Self { compiler, fabric, snapshot, lcores, now: Millis(0), handed: 0, tally: Tally::default() }
+    }
+
+    /// Whose lcores know how frames are dealt.
+    fn dealt_by(mut self, dealing: Dealing) -> Self {
+        self.lcores = self.lcores.into_iter().map(|lcore| lcore.dealt_by(dealing)).collect();
+        self
     }
 
     fn define(&mut self, services: &str) {
@@ -677,10 +683,15 @@ proptest! {
     #[test]
     fn several_lcores_do_what_one_does(
         lcores in 1usize..5,
+        is_known: bool,
         steps in proptest::collection::vec((0u16..6, 0usize..4, 0usize..4, 0usize..5), 1..60),
     ) {
         let config = CONFIG.replace("2000-2003", "2000-2099");
+        let dealing = Dealing::evenly(128, lcores);
         let mut node = Node::with(&plain(), &config, lcores);
+        if is_known {
+            node = node.dealt_by(dealing);
+        }
         let deal = |lcore: usize| lcore % lcores;
         let mut sources: std::collections::HashMap<u16, SocketAddr> = Default::default();
         for (id, (flow, here, there, what)) in (0..).zip(steps) {
@@ -688,9 +699,16 @@ proptest! {
             let client = SocketAddr::new(client.ip(), 40000 + flow);
             let said = Said { payload: vec![id; 32], ..Said::udp() };
             // The flow's own packets go to one lcore, as receive-side scaling deals them.
-            let mine = deal(usize::from(flow));
+            let mine = dealing.lcore(client.ip(), vip.ip(), Some((client.port(), vip.port())));
             let source = match sources.get(&flow) {
                 Some(&source) => source,
+                // Or some fragment is first.
+                None if is_known && there == 3 => {
+                    let parts = cut(&said.packet(client, vip), id).map(|part| node.receive_on(deal(here), &part).1);
+                    let source = ends(&parts[0]).0;
+                    prop_assert_eq!(whole(parts), said.older().packet(source, backend));
+                    *sources.entry(flow).or_insert(source)
+                }
                 None => {
                     let (verdict, sent) = node.receive_on(mine, &said.packet(client, vip));
                     prop_assert_eq!(verdict, Verdict::Forward(PortIndex(0)));
@@ -731,7 +749,8 @@ proptest! {
     }
 }
 
-/// A datagram that begins a flow by a fragment: the lcore that has the fragments opens it, when none knows it.
+/// A datagram that begins a flow by a fragment: where nobody knows how frames are dealt, the lcore that has the fragments opens it, when
+/// none knows it.
 #[test]
 fn a_flow_may_begin_with_a_fragment() {
     for lcores in [1, 3] {
@@ -743,6 +762,58 @@ fn a_flow_may_begin_with_a_fragment() {
         let source = ends(&parts[0]).0;
         assert_eq!(whole(parts), said.older().packet(source, backend));
         assert_eq!(node.handed, if lcores == 1 { 0 } else { lcores });
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    /// But for the ports: each flow has one, whatever it begins with.
+    #[test]
+    fn replay_by_several_lcores_is_replay_by_one(
+        steps in proptest::collection::vec((0u16..20, 0u16..4, 0usize..3), 1..80),
+    ) {
+        let config = CONFIG.replace("2000-2003", "2000-2399");
+        let mut capture = Vec::new();
+        for (id, (flow, host, what)) in (0..).zip(steps) {
+            let (_, vip, _) = places(0);
+            let client = end(&format!("198.51.100.{}:{}", 7 + host, 40000 + flow));
+            let asked = Said { payload: vec![id; 32], ..Said::udp() }.packet(client, vip);
+            match what {
+                0 => capture.push(framed(&asked)),
+                1 => capture.extend(cut(&asked, id).map(|part| framed(&part))),
+                _ => {
+                    let back = Said::udp().packet(vip, client);
+                    capture.push(framed(&error(client.ip(), vip.ip(), 9, &back, 48)));
+                }
+            }
+        }
+        let of = |lcores: usize| {
+            let replayed = support::replay::replayed(lcores, &config, &plain(), &capture);
+            // Ports are known by the order in which they are first seen.
+            let mut seen = Vec::new();
+            let mut sent = Vec::new();
+            for (at, mut frame) in replayed.sent {
+                let (is_first, is_error) = (frame[20] & 0x1f | frame[21] == 0, frame[23] == 1);
+                // In an error the quote has it, and the sum over that.
+                let (port, sums) = if is_error { (64..66, &[36..38, 68..70][..]) } else { (34..36, &[40..42][..]) };
+                if is_first {
+                    let source = [&frame[if is_error { 58..62 } else { 26..30 }], &frame[port.clone()]].concat();
+                    let number = seen.iter().position(|other| *other == source).unwrap_or_else(|| {
+                        seen.push(source);
+                        seen.len() - 1
+                    });
+                    frame[port].copy_from_slice(&(number as u16).to_be_bytes());
+                    sums.iter().for_each(|sum| frame[sum.clone()].fill(0));
+                }
+                sent.push((at, frame));
+            }
+            (sent, replayed.report)
+        };
+        let one = of(1);
+        for lcores in [2, 4] {
+            prop_assert_eq!(&of(lcores), &one, "{} lcores", lcores);
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ffi::{CStr, CString};
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dpdk_sys as sys;
@@ -164,6 +164,8 @@ struct Device {
     hot_plugged: bool,
     /// Whether it was started, and not stopped since.
     runs: AtomicBool,
+    /// See [`Port::table`]; 0 where that is `None`.
+    table: AtomicU16,
 }
 
 /// Ids of the ports that have a [`Device`].
@@ -175,7 +177,7 @@ const RSS_TYPES: u64 = 0b10_1111_1011_1100;
 
 /// The key of the Toeplitz hash: the one of Microsoft's RSS specification, so that its test vectors hold, and the same on
 /// all ports; the last 12 bytes are for devices that want 52.
-static RSS_KEY: [u8; 52] = [
+pub static RSS_KEY: [u8; 52] = [
     0x6d, 0x5a, 0x56, 0xda, 0x25, 0x5b, 0x0e, 0xc2, 0x41, 0x67, 0x25, 0x3d, 0x43, 0xa3, 0x8f, 0xb0, 0xd0, 0xca, 0x2b,
     0xcb, 0xae, 0x7b, 0x30, 0xb4, 0x77, 0xcb, 0x2d, 0xa3, 0x80, 0x30, 0xf2, 0x0c, 0x6a, 0x42, 0xb7, 0x3b, 0xbe, 0xac,
     0x01, 0xfa, 0x6d, 0x5a, 0x56, 0xda, 0x25, 0x5b, 0x0e, 0xc2, 0x41, 0x67, 0x25, 0x3d,
@@ -203,8 +205,14 @@ impl Port {
         if !open.insert(id) {
             return Err(PortError::Open(device.to_owned()));
         }
-        let device =
-            Arc::new(Device { name: device.to_owned(), id, queues, hot_plugged, runs: AtomicBool::new(false) });
+        let device = Arc::new(Device {
+            name: device.to_owned(),
+            id,
+            queues,
+            hot_plugged,
+            runs: AtomicBool::new(false),
+            table: AtomicU16::new(0),
+        });
         Ok(Self { device, _one_at_a_time: PhantomData })
     }
 
@@ -277,7 +285,8 @@ impl Port {
         // SAFETY: a port with all its queues set up.
         device.step("starting", unsafe { sys::rte_eth_dev_start(id) })?;
         device.runs.store(true, Ordering::Relaxed);
-        device.deal_evenly(queues, info.reta_size)?;
+        let is_dealt_so = device.deal_evenly(queues, info.reta_size)? && hashes_as_told(&info);
+        device.table.store(if is_dealt_so { info.reta_size } else { 0 }, Ordering::Relaxed);
         self.set_promiscuous(config.promiscuous)?;
         if config.all_multicast {
             self.take_all_multicast()?;
@@ -285,6 +294,13 @@ impl Port {
 
         let queue = |queue| Queue { port: id, queue, _runs: self.device.clone(), _one_thread: PhantomData };
         Ok((0..queues).map(queue).collect())
+    }
+
+    /// Entries of the table by which the device deals frames to its queues, which take turns in it, where that is known: the Toeplitz
+    /// hash under [`RSS_KEY`] of addresses, and of the ports of TCP and UDP where they are there. `None` before it is started, where
+    /// there is one queue, or where the device cannot be told.
+    pub fn table(&self) -> Option<u16> {
+        Some(self.device.table.load(Ordering::Relaxed)).filter(|&entries| entries != 0)
     }
 
     /// Gives the device another MAC; [`Errno::NotSupported`] where its driver cannot.
@@ -382,11 +398,11 @@ impl Device {
         Ok(info)
     }
 
-    /// Fills RSS's indirection table with the queues in turn, where there is one.
-    fn deal_evenly(&self, queues: u16, table_size: u16) -> Result<(), PortError> {
+    /// Fills RSS's indirection table with the queues in turn, where there is one. Whether it did.
+    fn deal_evenly(&self, queues: u16, table_size: u16) -> Result<bool, PortError> {
         const GROUP: u16 = 64;
         if queues < 2 || table_size == 0 {
-            return Ok(());
+            return Ok(false);
         }
         let mut table = vec![sys::rte_eth_rss_reta_entry64::default(); usize::from(table_size.div_ceil(GROUP))];
         for slot in 0..table_size {
@@ -396,7 +412,8 @@ impl Device {
         }
         // SAFETY: a running port; the table has `table_size` entries in groups of 64.
         match errno::check(unsafe { sys::rte_eth_dev_rss_reta_update(self.id, table.as_mut_ptr(), table_size) }) {
-            Ok(_) | Err(Errno::NotSupported) => Ok(()),
+            Ok(_) => Ok(true),
+            Err(Errno::NotSupported) => Ok(false),
             Err(reason) => Err(self.error("setting its RSS table", reason)),
         }
     }
@@ -483,13 +500,22 @@ fn eth_conf(config: &Config, queues: u16, info: &sys::rte_eth_dev_info, pool: Me
     if queues > 1 && types != 0 {
         conf.rxmode.mq_mode = sys::RTE_ETH_MQ_RX_RSS;
         conf.rx_adv_conf.rss_conf.rss_hf = types;
-        if (1..=RSS_KEY.len()).contains(&usize::from(info.hash_key_size)) {
+        if takes_key(info) {
             // DPDK only reads it, though its type does not say so.
             conf.rx_adv_conf.rss_conf.rss_key = RSS_KEY.as_ptr().cast_mut();
             conf.rx_adv_conf.rss_conf.rss_key_len = info.hash_key_size;
         }
     }
     conf
+}
+
+fn takes_key(info: &sys::rte_eth_dev_info) -> bool {
+    (1..=RSS_KEY.len()).contains(&usize::from(info.hash_key_size))
+}
+
+/// Whether the device hashes all that it is asked to, under the key that it is given.
+fn hashes_as_told(info: &sys::rte_eth_dev_info) -> bool {
+    takes_key(info) && info.flow_type_rss_offloads & RSS_TYPES == RSS_TYPES
 }
 
 #[cfg(test)]

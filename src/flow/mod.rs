@@ -1,10 +1,12 @@
 //! What an lcore remembers of flows: the translations of `snat`, and which flows of `dnat-dsr` it has seen begin.
 
 mod begun;
+mod dealing;
 mod nat;
 mod sources;
 
 pub use begun::{Begun, Mark};
+pub use dealing::Dealing;
 pub use nat::{Address, Ends, Head, KeyV4, Nat, Seconds, Slot, Table, Translation, Via};
 pub use sources::Sources;
 

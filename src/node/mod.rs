@@ -131,12 +131,18 @@ impl Node {
         let mut lcores = Vec::new();
         let mut blocks = Vec::new();
         let environment = config.environment();
+        let dealing = ports::dealing(&opened);
+        // One for all, so that a client has the same source address by each.
+        let nat_seed = secret();
         let parts = lanes.into_iter().zip(readers).zip(Handoff::of(cpus.len()));
         for (index, ((lcore, &cpu), ((ports, reader), handoff))) in
             eal.lcores().into_iter().zip(cpus).zip(parts).enumerate()
         {
-            let nat = Nat::new(&environment.sources, index, secret());
-            let pipeline = Pipeline::with(nat).remembering(environment.flows, secret());
+            let nat = Nat::new(&environment.sources, index, nat_seed);
+            let mut pipeline = Pipeline::with(nat).remembering(environment.flows, secret());
+            if let Some(dealing) = dealing {
+                pipeline = pipeline.dealt_by(dealing);
+            }
             let counters = Arc::new(LcoreBlock::new(ports.len()));
             blocks.push((cpu, counters.clone()));
             let plan = Plan {

@@ -6,6 +6,7 @@ use dpdk::port::{Info, PortError};
 use dpdk::{Eal, Errno, Mempool, Port, Queue};
 
 use crate::config;
+use crate::flow::Dealing;
 use crate::wire::Mac;
 
 /// Why a port cannot be used. Every message begins with the port that the configuration names.
@@ -26,6 +27,7 @@ pub struct Opened {
     /// Whether the device itself knows that address; else it takes all frames and the pipeline sorts.
     pub has_own_mac: bool,
     pub mtu: u16,
+    pub lcores: usize,
     /// One for each lcore, in the lcores' order.
     pub queues: Vec<Queue>,
     /// For questions only; the port runs as long as this and its queues.
@@ -54,13 +56,20 @@ impl Opened {
             ..dpdk::port::Config::default()
         };
         let queues = port.start(&settings, pool).map_err(failed)?;
-        Ok(Self { name: config.name.clone(), info, mac, has_own_mac, mtu: config.mtu, queues, port })
+        Ok(Self { name: config.name.clone(), info, mac, has_own_mac, mtu: config.mtu, lcores, queues, port })
     }
 
     /// Frames that the device lost because no lcore took them in time, or no buffer was free.
     pub fn missed(&self) -> u64 {
         self.port.stats().map_or(0, |stats| stats.missed + stats.no_mbuf)
     }
+}
+
+/// How all ports deal frames to the lcores, where they do so alike and it is known.
+pub fn dealing(ports: &[Opened]) -> Option<Dealing> {
+    let first = ports.first()?;
+    let entries = first.port.table()?;
+    ports.iter().all(|other| other.port.table() == Some(entries)).then(|| Dealing::evenly(entries, first.lcores))
 }
 
 /// One line for the log.

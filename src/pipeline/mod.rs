@@ -17,7 +17,7 @@ mod refusal;
 mod translation;
 
 use crate::counters::Reason;
-use crate::flow::{Begun, Nat};
+use crate::flow::{Begun, Dealing, Nat};
 use crate::mode::{Content, Reply, State, link};
 use crate::service::{Forwarding, Hash};
 use crate::snapshot::{Millis, PortIndex, ServiceIndex, Snapshot, TargetIndex};
@@ -63,6 +63,8 @@ pub struct Pipeline {
     may_hold: bool,
     /// How many lcores have had the frames before.
     round: Round,
+    /// How the lcores get theirs, where that is known.
+    dealing: Option<Dealing>,
     burst: Burst,
 }
 
@@ -80,6 +82,7 @@ impl Pipeline {
             fragments: Fragments::default(),
             may_hold: true,
             round: Round::RECEIVED,
+            dealing: None,
             burst: Burst::EMPTY,
         }
     }
@@ -88,6 +91,13 @@ impl Pipeline {
     #[must_use]
     pub fn remembering(mut self, flows: usize, seed: [u64; 2]) -> Self {
         self.state.begun = Begun::new(flows, seed);
+        self
+    }
+
+    /// Whose frames, and those of the other lcores, are dealt so.
+    #[must_use]
+    pub fn dealt_by(mut self, dealing: Dealing) -> Self {
+        self.dealing = Some(dealing);
         self
     }
 
@@ -193,8 +203,9 @@ impl Pipeline {
         if matches!(found, Match::Service(_) | Match::Reply(_) | Match::Echo) {
             remember(&parsed, fragments, now);
             if let Match::Service(service) = found
+                && snapshot.definition(service).forwarding == Forwarding::Snat
                 && let Some(verdict) =
-                    translation::elsewhere(&parsed, service, snapshot, &state.nat, seconds, self.round)
+                    translation::elsewhere(&parsed, snapshot, &state.nat, seconds, self.round, self.dealing)
             {
                 return Err(verdict);
             }

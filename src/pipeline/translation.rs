@@ -2,7 +2,7 @@
 //!
 //! A client's packets mostly meet their translation here, as do replies, since each lcore has ports of its own. What may know another
 //! lcore better is handed over: a reply goes to the lcore that has its port; a fragment or an error, which receive-side
-//! scaling deals by addresses alone, goes once round.
+//! scaling deals by addresses alone, to the one that gets its flow's whole packets, or where that is not known once round.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,10 +10,10 @@ use super::Verdict;
 use super::parse::{Kind, Parsed, Tuple};
 use super::refusal::{self, Refused};
 use crate::counters::Reason;
-use crate::flow::{Address, Ends, Head, KeyV4, Nat, Seconds, Slot, Translation, Via};
+use crate::flow::{Address, Dealing, Ends, Head, KeyV4, Nat, Seconds, Slot, Translation, Via};
 use crate::mode::rewrite::{Family, V4, V6};
 use crate::mode::{Content, State, snat};
-use crate::service::{Forwarding, Hash, Protocol};
+use crate::service::{Hash, Protocol};
 use crate::snapshot::{Millis, ServiceIndex, Snapshot, TargetIndex};
 use crate::wire::Frame;
 use crate::wire::tcp::{ACK, SYN};
@@ -52,20 +52,31 @@ pub fn current(nat: &Nat, head: Head, key: &KeyV4, serial: u32, now: Seconds) ->
     (translation.via.serial == serial && !translation.is_closing()).then_some((slot, translation.via))
 }
 
-/// Whether a packet of a service is better known to another lcore, and to whom it goes then.
+/// Whether a packet of a `snat` service is better known to another lcore, and to whom it goes then.
 pub fn elsewhere(
     parsed: &Parsed,
-    service: ServiceIndex,
     snapshot: &Snapshot,
     nat: &Nat,
     now: Seconds,
     round: Round,
+    dealing: Option<Dealing>,
 ) -> Option<Verdict> {
+    let flow = &parsed.flow;
     let is_dealt_by_flow = parsed.datagram.is_none() && parsed.packet.content != Content::Error;
-    if is_dealt_by_flow || snapshot.definition(service).forwarding != Forwarding::Snat || is_known(parsed, nat, now) {
+    // Where the VIP is a source, too, all that comes to a port has come to its owner by now.
+    let is_owned = snapshot.sources().owner(flow.destination, flow.destination_port).is_some();
+    if is_dealt_by_flow || is_owned || is_known(parsed, nat, now) {
         return None;
     }
-    round.next(nat)
+    match dealing {
+        Some(dealing) if round == Round::RECEIVED => {
+            let ports = (flow.source_port, flow.destination_port);
+            let home = dealing.lcore(flow.source, flow.destination, Some(ports));
+            (home != nat.lcore()).then_some(Verdict::HandOver(home as u16))
+        }
+        Some(_) => None,
+        None => round.next(nat),
+    }
 }
 
 fn is_known(parsed: &Parsed, nat: &Nat, now: Seconds) -> bool {

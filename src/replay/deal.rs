@@ -1,26 +1,24 @@
 //! Which lcore a frame is for, as a NIC's receive-side scaling would deal it: TCP and UDP by addresses and ports, all else
 //! (fragments, ICMP, other protocols) by addresses alone.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 
+use crate::flow::Dealing;
+use crate::wire::be16;
 use crate::wire::ethernet::{self, Link};
 use crate::wire::ipv4::{Ipv4, protocol};
 use crate::wire::ipv6::{self, Ipv6};
 
-/// The lcore, of `lcores`, that receives `frame`.
-pub fn lcore(frame: &[u8], lcores: usize) -> usize {
-    if lcores == 1 {
-        return 0;
-    }
-    let Some(dealt) = dealt(frame) else { return 0 };
-    let mut hasher = DefaultHasher::new();
-    dealt.hash(&mut hasher);
-    (hasher.finish() % lcores as u64) as usize
+/// Entries of the table, as many NICs have them.
+pub const ENTRIES: u16 = 128;
+
+/// The lcore that receives `frame`.
+pub fn lcore(frame: &[u8], dealing: &Dealing) -> usize {
+    dealt(frame).map_or(0, |(source, destination, ports)| dealing.lcore(source, destination, ports))
 }
 
 /// What a frame is dealt by.
-fn dealt(frame: &[u8]) -> Option<(IpAddr, IpAddr, Option<[u8; 4]>)> {
+fn dealt(frame: &[u8]) -> Option<(IpAddr, IpAddr, Option<(u16, u16)>)> {
     let link = Link::of(frame)?;
     let bytes = &frame[link.length..];
     let (source, destination, number, header) = match link.ether_type {
@@ -39,5 +37,6 @@ fn dealt(frame: &[u8]) -> Option<(IpAddr, IpAddr, Option<[u8; 4]>)> {
         _ => return None,
     };
     let ports = header.filter(|_| matches!(number, protocol::TCP | protocol::UDP));
-    Some((source, destination, ports.and_then(|header| bytes.get(header..)?.first_chunk().copied())))
+    let ports = ports.and_then(|header| bytes.get(header..)?.first_chunk::<4>());
+    Some((source, destination, ports.map(|ports| (be16(ports, 0), be16(ports, 2)))))
 }

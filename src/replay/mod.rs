@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::counters::{Reason, Totals};
-use crate::flow::Nat;
+use crate::flow::{Dealing, Nat};
 use crate::pipeline::{BURST, Held, Pipeline, Verdict};
 use crate::service::{Definitions, Forwarding};
 use crate::snapshot::{Compiler, Environment, Fabric, Millis, PortIndex, Snapshot};
@@ -70,7 +70,9 @@ pub fn run<R: Read, W: Write>(
     let mut definitions = plan.definitions;
     let mut snapshot = plan.compiler.compile(&definitions, &plan.fabric, Millis(0));
     let mut changes = std::mem::take(&mut plan.changes).into_iter().peekable();
-    let mut lcores: Vec<Lcore> = (0..plan.lcores).map(|lcore| Lcore::new(plan.compiler.environment(), lcore)).collect();
+    let dealing = Dealing::evenly(deal::ENTRIES, plan.lcores);
+    let of_index = |index| Lcore::new(plan.compiler.environment(), index, dealing);
+    let mut lcores: Vec<Lcore> = (0..plan.lcores).map(of_index).collect();
     let mut batch = Batch::default();
     let mut totals = Totals::default();
     // A fragment that waited goes out right behind its first, with that one's time stamp. A frame that is handed to another lcore goes
@@ -82,7 +84,7 @@ pub fn run<R: Read, W: Write>(
     let mut clock = 0;
     while let Some(at) = stamp {
         clock = clock.max(at.saturating_sub(start));
-        let lcore = deal::lcore(&frame, plan.lcores);
+        let lcore = deal::lcore(&frame, &dealing);
         // What lcores share (the limit of ICMP errors) goes by the order of the frames: one lcore's turn ends where another's begins.
         let is_others = batch.lcore != lcore;
         if batch.is_full(most)
@@ -138,12 +140,12 @@ struct Lcore {
 }
 
 impl Lcore {
-    fn new(environment: &Environment, index: usize) -> Self {
+    fn new(environment: &Environment, index: usize, dealing: Dealing) -> Self {
         // The same in every run.
         const SEED: [u64; 2] = [0; 2];
         let nat = Nat::new(&environment.sources, index, SEED);
         Self {
-            pipeline: Pipeline::with(nat).remembering(environment.flows, SEED),
+            pipeline: Pipeline::with(nat).remembering(environment.flows, SEED).dealt_by(dealing),
             held: Held::default(),
             frames: vec![Buffer::default(); BURST],
             count: 0,
