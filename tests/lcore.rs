@@ -26,6 +26,11 @@ fn eal() -> Eal {
     })
 }
 
+#[test]
+fn the_key_that_ports_are_told_is_the_one_that_is_reckoned_with() {
+    assert_eq!(dpdk::port::RSS_KEY[..40], penstock::flow::Dealing::KEY);
+}
+
 /// Does what a frame's first byte says.
 struct AsTold {
     /// Frames that wait, five at most.

@@ -150,6 +150,19 @@ impl Node {
         (verdicts[0], bytes[14..][..length].to_vec())
     }
 
+    /// What becomes of frames that come together to the first lcore, and the port by which all of them are forwarded.
+    fn burst(&mut self, frames: &[Vec<u8>]) -> (Vec<(Verdict, Vec<u8>)>, Option<PortIndex>) {
+        let mut buffers: Vec<_> = frames.iter().map(|frame| Buffer::new(frame)).collect();
+        let mut verdicts = [NONE; BURST];
+        let only = self.lcores[0].process(&self.snapshot, self.now, PortIndex(0), &mut buffers, &mut verdicts);
+        let outcomes: Vec<_> =
+            verdicts.iter().zip(&buffers).map(|(&verdict, buffer)| (verdict, buffer.bytes().to_vec())).collect();
+        for (frame, (verdict, bytes)) in frames.iter().zip(&outcomes) {
+            self.tally.take(*verdict, frame, bytes);
+        }
+        (outcomes, only)
+    }
+
     /// The packet that is forwarded in this one's place.
     fn forwarded(&mut self, packet: &[u8]) -> Vec<u8> {
         let (verdict, sent) = self.receive(packet);
@@ -514,6 +527,33 @@ fn what_belongs_to_no_flow_is_the_kernels() {
 }
 
 #[test]
+fn a_backend_behind_a_tag_is_told_there() {
+    let tagged = |address: &str| {
+        format!("[[neighbor]]\naddress = \"{address}\"\nmac = \"02:00:00:00:00:aa\"\nport = \"wan0\"\nvlan = 7\n")
+    };
+    let config = [CONFIG, &tagged("10.1.0.1"), &tagged("fd00:1::1")].concat();
+    for family in 0..2 {
+        let mut node = Node::with(&plain(), &config, 1);
+        let (client, vip, backend) = places(family);
+        let mut one = |frame: Vec<u8>| node.burst(&[frame]).0.remove(0);
+        let (_, sent) = one(framed(&Said::tcp(SYN).packet(client, vip)));
+        assert_eq!(sent[12..16], [0x81, 0, 0, 7]);
+        let source = ends(&sent[18..]).0;
+        let old = Said { ttl: 1, ..Said::tcp(ACK) }.packet(backend, source);
+        let mut frame = framed(&old);
+        frame.splice(12..12, [0x81, 0, 0xa0, 9]);
+        let (verdict, told) = one(frame);
+        assert_eq!(verdict, Verdict::Answer(PortIndex(0)));
+        assert_eq!((&told[..6], &told[6..12]), (&[2, 0, 0, 0, 0, 0xaa][..], &OUR_MAC.0[..]));
+        assert_eq!(told[12..16], [0x81, 0, 0xa0, 7], "in the backend's VLAN, with the priority of its packet");
+        assert_eq!(told[18 + [28, 48][family]..], old);
+        // Nothing is said about an error.
+        let about = error(backend.ip(), source.ip(), 1, &sent[18..], 100);
+        assert_eq!(one(framed(&about)).0, Verdict::Drop(Reason::TtlExceeded));
+    }
+}
+
+#[test]
 fn the_last_hop_and_what_is_too_big() {
     let mut node = Node::new(&plain());
     let (client, vip, backend) = places(0);
@@ -796,7 +836,7 @@ proptest! {
             for (at, mut frame) in replayed.sent {
                 let (is_first, is_error) = (frame[20] & 0x1f | frame[21] == 0, frame[23] == 1);
                 // In an error the quote has it, and the sum over that.
-                let (port, sums) = if is_error { (64..66, &[36..38, 68..70][..]) } else { (34..36, &[40..42][..]) };
+                let (port, sums) = if is_error { (64..66, [36, 68]) } else { (34..36, [40, 40]) };
                 if is_first {
                     let source = [&frame[if is_error { 58..62 } else { 26..30 }], &frame[port.clone()]].concat();
                     let number = seen.iter().position(|other| *other == source).unwrap_or_else(|| {
@@ -804,7 +844,7 @@ proptest! {
                         seen.len() - 1
                     });
                     frame[port].copy_from_slice(&(number as u16).to_be_bytes());
-                    sums.iter().for_each(|sum| frame[sum.clone()].fill(0));
+                    sums.iter().for_each(|&sum| frame[sum..][..2].fill(0));
                 }
                 sent.push((at, frame));
             }
@@ -846,6 +886,86 @@ fn a_later_fragment_of_a_reply_may_wait_for_its_first() {
             assert_eq!(whole([parts[0][..36].to_vec(), parts[1][..44].to_vec()]), said.older().packet(vip, client));
             assert_eq!([1, 2].map(|at| replayed.sent[at].0), [5 * ms; 2], "the later one goes out behind its first");
         }
+    }
+}
+
+/// The first of its datagram says too little to be a service's or a reply's.
+#[test]
+fn what_is_behind_a_short_first_fragment_need_not_wait() {
+    let packet = Said { payload: vec![7; 32], ..Said::tcp(ACK) }.packet(end("203.0.113.9:1000"), end("10.0.0.1:179"));
+    let [first, later] = cut(&packet, 10).map(|part| framed(&part));
+    let holds = CONFIG.replace("[hash]", "[fragments]\nhold = \"20ms\"\n[hash]");
+    for config in [CONFIG, &holds] {
+        let punted = support::replay::replayed(1, config, &plain(), &[first.clone(), later.clone()]).punted;
+        assert_eq!(punted.len(), 2);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    /// New flows and known ones, of this mode and of others, in one burst: as if each came alone.
+    #[test]
+    fn a_burst_is_its_frames_one_by_one(
+        bursts in proptest::collection::vec(
+            proptest::collection::vec((0u16..3, 1u8..6, any::<bool>(), 0usize..4, 0u8..8, 0usize..3), 1..=32), 1..5,
+        ),
+    ) {
+        let services = raw(&[
+            r#""vip": "192.0.2.1", "protocol": "tcp", "forwarding": "snat", "backends": [A, B, C]"#,
+            r#""vip": "192.0.2.1", "protocol": "udp", "forwarding": "snat", "backends": [A, B, C]"#,
+            r#""vip": "192.0.2.2", "protocol": "tcp", "forwarding": "ipip", "backends": [A, B, C]"#,
+            r#""vip": "192.0.2.2", "protocol": "udp", "forwarding": "gue", "hash": "source-ip", "backends": [A, B, C]"#,
+            r#""vip": "192.0.2.3", "protocol": "tcp", "forwarding": "dscp", "dscp": 7, "source_ranges": ["198.51.100.0/24"], "backends": [A]"#,
+            r#""vip": "192.0.2.4", "protocol": "udp", "forwarding": "ipip", "no_backend": "reject", "backends": []"#,
+        ].iter().zip(0..).map(|(service, number)| format!(r#"{{"name": "{number}", "port": 80, {service}}}"#)).collect::<Vec<_>>().join(", ")
+            .replace('A', r#"{"address": "10.1.0.1"}"#).replace('B', r#"{"address": "10.1.0.2"}"#).replace('C', r#"{"address": "10.1.0.3"}"#));
+        let config = CONFIG.replace("2000-2003", "2000-2099").replace("[hash]", "[encap]\nipv4_source = \"10.0.0.1\"\n[hash]");
+        let [mut together, mut alone] = [(), ()].map(|()| Node::with(&services, &config, 1));
+        for burst in bursts {
+            let frames: Vec<_> = burst.iter().map(|&(flow, vip, udp, flags, kind, length)| {
+                let client = SocketAddr::new(if flow == 2 { "203.0.113.7" } else { "198.51.100.7" }.parse().unwrap(), 40000 + flow % 2);
+                let payload = vec![9; [3, 1453, 1475][length]];
+                let said = Said { udp, flags: [SYN, ACK, FIN | ACK, RST][flags], ttl: if kind == 1 { 1 } else { 64 }, payload };
+                let packet = said.packet(client, SocketAddr::new([192, 0, 2, vip].into(), 80));
+                match kind {
+                    2 => {
+                        let mut frame = framed(&packet);
+                        frame.splice(12..12, [0x81, 0, 0x60, 5]);
+                        frame
+                    }
+                    3 | 4 => {
+                        let short = Said { payload: vec![9; 32], ..said }.packet(client, SocketAddr::new([192, 0, 2, vip].into(), 80));
+                        framed(&cut(&short, 3)[usize::from(kind) - 3])
+                    }
+                    _ => framed(&packet),
+                }
+            }).collect();
+            let ones: Vec<_> = frames.iter().map(|frame| alone.burst(std::slice::from_ref(frame)).0[0].clone()).collect();
+            let (all, only) = together.burst(&frames);
+            prop_assert_eq!(only.is_some(), ones.iter().all(|(verdict, _)| matches!(verdict, Verdict::Forward(_))));
+            // Which port a new flow gets, and which number an outer header, depends on the order.
+            let settled = |(verdict, mut bytes): (Verdict, Vec<u8>)| {
+                let ranges = match (bytes[26..30] == [10, 0, 0, 1] || bytes[26..30] == [10, 0, 0, 2], bytes[23]) {
+                    _ if matches!(verdict, Verdict::Drop(_)) => &[][..],
+                    (true, 4) => &[18..20, 24..26],
+                    (true, 6) => &[34..36, 50..52],
+                    (true, 17) => &[18..20, 24..26, 34..36, 40..42],
+                    _ => &[],
+                };
+                ranges.iter().for_each(|range| bytes[range.clone()].fill(0));
+                (verdict, bytes)
+            };
+            for (at, (all, one)) in all.into_iter().zip(ones).enumerate() {
+                prop_assert_eq!(settled(all), settled(one), "frame {} of {:?}", at, burst);
+            }
+        }
+        let counted = |node: &Node| {
+            let mut all: Vec<_> = node.compiler.registry().totals().map(|total| format!("{total:?}")).collect();
+            all.sort();
+            all
+        };
+        prop_assert_eq!(counted(&together), counted(&alone));
     }
 }
 

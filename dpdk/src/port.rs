@@ -285,6 +285,10 @@ impl Port {
         // SAFETY: a port with all its queues set up.
         device.step("starting", unsafe { sys::rte_eth_dev_start(id) })?;
         device.runs.store(true, Ordering::Relaxed);
+        eprintln!(
+            "RSS {:x} key {} reta {} q {queues}",
+            info.flow_type_rss_offloads, info.hash_key_size, info.reta_size
+        );
         let is_dealt_so = device.deal_evenly(queues, info.reta_size)? && hashes_as_told(&info);
         device.table.store(if is_dealt_so { info.reta_size } else { 0 }, Ordering::Relaxed);
         self.set_promiscuous(config.promiscuous)?;
@@ -521,6 +525,18 @@ fn hashes_as_told(info: &sys::rte_eth_dev_info) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_device_deals_as_told_where_it_takes_the_key_and_hashes_all() {
+        let info = |flow_type_rss_offloads, hash_key_size| sys::rte_eth_dev_info {
+            flow_type_rss_offloads,
+            hash_key_size,
+            ..Default::default()
+        };
+        assert!(hashes_as_told(&info(RSS_TYPES, 40)) && hashes_as_told(&info(u64::MAX, 52)));
+        // As net_null, and as NICs that leave out the ports of UDP.
+        assert!(!hashes_as_told(&info(u64::MAX, 0)) && !hashes_as_told(&info(RSS_TYPES & !(1 << 5), 40)));
+    }
 
     #[test]
     fn af_packet_learns_how_many_queues_it_needs() {

@@ -269,6 +269,7 @@ fn a_port_runs_until_its_last_queue_goes_and_can_be_opened_again() {
     let pool = pool("again");
     for _ in 0..2 {
         let (mut port, mut queues) = start("net_null1", pool, 2);
+        assert_eq!(port.table(), None, "it takes no key");
         assert_eq!(queues.iter().map(Queue::index).collect::<Vec<_>>(), [0, 1]);
         assert!(matches!(Port::open(eal(), "net_null1", 1), Err(PortError::Open(_))));
         assert!(matches!(port.start(&Config::default(), pool), Err(PortError::Runs(_))));
@@ -284,29 +285,6 @@ fn a_port_runs_until_its_last_queue_goes_and_can_be_opened_again() {
 }
 
 #[test]
-fn how_frames_are_dealt_is_known_where_the_device_can_be_told() {
-    let pool = pool("dealt");
-    let table = |device: &str, queues: u16| {
-        let mut port = Port::open(eal(), device, queues).unwrap();
-        assert_eq!(port.table(), None, "before it is started");
-        let _queues = port.start(&Config::default(), pool).unwrap();
-        port.table()
-    };
-    // (It pretends to; nothing is dealt by it.)
-    assert_eq!(table("net_null4", 2), Some(128));
-    assert_eq!(table("net_null4", 1), None);
-    let path = std::env::temp_dir().join(format!("penstock-dealt-{}.pcap", std::process::id()));
-    std::fs::write(&path, [0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0])
-        .unwrap();
-    let file = path.display();
-    assert_eq!(
-        table(&format!("net_pcap_dealt,rx_pcap={file},rx_pcap={file},tx_pcap=/dev/null,tx_pcap=/dev/null"), 2),
-        None
-    );
-    std::fs::remove_file(path).unwrap();
-}
-
-#[test]
 fn impossible_ports_are_named() {
     assert!(matches!(Port::open(eal(), "", 1), Err(PortError::Name(_))));
     assert!(matches!(Port::open(eal(), "net_nonsense0", 1), Err(PortError::Probe(_))));
@@ -318,6 +296,7 @@ fn impossible_ports_are_named() {
 #[test]
 fn a_mac_is_set_where_the_driver_can() {
     let mut null = Port::open(eal(), "net_null3", 1).unwrap();
+    assert_eq!(null.table(), None);
     assert_eq!(null.set_mac([2, 0, 0, 0, 0, 9]), Ok(()));
     assert_eq!(null.info().unwrap().mac, [2, 0, 0, 0, 0, 9]);
 

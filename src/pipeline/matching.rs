@@ -1,7 +1,7 @@
 //! The second stage: whose a packet is. A service's, a reply's, ours to answer, the kernel's, or nobody's.
 
 use super::Verdict;
-use super::parse::{Flow, Kind, Parsed};
+use super::parse::{Datagram, Flow, Kind, Parsed};
 use crate::counters::Reason;
 use crate::mode::Reply;
 use crate::snapshot::{Millis, Owner, ServiceIndex, Snapshot};
@@ -86,9 +86,25 @@ fn refusal(parsed: &Parsed, snapshot: &Snapshot, service: Option<ServiceIndex>) 
     }
 }
 
-/// Whether a fragment may be a reply's, as far as its addresses say.
-pub fn may_be_reply(parsed: &Parsed, snapshot: &Snapshot) -> bool {
-    parsed.fault.is_none() && (snapshot.sources().contains(parsed.destination) || snapshot.is_endpoint(parsed.source))
+/// Whether a later fragment that got this verdict may wait for its first. (Of ICMP none is worth it.)
+pub fn may_wait(parsed: &Parsed, verdict: Verdict, snapshot: &Snapshot) -> bool {
+    let is_unknown = match verdict {
+        Verdict::Drop(reason) => reason == Reason::FragmentUnknown,
+        Verdict::Punt => may_be_reply(parsed, snapshot),
+        _ => false,
+    };
+    parsed.kind == Kind::LaterFragment && is_unknown && !snapshot.hold().is_zero()
+}
+
+/// Of a first fragment that is no reply: whose later ones would wait for it, since they may be a reply's.
+pub fn is_waited_for(parsed: &Parsed, snapshot: &Snapshot) -> Option<Datagram> {
+    let is_first = !matches!(parsed.kind, Kind::LaterFragment | Kind::LaterIcmp);
+    parsed.datagram.filter(|_| is_first && !snapshot.hold().is_zero() && may_be_reply(parsed, snapshot))
+}
+
+/// Whether it may be a reply's, as far as its addresses say.
+fn may_be_reply(parsed: &Parsed, snapshot: &Snapshot) -> bool {
+    snapshot.sources().contains(parsed.destination) || snapshot.is_endpoint(parsed.source)
 }
 
 /// A sound packet of an endpoint that is not for us, or an error about one that went to it; everything else is left to the kernel.

@@ -217,20 +217,14 @@ impl Pipeline {
             Match::Service(service) => Ok((parsed, service)),
             Match::Reply(reply) => Err(translate(reply, &parsed, frame, snapshot, now)),
             Match::Echo => Err(echo::answer(&parsed, frame, snapshot)),
-            // Of ICMP none is worth waiting for.
-            Match::Other(verdict) if parsed.kind == Kind::LaterFragment && !snapshot.hold().is_zero() => {
-                let is_unknown = verdict == Verdict::Drop(Reason::FragmentUnknown)
-                    || verdict == Verdict::Punt && matching::may_be_reply(&parsed, snapshot);
-                Err(match is_unknown {
-                    true if self.may_hold => Verdict::Hold,
-                    true => Verdict::Drop(Reason::FragmentUnknown),
-                    false => verdict,
-                })
+            Match::Other(verdict) if matching::may_wait(&parsed, verdict, snapshot) => {
+                Err(if self.may_hold { Verdict::Hold } else { Verdict::Drop(Reason::FragmentUnknown) })
             }
             // What the fabric says of our own packets is not the kernel's business, where it can be told whose they were.
             Match::Other(Verdict::Punt) => {
-                if parsed.is_first_fragment() && matching::may_be_reply(&parsed, snapshot) {
-                    remember(&parsed, fragments, now); // or its later ones, the kernel's too, would wait
+                if let Some(datagram) = matching::is_waited_for(&parsed, snapshot) {
+                    // Its later fragments are the kernel's, too, and need not wait.
+                    fragments.remember(datagram, (parsed.flow.source_port, parsed.flow.destination_port), now);
                 }
                 Err(fabric::relay(&parsed, frame, snapshot, now).unwrap_or(Verdict::Punt))
             }

@@ -2,7 +2,7 @@
 //! RFC 1191, RFC 4443), or a TCP reset (RFC 9293). They come from the VIP, leave by the route to the sender, and are limited in
 //! their rate, all together.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::Verdict;
 use super::parse::Parsed;
@@ -41,13 +41,22 @@ const TTL: u8 = 64;
 
 /// What is sent.
 enum Answer {
-    /// By type and code, with the word behind the checksum.
-    Icmp {
-        v4: (u8, u8),
-        v6: (u8, u8),
-        word: u32,
-    },
+    Icmp(Icmp),
     Reset,
+}
+
+/// An ICMP error, by type and code in either family, with the word behind the checksum.
+struct Icmp {
+    v4: (u8, u8),
+    v6: (u8, u8),
+    word: u32,
+}
+
+impl Icmp {
+    fn too_big(room: u16) -> Self {
+        let v4 = (icmp::v4::UNREACHABLE, icmp::v4::FRAGMENTATION_NEEDED);
+        Self { v4, v6: (icmp::v6::TOO_BIG, 0), word: room.into() }
+    }
 }
 
 /// Turns the frame into what its sender is told, where there is something to tell and somebody to tell it to.
@@ -61,16 +70,14 @@ pub fn answer<F: Frame>(frame: &mut F, refused: Refused, snapshot: &Snapshot, no
         return dropped;
     }
     let parsed = Parsed::again(frame.bytes());
-    let icmp = |v4, v6, word| Some(Answer::Icmp { v4, v6, word });
+    let icmp = |v4, v6| Some(Answer::Icmp(Icmp { v4, v6, word: 0 }));
     let answer = match reason {
         Reason::TooBig if may_be_fragmented(frame.bytes(), &parsed) => None,
-        Reason::TooBig => {
-            icmp((icmp::v4::UNREACHABLE, icmp::v4::FRAGMENTATION_NEEDED), (icmp::v6::TOO_BIG, 0), room.into())
-        }
-        Reason::TtlExceeded => icmp((icmp::v4::TIME_EXCEEDED, 0), (icmp::v6::TIME_EXCEEDED, 0), 0),
+        Reason::TooBig => Some(Answer::Icmp(Icmp::too_big(room))),
+        Reason::TtlExceeded => icmp((icmp::v4::TIME_EXCEEDED, 0), (icmp::v6::TIME_EXCEEDED, 0)),
         Reason::NoBackend if snapshot.definition(service).no_backend == NoBackend::Reject => match packet.content {
             Content::Tcp => reset(frame.bytes(), packet),
-            _ => icmp((icmp::v4::UNREACHABLE, icmp::v4::PORT), (icmp::v6::UNREACHABLE, icmp::v6::PORT), 0),
+            _ => icmp((icmp::v4::UNREACHABLE, icmp::v4::PORT), (icmp::v6::UNREACHABLE, icmp::v6::PORT)),
         },
         _ => None,
     };
@@ -79,12 +86,10 @@ pub fn answer<F: Frame>(frame: &mut F, refused: Refused, snapshot: &Snapshot, no
     if !snapshot.limiter().allow(now) {
         return dropped;
     }
+    let from = vip.unwrap_or(parsed.destination);
     let made = match answer {
-        Answer::Icmp { v4, v6, word } => match (parsed.destination, parsed.source) {
-            (IpAddr::V4(_), IpAddr::V4(_)) => error_v4(frame, packet, hop, vip, v4, word),
-            _ => error_v6(frame, packet, hop, vip, v6, word),
-        },
-        Answer::Reset => reset_in_place(frame, packet, hop, parsed.destination.is_ipv4()),
+        Answer::Icmp(error) => tell(frame, packet, hop, from, error),
+        Answer::Reset => reset_in_place(frame, packet, hop, from),
     };
     match made.filter(|()| hop.tag(frame, packet.priority)) {
         None => Verdict::Drop(Reason::Malformed),
@@ -102,11 +107,12 @@ pub fn tell_too_big<F: Frame>(
     snapshot: &Snapshot,
 ) -> Option<PortIndex> {
     let hop = snapshot.next_hop(client)?;
-    if client.is_ipv4() {
-        error_v4(frame, packet, hop, None, (icmp::v4::UNREACHABLE, icmp::v4::FRAGMENTATION_NEEDED), room.into())?;
-    } else {
-        error_v6(frame, packet, hop, None, (icmp::v6::TOO_BIG, 0), room.into())?;
-    }
+    let packet_bytes = frame.bytes().get(ethernet::HEADER..)?;
+    let vip = match client {
+        IpAddr::V4(_) => Ipv4::of(packet_bytes)?.destination().into(),
+        IpAddr::V6(_) => ipv6::Ipv6::of(packet_bytes)?.destination().into(),
+    };
+    tell(frame, packet, hop, vip, Icmp::too_big(room))?;
     hop.tag(frame, packet.priority).then_some(hop.port)
 }
 
@@ -133,51 +139,44 @@ fn quote<'a, F: Frame>(
     packet.split_at_mut_checked(headers)
 }
 
-fn error_v4<F: Frame>(
-    frame: &mut F,
-    packet: Packet,
-    hop: &NextHop,
-    vip: Option<IpAddr>,
-    (kind, code): (u8, u8),
-    word: u32,
-) -> Option<()> {
+/// Turns the frame into an error from `from` about its packet.
+fn tell<F: Frame>(frame: &mut F, packet: Packet, hop: &NextHop, from: IpAddr, error: Icmp) -> Option<()> {
+    match from {
+        IpAddr::V4(from) => tell_v4(frame, packet, hop, from, error),
+        IpAddr::V6(from) => tell_v6(frame, packet, hop, from, error),
+    }
+}
+
+fn tell_v4<F: Frame>(frame: &mut F, packet: Packet, hop: &NextHop, from: Ipv4Addr, error: Icmp) -> Option<()> {
     const HEADERS: usize = ipv4::HEADER + icmp::HEADER;
     let (headers, quote) = quote(frame, packet, hop, HEADERS, MOST_V4, ethernet::IPV4)?;
     let (ip, message) = headers.split_first_chunk_mut::<{ ipv4::HEADER }>()?;
-    *ip = header_v4(quote, protocol::ICMP, (HEADERS + quote.len()) as u16, vip)?;
-    message.copy_from_slice(&[kind, code, 0, 0, 0, 0, 0, 0]);
-    message[4..].copy_from_slice(&word.to_be_bytes());
+    *ip = header_v4(quote, protocol::ICMP, (HEADERS + quote.len()) as u16, from)?;
+    message.copy_from_slice(&[error.v4.0, error.v4.1, 0, 0, 0, 0, 0, 0]);
+    message[4..].copy_from_slice(&error.word.to_be_bytes());
     let sum = u32::from(checksum::sum(message)) + u32::from(checksum::sum(quote));
     message[icmp::CHECKSUM..][..2].copy_from_slice(&(!checksum::fold(sum)).to_be_bytes());
     Some(())
 }
 
-fn error_v6<F: Frame>(
-    frame: &mut F,
-    packet: Packet,
-    hop: &NextHop,
-    vip: Option<IpAddr>,
-    (kind, code): (u8, u8),
-    word: u32,
-) -> Option<()> {
+fn tell_v6<F: Frame>(frame: &mut F, packet: Packet, hop: &NextHop, from: Ipv6Addr, error: Icmp) -> Option<()> {
     const HEADERS: usize = ipv6::HEADER + icmp::HEADER;
     let (headers, quote) = quote(frame, packet, hop, HEADERS, MOST_V6, ethernet::IPV6)?;
     let (ip, message) = headers.split_first_chunk_mut::<{ ipv6::HEADER }>()?;
     let length = icmp::HEADER + quote.len();
-    *ip = header_v6(quote, protocol::ICMPV6, length as u16, vip)?;
-    message.copy_from_slice(&[kind, code, 0, 0, 0, 0, 0, 0]);
-    message[4..].copy_from_slice(&word.to_be_bytes());
+    *ip = header_v6(quote, protocol::ICMPV6, length as u16, from)?;
+    message.copy_from_slice(&[error.v6.0, error.v6.1, 0, 0, 0, 0, 0, 0]);
+    message[4..].copy_from_slice(&error.word.to_be_bytes());
     let parts = [&ip[ipv6::field::SOURCE..], message, quote].map(|part| u32::from(checksum::sum(part)));
     let sum = parts.into_iter().sum::<u32>() + length as u32 + u32::from(protocol::ICMPV6);
     message[icmp::CHECKSUM..][..2].copy_from_slice(&(!checksum::fold(sum)).to_be_bytes());
     Some(())
 }
 
-/// A header back to where `packet` came from, from the VIP, or else from where it was going.
-fn header_v4(packet: &[u8], number: u8, total: u16, vip: Option<IpAddr>) -> Option<[u8; ipv4::HEADER]> {
+/// A header to where `packet` came from.
+fn header_v4(packet: &[u8], number: u8, total: u16, from: Ipv4Addr) -> Option<[u8; ipv4::HEADER]> {
     use ipv4::field;
     let of = Ipv4::of(packet)?;
-    let from = if let Some(IpAddr::V4(vip)) = vip { vip } else { of.destination() };
     let mut ip = [0; ipv4::HEADER];
     ip[0] = 0x45;
     ip[field::TOTAL_LENGTH..][..2].copy_from_slice(&total.to_be_bytes());
@@ -191,10 +190,9 @@ fn header_v4(packet: &[u8], number: u8, total: u16, vip: Option<IpAddr>) -> Opti
     Some(ip)
 }
 
-fn header_v6(packet: &[u8], number: u8, payload: u16, vip: Option<IpAddr>) -> Option<[u8; ipv6::HEADER]> {
+fn header_v6(packet: &[u8], number: u8, payload: u16, from: Ipv6Addr) -> Option<[u8; ipv6::HEADER]> {
     use ipv6::field;
     let of = ipv6::Ipv6::of(packet)?;
-    let from = if let Some(IpAddr::V6(vip)) = vip { vip } else { of.destination() };
     let mut ip = [0; ipv6::HEADER];
     ip[0] = 0x60;
     ip[field::PAYLOAD_LENGTH..][..2].copy_from_slice(&payload.to_be_bytes());
@@ -212,7 +210,7 @@ fn reset(frame: &[u8], packet: Packet) -> Option<Answer> {
 }
 
 /// Puts a reset in the segment's place (RFC 9293, section 3.10.7.1).
-fn reset_in_place<F: Frame>(frame: &mut F, packet: Packet, hop: &NextHop, is_v4: bool) -> Option<()> {
+fn reset_in_place<F: Frame>(frame: &mut F, packet: Packet, hop: &NextHop, from: IpAddr) -> Option<()> {
     // The fixed header of either family; a segment behind one of IPv4 has as many bytes.
     let old: [u8; ipv6::HEADER] = *frame.bytes().get(ethernet::HEADER..)?.first_chunk()?;
     let header = usize::from(packet.header);
@@ -234,21 +232,24 @@ fn reset_in_place<F: Frame>(frame: &mut F, packet: Packet, hop: &NextHop, is_v4:
         reset[FLAGS] = RST | ACK;
     }
 
-    let ip_header = if is_v4 { ipv4::HEADER } else { ipv6::HEADER };
+    let ip_header = if from.is_ipv4() { ipv4::HEADER } else { ipv6::HEADER };
     let length = ethernet::HEADER + ip_header + tcp::HEADER;
     let padded = length.max(ethernet::MINIMUM).min(frame.bytes().len());
     let bytes = frame.reshape(0, padded)?;
     bytes.get_mut(length..)?.fill(0);
     let (link, rest) = bytes.split_first_chunk_mut::<{ ethernet::HEADER }>()?;
     let (ip, rest) = rest.split_at_mut_checked(ip_header)?;
-    let addresses = if is_v4 {
-        *link = ethernet::header(hop.destination, hop.source, ethernet::IPV4);
-        ip.copy_from_slice(&header_v4(&old, protocol::TCP, (ip_header + tcp::HEADER) as u16, None)?);
-        &ip[ipv4::field::SOURCE..]
-    } else {
-        *link = ethernet::header(hop.destination, hop.source, ethernet::IPV6);
-        ip.copy_from_slice(&header_v6(&old, protocol::TCP, tcp::HEADER as u16, None)?);
-        &ip[ipv6::field::SOURCE..]
+    let addresses = match from {
+        IpAddr::V4(from) => {
+            *link = ethernet::header(hop.destination, hop.source, ethernet::IPV4);
+            ip.copy_from_slice(&header_v4(&old, protocol::TCP, (ip_header + tcp::HEADER) as u16, from)?);
+            &ip[ipv4::field::SOURCE..]
+        }
+        IpAddr::V6(from) => {
+            *link = ethernet::header(hop.destination, hop.source, ethernet::IPV6);
+            ip.copy_from_slice(&header_v6(&old, protocol::TCP, tcp::HEADER as u16, from)?);
+            &ip[ipv6::field::SOURCE..]
+        }
     };
     let sum = u32::from(checksum::sum(addresses)) + u32::from(checksum::sum(&reset));
     let sum = !checksum::fold(sum + u32::from(protocol::TCP) + tcp::HEADER as u32);

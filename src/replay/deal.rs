@@ -14,11 +14,11 @@ pub const ENTRIES: u16 = 128;
 
 /// The lcore that receives `frame`.
 pub fn lcore(frame: &[u8], dealing: &Dealing) -> usize {
-    dealt(frame).map_or(0, |(source, destination, ports)| dealing.lcore(source, destination, ports))
+    named(frame, dealing).unwrap_or(0)
 }
 
-/// What a frame is dealt by.
-fn dealt(frame: &[u8]) -> Option<(IpAddr, IpAddr, Option<(u16, u16)>)> {
+/// The one that its addresses name, if it has any.
+fn named(frame: &[u8], dealing: &Dealing) -> Option<usize> {
     let link = Link::of(frame)?;
     let bytes = &frame[link.length..];
     let (source, destination, number, header) = match link.ether_type {
@@ -38,5 +38,5 @@ fn dealt(frame: &[u8]) -> Option<(IpAddr, IpAddr, Option<(u16, u16)>)> {
     };
     let ports = header.filter(|_| matches!(number, protocol::TCP | protocol::UDP));
     let ports = ports.and_then(|header| bytes.get(header..)?.first_chunk::<4>());
-    Some((source, destination, ports.map(|ports| (be16(ports, 0), be16(ports, 2)))))
+    Some(dealing.lcore(source, destination, ports.map(|ports| (be16(ports, 0), be16(ports, 2)))))
 }
