@@ -242,9 +242,10 @@ impl Forwarding {
         matches!(self, Self::Dnat | Self::DnatDsr | Self::Snat | Self::Geneve)
     }
 
-    /// Whether VIP and backend may be of different families: where the packet goes inside another.
+    /// Whether VIP and backend may be of different families: where the packet goes inside another, as it is. (What `geneve` sends is the
+    /// backend's own, inside; only the tunnel's end may be of the other.)
     pub fn crosses_families(self) -> bool {
-        matches!(self, Self::Ipip | Self::Gre | Self::Gue | Self::Geneve)
+        matches!(self, Self::Ipip | Self::Gre | Self::Gue)
     }
 }
 

@@ -203,8 +203,9 @@ fn backend_address(backend: &Object<'_>, drafted: &BackendDraft, service: &Draft
     if let Some(mode) =
         service.mode.filter(|mode| !mode.crosses_families() && vip.addr().is_ipv4() != address.is_ipv4())
     {
+        let but = if mode == Forwarding::Geneve { "; its \"tunnel_endpoint\" may be of either" } else { "" };
         let reason = format!(
-            "{address} and the VIP {} are of different families, and {:?} cannot cross them",
+            "{address} and the VIP {} are of different families, and {:?} cannot cross them{but}",
             vip.addr(),
             mode.name()
         );
@@ -328,7 +329,8 @@ fn vips(drafts: &[Draft], report: &mut Report) {
                     protocol.name()
                 ),
             };
-            report.error(at(index, "vip"), reason);
+            let key = if *other == ports { "vip" } else { "port" };
+            report.error(at(index, key), reason);
         }
         others.push((ports, index));
     }

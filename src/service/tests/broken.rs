@@ -143,6 +143,11 @@ fn services() -> Vec<Case> {
         ),
         (r#""dscp": 5"#, "dscp: belongs to \"dscp\", and this service is \"ipip\"; leave it out"),
         (r#""gue": {"variant": 1}"#, "gue: belongs to \"gue\", and this service is \"ipip\"; leave it out"),
+        (
+            r#""forwarding": "geneve", "backends": [{"address": "fd00:10::11", "tunnel_endpoint": "10.1.0.11"}]"#,
+            "backends[0].address: fd00:10::11 and the VIP 192.0.2.1 are of different families, and \"geneve\" cannot cross them; \
+             its \"tunnel_endpoint\" may be of either",
+        ),
         (r#""geneve": {"vni": 7}"#, "geneve: belongs to \"geneve\", and this service is \"ipip\"; leave it out"),
         (
             r#""udp_checksum": true"#,
@@ -212,7 +217,7 @@ fn together() -> Vec<Case> {
         (
             several(&[r#""port": "80-90""#, r#""name": "b", "port": "90-99""#]).into_bytes(),
             vec![
-                "services[1].vip: 90-99 overlaps 80-90 of services[0], on the same VIP and protocol",
+                "services[1].port: 90-99 overlaps 80-90 of services[0], on the same VIP and protocol",
             ],
         ),
         (
