@@ -605,6 +605,40 @@ fn a_connection_id_names_its_server() {
     }
 }
 
+/// In the capture's time, and by any number of lcores.
+#[test]
+fn in_replay_what_the_fabric_says_holds_from_the_next_frame_on() {
+    use support::replay::replayed_at;
+    let service = |backend| {
+        format!(
+            r#"{{"services": [{{"name": "a", "vip": "{}", "port": 80, "protocol": "tcp", "forwarding": "ipip", "backends": [{{"address": "{backend}"}}]}}]}}"#,
+            VIP[0]
+        )
+    };
+    let big = frame(&plain(0, false, 1300).bytes(), &[], 0);
+    let (us, s) = (1_000, 1_000_000_000);
+    let sent = |lcores, capture: &[(u64, Vec<u8>)]| replayed_at(lcores, CONFIG, &service(BACKEND[0]), capture).sent;
+    let wrapped = sent(1, &[(0, big.clone())]).remove(0).1;
+    let says = |mtu| complaint(&wrapped, mtu, 500);
+    for lcores in [1, 2, 4] {
+        let answered = |capture: &[(u64, Vec<u8>)]| -> Vec<bool> {
+            // By its source: what goes on is in a tunnel of the node's.
+            sent(lcores, capture).iter().map(|(_, frame)| frame[26..30] == [192, 0, 2, 1]).collect()
+        };
+        assert_eq!(
+            answered(&[(0, big.clone()), (us, says(1200)), (2 * us, big.clone())]),
+            [false, true, true],
+            "{lcores}"
+        );
+        for later in [600 * s, 3600 * s] {
+            let capture = [(0, says(1200)), (600 * s - us, big.clone()), (later, big.clone())];
+            assert_eq!(answered(&capture), [true, true, false], "{lcores}: ten minutes after it was said");
+        }
+        let capture = [(0, says(1200)), (500 * s, says(1400)), (601 * s, big.clone()), (1100 * s, big.clone())];
+        assert_eq!(answered(&capture), [true, true, false, false], "{lcores}: 1400 are enough");
+    }
+}
+
 #[test]
 fn what_the_fabric_says_of_a_tunnel_is_learnt_and_relayed() {
     for (vip, backend) in pairs() {

@@ -95,7 +95,12 @@ static PORT: &[Key] = &[
 ];
 
 static ICMP: &[Key] = &[
-    Key::default("errors_per_second", Shape::Integer { least: 0, most: 1_000_000 }, Integer(1000), "The rate."),
+    Key::default(
+        "errors_per_second",
+        Shape::Integer { least: 0, most: 1_000_000 },
+        Integer(1000),
+        "The rate. (0: no more than `burst`, ever.)",
+    ),
     Key::default(
         "burst",
         Shape::Integer { least: 0, most: 1_000_000 },

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::matching::{self, Match};
 use super::parse::Parsed;
 use super::{BURST, Pipeline, Verdict};
+use crate::counters::Reason;
 use crate::flow::Nat;
 use crate::maglev;
 use crate::mode;
@@ -92,6 +93,11 @@ pub fn explain<F: Frame>(snapshot: &Snapshot, now: Millis, port: PortIndex, fram
             (matched, None, way(parsed.destination))
         }
         Match::Echo => (Matched::Echo, None, way(parsed.source)),
+        Match::Other(Verdict::Drop(Reason::SourceRefused)) => {
+            let service = matching::find_service(&parsed, snapshot);
+            let definition = |service| snapshot.compiled_service(service).definition().clone();
+            (service.map_or(Matched::Nobody, |service| Matched::Service(definition(service))), None, None)
+        }
         Match::Other(_) => (Matched::Nobody, None, None),
     };
     let mut verdicts = [Verdict::Punt; BURST];

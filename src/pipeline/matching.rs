@@ -52,7 +52,7 @@ pub fn find<'a>(parsed: &Parsed, snapshot: &'a Snapshot, now: Millis) -> Match<'
 }
 
 /// The service that the packet's flow belongs to.
-fn find_service(parsed: &Parsed, snapshot: &Snapshot) -> Option<ServiceIndex> {
+pub fn find_service(parsed: &Parsed, snapshot: &Snapshot) -> Option<ServiceIndex> {
     let flow = &parsed.flow;
     // An error says whose packet it quotes; somebody else's is none of the flow's.
     if flow.destination != parsed.destination {

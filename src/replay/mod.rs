@@ -16,6 +16,7 @@ use crate::pipeline::{BURST, Held, Pipeline, Verdict};
 use crate::service::{Definitions, Forwarding};
 use crate::snapshot::{Compiler, Environment, Fabric, Millis, PortIndex, Snapshot};
 use crate::wire::Frame;
+use deal::Dealt;
 
 pub use buffer::Buffer;
 pub use capture::{CaptureError, Nanos, Reader, Resolution, Writer};
@@ -84,7 +85,8 @@ pub fn run<R: Read, W: Write>(
     let mut clock = 0;
     while let Some(at) = stamp {
         clock = clock.max(at.saturating_sub(start));
-        let lcore = deal::lcore(&frame, &dealing);
+        let dealt = Dealt::of(&frame);
+        let lcore = dealt.as_ref().map_or(0, |dealt| dealt.lcore(&dealing));
         // What lcores share (the limit of ICMP errors) goes by the order of the frames: one lcore's turn ends where another's begins.
         let is_others = batch.lcore != lcore;
         if batch.is_full(most)
@@ -93,18 +95,21 @@ pub fn run<R: Read, W: Write>(
             || changes.peek().is_some_and(|change| change.0 <= clock)
         {
             batch.flush(&snapshot, plan.port, &mut lcores, &mut totals, &mut outputs)?;
-            let has_learned = plan.compiler.learn(millis(clock));
-            while let Some((_, newer)) = changes.next_if(|change| change.0 <= clock) {
+            // What the frames told counts from their own time on.
+            let has_learned = plan.compiler.learn(batch.now);
+            while let Some((at, newer)) = changes.next_if(|change| change.0 <= clock) {
                 definitions = newer;
-                snapshot = plan.compiler.compile(&definitions, &plan.fabric, millis(clock));
+                snapshot = plan.compiler.compile(&definitions, &plan.fabric, millis(at));
             }
-            if has_learned {
+            if plan.compiler.learn(millis(clock)) || has_learned {
                 snapshot = plan.compiler.compile(&definitions, &plan.fabric, millis(clock));
             }
             (batch.now, batch.lcore) = (millis(clock), lcore);
         }
         lcores[lcore].take(&frame);
         batch.stamps.push(at);
+        // It may tell what holds for the next frame.
+        batch.is_closed = dealt.is_some_and(|dealt| dealt.is_icmp());
         stamp = input.next(&mut frame)?;
     }
     batch.flush(&snapshot, plan.port, &mut lcores, &mut totals, &mut outputs)?;
@@ -182,11 +187,13 @@ struct Batch {
     stamps: Vec<Nanos>,
     /// That of the last frame.
     last: Nanos,
+    /// Nothing more goes in.
+    is_closed: bool,
 }
 
 impl Batch {
     fn is_full(&self, most: usize) -> bool {
-        self.stamps.len() >= most
+        self.stamps.len() >= most || self.is_closed
     }
 
     fn flush<W: Write>(

@@ -24,9 +24,11 @@ pub struct Limiter {
 
 impl Limiter {
     pub fn new(limit: Limit) -> Self {
-        let per_token = 1_000_000_000_u64.checked_div(u64::from(limit.per_second)).unwrap_or(0);
-        // Without a rate nothing is ever let through, whatever the burst.
-        let most = if per_token == 0 { 0 } else { per_token * u64::from(limit.burst) };
+        let burst = u64::from(limit.burst);
+        // Without a rate the bucket is full at the start, and never again: a token takes the better part of all time.
+        let per_token =
+            1_000_000_000_u64.checked_div(u64::from(limit.per_second)).unwrap_or(u64::MAX / 2 / burst.max(1));
+        let most = per_token * burst;
         Self { full_at: AtomicU64::new(0), per_token, most }
     }
 
@@ -38,7 +40,7 @@ impl Limiter {
             let next = full_at.max(now).saturating_add(self.per_token);
             (next - now <= self.most).then_some(next)
         };
-        self.most > 0 && self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+        self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 }
 
@@ -67,7 +69,10 @@ mod tests {
     }
 
     #[test]
-    fn none_is_none() {
-        assert_eq!((limiter(0, 100)(0, 10), limiter(1000, 0)(5, 10)), (0, 0));
+    fn without_a_rate_a_burst_and_without_a_burst_none() {
+        let allowed = limiter(0, 100);
+        assert_eq!([0, 1000, 1_000_000_000].map(|ms| allowed(ms, 60)), [60, 40, 0]);
+        assert_eq!(limiter(1000, 0)(5, 10), 0);
+        assert_eq!(limiter(0, 0)(5, 10), 0);
     }
 }
