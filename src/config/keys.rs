@@ -99,7 +99,7 @@ static ICMP: &[Key] = &[
         "errors_per_second",
         Shape::Integer { least: 0, most: 1_000_000 },
         Integer(1000),
-        "The rate. (0: no more than `burst`, ever.)",
+        "The rate; 0: no more than `burst`, ever.",
     ),
     Key::default(
         "burst",
