@@ -285,10 +285,6 @@ impl Port {
         // SAFETY: a port with all its queues set up.
         device.step("starting", unsafe { sys::rte_eth_dev_start(id) })?;
         device.runs.store(true, Ordering::Relaxed);
-        eprintln!(
-            "RSS {:x} key {} reta {} q {queues}",
-            info.flow_type_rss_offloads, info.hash_key_size, info.reta_size
-        );
         let is_dealt_so = device.deal_evenly(queues, info.reta_size)? && hashes_as_told(&info);
         device.table.store(if is_dealt_so { info.reta_size } else { 0 }, Ordering::Relaxed);
         self.set_promiscuous(config.promiscuous)?;
