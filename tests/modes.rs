@@ -605,6 +605,28 @@ fn a_connection_id_names_its_server() {
     }
 }
 
+/// The lcore that gets the fragments is mostly not that of the flow's whole packets.
+#[test]
+fn a_flow_that_a_fragment_opens_is_known_by_any_number_of_lcores() {
+    for family in [0, 1] {
+        let service = format!(
+            r#"{{"services": [{{"name": "a", "vip": "{}", "port": 80, "protocol": "tcp", "forwarding": "dnat-dsr", "tracking": "full", "backends": [{{"address": "{}"}}]}}]}}"#,
+            VIP[family], BACKEND[family]
+        );
+        let frames: Vec<_> = (0..20)
+            .flat_map(|port| {
+                let mut packet = plain(family, false, 200);
+                packet.from.1 = 4000 + port;
+                let mut parts = fragments(&packet, 64, 7);
+                let flags = parts[0].len() - 64 + 13;
+                parts[0][flags] = 2; // SYN; its sum is nobody's business
+                [frame(&parts[0], &[], 0), frame(&parts[1], &[], 0), frame(&packet.bytes(), &[], 0)]
+            })
+            .collect();
+        support::replay::several_lcores_do_what_one_does(CONFIG, &service, &frames);
+    }
+}
+
 /// In the capture's time, and by any number of lcores.
 #[test]
 fn in_replay_what_the_fabric_says_holds_from_the_next_frame_on() {

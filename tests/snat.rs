@@ -527,6 +527,31 @@ fn what_belongs_to_no_flow_is_the_kernels() {
 }
 
 #[test]
+fn what_does_not_leave_takes_no_source() {
+    for family in 0..2 {
+        let config = CONFIG.replace("2000-2003", "2000-2000").replace(r#""10.0.0.1", "10.0.0.2""#, r#""10.0.0.1""#);
+        let mut node = Node::with(&plain(), &config, 1);
+        let (client, vip, _) = places(family);
+        let other = |port| SocketAddr::new(client.ip(), port);
+        for udp in [false, true] {
+            let said = Said { udp, ..Said::tcp(SYN) };
+            for port in 1..4 {
+                let old = Said { ttl: 1, payload: vec![], ..said };
+                assert_eq!(node.verdict(&old.packet(other(port), vip)), Verdict::Answer(PortIndex(0)));
+                let big = Said { payload: vec![0; 1500], ..old };
+                assert_eq!(
+                    node.verdict(&Said { ttl: 64, ..big }.packet(other(port), vip)),
+                    Verdict::Answer(PortIndex(0))
+                );
+            }
+            node.forwarded(&Said { udp, ..Said::tcp(SYN) }.packet(other(9), vip));
+            let refused = node.verdict(&Said { udp, ..Said::tcp(SYN) }.packet(other(10), vip));
+            assert_eq!(refused, Verdict::Drop(Reason::SnatExhausted));
+        }
+    }
+}
+
+#[test]
 fn a_backend_behind_a_tag_is_told_there() {
     let tagged = |address: &str| {
         format!("[[neighbor]]\naddress = \"{address}\"\nmac = \"02:00:00:00:00:aa\"\nport = \"wan0\"\nvlan = 7\n")

@@ -19,7 +19,7 @@ mod translation;
 use crate::counters::Reason;
 use crate::flow::{Begun, Dealing, Nat};
 use crate::mode::{Content, Reply, State, link};
-use crate::service::{Forwarding, Hash};
+use crate::service::{Forwarding, Hash, Service, Tracking};
 use crate::snapshot::{Millis, PortIndex, ServiceIndex, Snapshot, TargetIndex};
 use crate::wire::{Frame, ethernet, quic, udp};
 
@@ -203,9 +203,16 @@ impl Pipeline {
         if matches!(found, Match::Service(_) | Match::Reply(_) | Match::Echo) {
             remember(&parsed, fragments, now);
             if let Match::Service(service) = found
-                && snapshot.definition(service).forwarding == Forwarding::Snat
-                && let Some(verdict) =
-                    translation::elsewhere(&parsed, snapshot, &state.nat, seconds, self.round, self.dealing)
+                && let Some(verdict) = match flows_of(snapshot.definition(service)) {
+                    Flows::Translated => {
+                        translation::elsewhere(&parsed, snapshot, &state.nat, seconds, self.round, self.dealing)
+                    }
+                    Flows::SeenToBegin => {
+                        let dealing = self.dealing.filter(|_| parsed.datagram.is_some());
+                        dealing.and_then(|dealing| translation::home(&parsed, self.lcore, self.round, dealing))
+                    }
+                    Flows::Forgotten => None,
+                }
             {
                 return Err(verdict);
             }
@@ -250,6 +257,21 @@ impl Pipeline {
         let way = translation::outward(frame, parsed, service, named, snapshot, nat, now)?;
         self.burst.add_translated(at, parsed, service, way);
         Ok(())
+    }
+}
+
+/// What an lcore keeps of a service's flows.
+enum Flows {
+    Translated,
+    SeenToBegin,
+    Forgotten,
+}
+
+fn flows_of(service: &Service) -> Flows {
+    match service.forwarding {
+        Forwarding::Snat => Flows::Translated,
+        Forwarding::DnatDsr if service.tracking == Tracking::Full => Flows::SeenToBegin,
+        _ => Flows::Forgotten,
     }
 }
 

@@ -69,14 +69,16 @@ pub fn elsewhere(
         return None;
     }
     match dealing {
-        Some(dealing) if round == Round::RECEIVED => {
-            let ports = (flow.source_port, flow.destination_port);
-            let home = dealing.lcore(flow.source, flow.destination, Some(ports));
-            (home != nat.lcore()).then_some(Verdict::HandOver(home as u16))
-        }
-        Some(_) => None,
+        Some(dealing) => home(parsed, nat.lcore(), round, dealing),
         None => round.next(nat),
     }
+}
+
+/// The lcore that gets a flow's whole packets, where it is another and has not had this frame.
+pub fn home(parsed: &Parsed, lcore: usize, round: Round, dealing: Dealing) -> Option<Verdict> {
+    let flow = &parsed.flow;
+    let home = dealing.lcore(flow.source, flow.destination, Some((flow.source_port, flow.destination_port)));
+    (round == Round::RECEIVED && home != lcore).then_some(Verdict::HandOver(home as u16))
 }
 
 fn is_known(parsed: &Parsed, nat: &Nat, now: Seconds) -> bool {
@@ -94,10 +96,9 @@ pub fn outward<F: Frame>(
     nat: &mut Nat,
     now: Seconds,
 ) -> Result<Outward, Reason> {
-    let flags = snat::flags(frame, &parsed.packet);
     match parsed.flow.destination {
-        IpAddr::V4(_) => flow::<V4>(parsed, flags, service, named, snapshot, nat, now),
-        IpAddr::V6(_) => flow::<V6>(parsed, flags, service, named, snapshot, nat, now),
+        IpAddr::V4(_) => flow::<V4, F>(frame, parsed, service, named, snapshot, nat, now),
+        IpAddr::V6(_) => flow::<V6, F>(frame, parsed, service, named, snapshot, nat, now),
     }
 }
 
@@ -136,9 +137,9 @@ where
     Some(A::Octets::key(client, vip, Protocol::numbered(flow.protocol)?))
 }
 
-fn flow<A: Spoken>(
+fn flow<A: Spoken, F: Frame>(
+    frame: &F,
     parsed: &Parsed,
-    flags: u8,
     service: ServiceIndex,
     named: Option<TargetIndex>,
     snapshot: &Snapshot,
@@ -157,6 +158,7 @@ where
         let (address, port) = translation.backend;
         let kept = snapshot.kept(service, SocketAddr::new(A::say(address), port));
         // A new connection on the ends of one that came to nothing, or is closing, need not go where that went.
+        let flags = snat::flags(frame, &parsed.packet);
         let is_opening = flags & (SYN | ACK) == SYN;
         let is_anew = is_opening && (!translation.is_established() || translation.is_closing());
         let is_over = is_opening && translation.is_closed();
@@ -191,7 +193,11 @@ where
         _ => snapshot.hash().end(parsed.flow.source, parsed.flow.source_port),
     };
     let target = named.unwrap_or_else(|| snapshot.select(service, hash));
-    let Some(endpoint) = snapshot.endpoint_of(service, target) else { return Ok(Outward { target, slot: None }) };
+    // What the mode will refuse takes no source.
+    let fits = parsed.packet.total <= snapshot.target(target).room;
+    let Some(endpoint) = snapshot.endpoint_of(service, target).filter(|_| fits && snat::may_hop::<A, F>(frame)) else {
+        return Ok(Outward { target, slot: None });
+    };
     let Some(address) = A::address(endpoint.ip()) else {
         return Ok(Outward { target: TargetIndex::NOBODY, slot: None });
     };

@@ -78,8 +78,10 @@ pub fn run<R: Read, W: Write>(
     let mut totals = Totals::default();
     // A fragment that waited goes out right behind its first, with that one's time stamp. A frame that is handed to another lcore goes
     // before those that came after it, and what a segment tells of its flow counts for the next.
-    let translates = |definitions: &Definitions| definitions.services.iter().any(|s| s.forwarding == Forwarding::Snat);
-    let is_handing = translates(&definitions) || changes.clone().any(|(_, definitions)| translates(&definitions));
+    let hands = |definitions: &Definitions| {
+        definitions.services.iter().any(|service| matches!(service.forwarding, Forwarding::Snat | Forwarding::DnatDsr))
+    };
+    let is_handing = hands(&definitions) || changes.clone().any(|(_, definitions)| hands(&definitions));
     let most = if snapshot.hold().is_zero() && !is_handing { BURST } else { 1 };
     // A capture's stamps may step back; its clock does not.
     let mut clock = 0;
