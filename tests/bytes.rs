@@ -180,7 +180,7 @@ proptest! {
     ) {
         let mut made = Made::echo(TUNNEL_VIP);
         made.segment = [&[8, 0, 0, 0][..], &rest, &data].concat();
-        let sum = !penstock::wire::checksum::sum(&made.segment);
+        let sum = internet_checksum(&made.segment);
         made.segment[2..4].copy_from_slice(&sum.to_be_bytes());
         made.ttl = ttl;
         made.options = vec![1; options * 4];

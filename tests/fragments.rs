@@ -156,7 +156,7 @@ fn rewriting(mode: &str, family: usize, port: &str, more: &str) -> support::Node
 fn same(got: &[Vec<u8>; 2], wanted: &[Vec<u8>; 2], what: &str) -> Result<(), TestCaseError> {
     for (got, wanted) in got.iter().zip(wanted) {
         // Only padding is behind it.
-        prop_assert_eq!(same_sums(&got[..wanted.len()]), same_sums(wanted), "{}", what);
+        prop_assert_eq!(&got[..wanted.len()], wanted, "{}", what);
         prop_assert!(got.len() == wanted.len() || got.len() <= 60, "{}", what);
     }
     Ok(())
@@ -175,7 +175,7 @@ proptest! {
             let inner = Packet { to: tunnel.inner(packet.to), ..packet.clone() };
             for (got, inner) in got.iter().zip(&fragments(&inner, cut * 8, packet.id)) {
                 let wanted = sent(&with_id(tunnel.around(inner, packet, backend), got));
-                prop_assert_eq!(same_sums(got), same_sums(&wanted), "{:?} {} {}", tunnel, vip, backend);
+                prop_assert_eq!(got, &wanted, "{:?} {} {}", tunnel, vip, backend);
             }
         }
     }

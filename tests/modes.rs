@@ -9,12 +9,11 @@ use penstock::counters::Reason;
 use penstock::pipeline::Verdict;
 use penstock::service;
 use penstock::snapshot::{Millis, PortIndex};
-use penstock::wire::checksum;
 use proptest::prelude::*;
 use support::expected::*;
 use support::packets::*;
 use support::replay::replayed;
-use support::{BACKEND_MAC, CLIENT_MAC, Node, OUR_MAC, TCP};
+use support::{BACKEND_MAC, CLIENT_MAC, Node, OUR_MAC, TCP, internet_checksum};
 
 const FORWARD: Verdict = Verdict::Forward(PortIndex(0));
 
@@ -33,7 +32,7 @@ fn wraps(
     if inner == packet.bytes() {
         prop_assert_eq!(got, wanted, "{} {}", service, backend);
     } else {
-        prop_assert_eq!(same_sums(&got), same_sums(&wanted), "{} {}", service, backend);
+        prop_assert_eq!(&got, &wanted, "{} {}", service, backend);
     }
     Ok(())
 }
@@ -80,7 +79,7 @@ proptest! {
             let (verdict, got) = node.receive(&frame(&reply.bytes(), &link.0, link.1));
             prop_assert_eq!(verdict, FORWARD);
             let wanted = [&CLIENT_MAC.0[..], &OUR_MAC.0, &ether_type(&wanted.bytes()), &wanted.bytes()].concat();
-            prop_assert_eq!(same_sums(&got[..wanted.len()]), same_sums(&wanted));
+            prop_assert_eq!(&got[..wanted.len()], &wanted);
         }
     }
 }
@@ -95,7 +94,7 @@ fn rewrites_as(
     let (verdict, got) = node.receive(&frame(&packet.bytes(), tags, *padding));
     prop_assert_eq!(verdict, FORWARD);
     let wanted = sent(&wanted.bytes());
-    prop_assert_eq!(same_sums(&got[..wanted.len()]), same_sums(&wanted));
+    prop_assert_eq!(&got[..wanted.len()], &wanted);
     prop_assert!(got.len() == wanted.len() || got.len() <= 60, "{} bytes for {}", got.len(), wanted.len());
     Ok(())
 }
@@ -111,7 +110,7 @@ fn told_by(from: IpAddr, family: usize, packet: &Packet, kind: [u8; 2], word: u3
     let quote = &bytes[..bytes.len().min(most - [28, 48][family])];
     let mut message = [&kind[..], &[0, 0], &word.to_be_bytes(), quote].concat();
     let (to, number) = (packet.from.0, [1, 58][family]);
-    let sum = if family == 0 { !checksum::sum(&message) } else { upper_sum(from, to, number, &message) };
+    let sum = if family == 0 { internet_checksum(&message) } else { upper_sum(from, to, number, &message) };
     message[2..4].copy_from_slice(&sum.to_be_bytes());
     let packet = Header { tos: 0, ..Header::OUTER }.before(from, to, number, &message);
     [&OUR_MAC.0[..], &ether_type(&packet), &packet].concat()
@@ -133,6 +132,37 @@ fn what_is_too_big_is_told_to_its_sender() {
             let wanted = told(family, &too_big, [[3, 4], [2, 0]][family], room as u32, [576, 1280][family]);
             assert_eq!(got, wanted, "{mode} {family} {backend}");
         }
+    }
+}
+
+/// RFC 768: in UDP 0 says that there is no checksum, so one that comes out as 0 is sent as its other form.
+#[test]
+fn a_sum_of_zero_is_sent_as_ones() {
+    for family in [0, 1] {
+        // As the packet has to look behind its mode, with a payload that makes its sum 0.
+        let summing_to_zero = |mut wanted: Packet| {
+            wanted.payload = vec![0; 8];
+            let sum =
+                upper_sum(wanted.from.0, wanted.to.0, 17, &Packet { summed: false, ..wanted.clone() }.transport());
+            wanted.payload[2..4].copy_from_slice(&sum.to_be_bytes());
+            assert_eq!(wanted.transport()[6..8], [0xff, 0xff]);
+            wanted
+        };
+        let packet = plain(family, true, 8);
+        let behind = Packet { to: (ip(BACKEND[family]), packet.to.1), ttl: packet.ttl - 1, ..packet.clone() };
+        let wanted = summing_to_zero(behind.clone());
+        let received = Packet { payload: wanted.payload.clone(), ..packet.clone() };
+        let sent_by = |mode, more| to(mode, family, family, more).receive(&frame(&received.bytes(), &[], 0)).1;
+        assert_eq!(sent_by("dnat", ""), sent(&wanted.bytes()));
+        let coded = Packet { tos: 5 << 2, ..wanted.clone() };
+        assert_eq!(sent_by("dscp", "\"dscp\": 5,"), sent(&coded.bytes()));
+        assert_eq!(sent_by("dnat-dsr", ""), sent(&with_option(wanted.bytes(), packet.to, (false, false))));
+
+        let tunnel = Tunnel::Geneve { own_port: false, has_checksum: false };
+        let inner = summing_to_zero(Packet { to: tunnel.inner(packet.to), ..packet.clone() });
+        let received = Packet { payload: inner.payload.clone(), ..packet.clone() };
+        let (_, got) = node(&[&tunnel.service(family, family)], "").receive(&frame(&received.bytes(), &[], 0));
+        assert!(got.ends_with(&inner.bytes()), "geneve {family}");
     }
 }
 
@@ -283,7 +313,7 @@ fn echo_to_a_vip_of_either_family() {
             let (client, vip) = (ip(["198.51.100.7", "2001:db8:2::7"][family]), ip(VIP[family]));
             let message = |kind: u8, from, to| {
                 let mut message = [&[kind, 0, 0, 0, 0x12, 0x34, 0, 1][..], &vec![0xff; data]].concat();
-                let sum = if family == 0 { !checksum::sum(&message) } else { upper_sum(from, to, number, &message) };
+                let sum = if family == 0 { internet_checksum(&message) } else { upper_sum(from, to, number, &message) };
                 message[2..4].copy_from_slice(&sum.to_be_bytes());
                 Header { ttl: 64, tos: 3, id: 9, df: false, options: 0 }.before(from, to, number, &message)
             };
@@ -405,7 +435,7 @@ fn the_outer_source_is_the_flows_where_it_is_spread() {
                     let own = hash(&packet) as u16;
                     wanted[26..30].copy_from_slice(&[100, 64, (own >> 8) as u8, own as u8]);
                     wanted[24..26].fill(0);
-                    let sum = !checksum::sum(&wanted[14..34]);
+                    let sum = internet_checksum(&wanted[14..34]);
                     wanted[24..26].copy_from_slice(&sum.to_be_bytes());
                 } else {
                     let prefix = octets(ip("fd00:7::"));
@@ -448,7 +478,7 @@ proptest! {
             let (verdict, got) = node(&[&service], "").receive(&frame(&received, &link.0, link.1));
             prop_assert_eq!(verdict, FORWARD);
             let wanted = sent(&wanted);
-            prop_assert_eq!(same_sums(&got[..wanted.len()]), same_sums(&wanted));
+            prop_assert_eq!(&got[..wanted.len()], &wanted);
             prop_assert!(got.len() == wanted.len() || got.len() <= 60);
         }
     }
@@ -492,7 +522,7 @@ fn where_flows_are_remembered_one_that_was_not_seen_to_begin_is_told_of_in_every
             let meant = Packet { to: (ip(BACKEND[family]), packet.to.1), ttl: packet.ttl - 1, ..packet.clone() };
             let without = sent(&flagged(&meant, flags));
             let with = with_option(without[14..].to_vec(), packet.to, (false, false));
-            assert!(same_sums(&got) == same_sums(&without) || same_sums(&got) == same_sums(&sent(&with)));
+            assert!(&got == &without || &got == &sent(&with));
             got.len() > without.len()
         };
         let mut node = to("dnat-dsr", family, family, "\"tracking\": \"full\",");
@@ -689,7 +719,7 @@ fn what_the_fabric_says_of_a_tunnel_is_learnt_and_relayed() {
             let known = big.bytes()[..kept - overhead].to_vec();
             let mut message = [[&[3, 4][..], &[2, 0]][vip], &[0; 4], &(room as u16).to_be_bytes(), &known].concat();
             let (from, to, number) = (big.to.0, big.from.0, [1, 58][vip]);
-            let sum = if vip == 0 { !checksum::sum(&message) } else { upper_sum(from, to, number, &message) };
+            let sum = if vip == 0 { internet_checksum(&message) } else { upper_sum(from, to, number, &message) };
             message[2..4].copy_from_slice(&sum.to_be_bytes());
             assert_eq!(got[14..], Header::OUTER.before(from, to, number, &message), "{mode} {vip} {backend}");
             assert_eq!(got[..12], [CLIENT_MAC.0, OUR_MAC.0].concat());

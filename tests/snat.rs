@@ -15,7 +15,7 @@ use penstock::service;
 use penstock::snapshot::{Compiler, Fabric, Millis, PortIndex, Snapshot};
 use penstock::wire::Frame;
 use proptest::prelude::*;
-use support::{CLIENT_MAC, NONE, OUR_MAC, Tally};
+use support::{CLIENT_MAC, NONE, OUR_MAC, Tally, internet_checksum};
 
 const CONFIG: &str = r#"
 [dpdk]
@@ -342,6 +342,26 @@ fn a_udp_packet_without_a_checksum_keeps_none() {
     let mut reply = Said::udp().packet(backend, ends(&sent).0);
     reply[26..28].fill(0);
     assert_eq!(node.forwarded(&reply)[26..28], [0, 0]);
+}
+
+/// RFC 768: 0 would say that there is none.
+#[test]
+fn a_sum_of_zero_is_sent_as_ones() {
+    for family in 0..2 {
+        let (client, vip, backend) = places(family);
+        let mut node = Node::new(&plain());
+        let source = node.source(&Said::udp().packet(client, vip));
+        // What is wanted, with a payload that makes its sum 0; in either direction.
+        for (from, to, sent_from, sent_to) in [(client, vip, source, backend), (backend, source, vip, client)] {
+            let said = Said { payload: vec![0; 2], ..Said::udp() };
+            let at = [20, 40][family] + 6;
+            let payload = said.packet(sent_from, sent_to)[at..at + 2].to_vec();
+            let said = Said { payload, ..said };
+            let wanted = said.older().packet(sent_from, sent_to);
+            assert_eq!(wanted[at..at + 2], [0xff, 0xff]);
+            assert_eq!(node.forwarded(&said.packet(from, to)), wanted);
+        }
+    }
 }
 
 #[test]
@@ -721,7 +741,7 @@ fn cut(packet: &[u8], id: u8) -> [Vec<u8>; 2] {
         header[5] = id;
         header[6..8].copy_from_slice(&word.to_be_bytes());
         header[10..12].fill(0);
-        let sum = !penstock::wire::checksum::sum(&header);
+        let sum = internet_checksum(&header);
         header[10..12].copy_from_slice(&sum.to_be_bytes());
         [&header[..], payload].concat()
     };
@@ -736,7 +756,7 @@ fn whole([first, later]: [Vec<u8>; 2]) -> Vec<u8> {
     packet[4..8].fill(0);
     packet[6] = 0x40;
     packet[10..12].fill(0);
-    let sum = !penstock::wire::checksum::sum(&packet[..20]);
+    let sum = internet_checksum(&packet[..20]);
     packet[10..12].copy_from_slice(&sum.to_be_bytes());
     packet
 }

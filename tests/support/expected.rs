@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 
 use penstock::maglev::SelectionHash;
-use penstock::wire::checksum;
 use proptest::prelude::*;
 
+use super::internet_checksum;
 use super::packets::*;
 
 /// Any packet of a client to the VIP of a family.
@@ -154,7 +154,7 @@ pub fn with_id(mut wanted: Vec<u8>, sent: &[u8]) -> Vec<u8> {
         assert_ne!(id, [0, 0], "an identification of its own");
         wanted[4..6].copy_from_slice(id);
         wanted[10..12].fill(0);
-        let sum = !checksum::sum(&wanted[..20]);
+        let sum = internet_checksum(&wanted[..20]);
         wanted[10..12].copy_from_slice(&sum.to_be_bytes());
     }
     wanted
@@ -177,7 +177,7 @@ pub fn with_option(mut bytes: Vec<u8>, vip: (IpAddr, u16), swapped: (bool, bool)
         bytes[2..4].copy_from_slice(&total.to_be_bytes());
         bytes[10..12].fill(0);
         let header = usize::from(bytes[0] & 0xf) * 4;
-        let sum = !checksum::sum(&bytes[..header]);
+        let sum = internet_checksum(&bytes[..header]);
         bytes[10..12].copy_from_slice(&sum.to_be_bytes());
     } else {
         // Behind the hop-by-hop header where there is one.
@@ -189,15 +189,4 @@ pub fn with_option(mut bytes: Vec<u8>, vip: (IpAddr, u16), swapped: (bool, bool)
         bytes[4..6].copy_from_slice(&payload.to_be_bytes());
     }
     bytes
-}
-
-/// A sum of zero may be written in two ways where it is patched.
-pub fn same_sums(frame: &[u8]) -> Vec<u8> {
-    let mut frame = frame.to_vec();
-    for at in 0..frame.len() - 1 {
-        if frame[at..at + 2] == [0xff, 0xff] {
-            frame[at..at + 2].fill(0);
-        }
-    }
-    frame
 }

@@ -23,7 +23,7 @@ use penstock::service::{
     Service, State, Tracking,
 };
 use penstock::snapshot::{Compiler, Environment, Fabric, Limit, Millis, Neighbor, Port, PortIndex, Route, Snapshot};
-use penstock::wire::{Frame, Mac, checksum};
+use penstock::wire::{Frame, Mac};
 
 pub const OUR_MAC: Mac = Mac([2, 0, 0, 0, 0, 0x01]);
 pub const CLIENT_MAC: Mac = Mac([2, 0, 0, 0, 0, 0xfe]);
@@ -265,7 +265,7 @@ impl Made {
 
     pub fn echo(destination: Ipv4Addr) -> Self {
         let mut message = vec![8, 0, 0, 0, 0x12, 0x34, 0, 1, b'p', b'i', b'n', b'g', b'!'];
-        let sum = !checksum::sum(&message);
+        let sum = internet_checksum(&message);
         message[2..4].copy_from_slice(&sum.to_be_bytes());
         Self::with(destination, 1, message)
     }
@@ -295,7 +295,7 @@ impl Made {
         packet.extend(self.source.octets());
         packet.extend(self.destination.octets());
         packet.extend(&self.options);
-        let sum = !checksum::sum(&packet);
+        let sum = internet_checksum(&packet);
         packet[10..12].copy_from_slice(&sum.to_be_bytes());
         packet.extend(&self.segment);
         packet
@@ -309,10 +309,15 @@ impl Made {
     }
 }
 
+/// The Internet checksum over these bytes, by another implementation than the one under test.
+pub fn internet_checksum(bytes: &[u8]) -> u16 {
+    etherparse::checksum::Sum16BitWords::new().add_slice(bytes).ones_complement().to_be()
+}
+
 pub fn transport_sum(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, segment: &[u8]) -> u16 {
     let length = segment.len() as u16;
     let pseudo = [&source.octets()[..], &destination.octets(), &[0, protocol], &length.to_be_bytes(), segment].concat();
-    !checksum::sum(&pseudo)
+    internet_checksum(&pseudo)
 }
 
 pub fn tcp_segment(source: Ipv4Addr, from: u16, destination: Ipv4Addr, to: u16, payload: &[u8]) -> Vec<u8> {

@@ -2,9 +2,7 @@
 
 use std::net::IpAddr;
 
-use penstock::wire::checksum;
-
-use super::{BACKEND_MAC, CLIENT_MAC, Node, OUR_MAC, TCP, UDP};
+use super::{BACKEND_MAC, CLIENT_MAC, Node, OUR_MAC, TCP, UDP, internet_checksum};
 
 pub const CONFIG: &str = include_str!("../golden/penstock.toml");
 
@@ -98,7 +96,7 @@ impl Packet {
 pub fn upper_sum(from: IpAddr, to: IpAddr, number: u8, segment: &[u8]) -> u16 {
     let length = segment.len() as u32;
     let pseudo = [&octets(from)[..], &octets(to), &length.to_be_bytes(), &[0, 0, 0, number], segment].concat();
-    !checksum::sum(&pseudo)
+    internet_checksum(&pseudo)
 }
 
 /// The fields of an IP header that are not addresses.
@@ -124,7 +122,7 @@ impl Header {
             bytes.extend(octets(from));
             bytes.extend(octets(to));
             bytes.extend(vec![1; 4 * self.options]);
-            let sum = !checksum::sum(&bytes);
+            let sum = internet_checksum(&bytes);
             bytes[10..12].copy_from_slice(&sum.to_be_bytes());
             bytes.extend(payload);
             return bytes;
@@ -179,7 +177,7 @@ pub fn error(from: &str, to: IpAddr, ttl: u8, tos: u8, quoted: &Packet, kept: us
     let from = ip(from);
     let (number, start) = if from.is_ipv4() { (1, [3, 4]) } else { (58, [2, 0]) };
     let mut message = [&start[..], &[0, 0, 0, 0, 5, 120], quote].concat();
-    let sum = if from.is_ipv4() { !checksum::sum(&message) } else { upper_sum(from, to, number, &message) };
+    let sum = if from.is_ipv4() { internet_checksum(&message) } else { upper_sum(from, to, number, &message) };
     message[2..4].copy_from_slice(&sum.to_be_bytes());
     Header { ttl, tos, ..Header::OUTER }.before(from, to, number, &message)
 }
@@ -201,7 +199,7 @@ pub fn fragments(packet: &Packet, cut: usize, id: u16) -> [Vec<u8>; 2] {
             let word = (offset / 8) as u16 | if more { 0x2000 } else { 0 };
             bytes[6..8].copy_from_slice(&word.to_be_bytes());
             bytes[10..12].fill(0);
-            let sum = !checksum::sum(&bytes[..20]);
+            let sum = internet_checksum(&bytes[..20]);
             bytes[10..12].copy_from_slice(&sum.to_be_bytes());
             bytes
         } else {
@@ -236,7 +234,7 @@ pub fn complaint(sent: &[u8], mtu: u16, kept: usize) -> Vec<u8> {
     let (from, to) = (ip(from), ip(to));
     let kind = if is_v4 { [3, 4] } else { [2, 0] };
     let mut message = [&kind[..], &[0, 0, 0, 0], &mtu.to_be_bytes(), &packet[..kept.min(packet.len())]].concat();
-    let sum = if is_v4 { !checksum::sum(&message) } else { upper_sum(from, to, number, &message) };
+    let sum = if is_v4 { internet_checksum(&message) } else { upper_sum(from, to, number, &message) };
     message[2..4].copy_from_slice(&sum.to_be_bytes());
     frame(&Header::OUTER.before(from, to, number, &message), &[], 0)
 }
