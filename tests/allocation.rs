@@ -34,16 +34,19 @@ fn bursts_of_everything_allocate_nothing() {
     let (definitions, _) = service::read(include_str!("../fuzz/services.json"), "s", None).unwrap();
     let snapshot = Compiler::new(config.environment()).compile(&definitions, &config.fabric(), Millis(0));
     let mut pipeline = Pipeline::with(Nat::new(snapshot.sources(), 0, [0; 2]));
-    let mut verdicts = [Verdict::Punt; BURST];
+    // In whose place each frame gets its own.
+    const NONE: Verdict = Verdict::HandOver(u16::MAX);
     let mut seen = BTreeSet::new();
     let mut bursts = bursts();
 
     // A second apart, so that errors may always be made.
     for (frames, second) in bursts.iter_mut().zip(0..) {
+        let mut verdicts = [NONE; BURST];
         let region = Region::new(ALLOCATOR);
         pipeline.process(&snapshot, Millis(1000 * second), PortIndex(0), frames, &mut verdicts);
         let change = region.change();
         assert_eq!((change.allocations, change.reallocations, change.deallocations), (0, 0, 0), "{verdicts:?}");
+        assert_eq!(verdicts.iter().filter(|&&verdict| verdict != NONE).count(), frames.len(), "one verdict each");
         seen.extend(verdicts[..frames.len()].iter().map(|verdict| match verdict {
             Verdict::Forward(_) => "forward",
             Verdict::Answer(_) => "answer",

@@ -522,7 +522,7 @@ fn where_flows_are_remembered_one_that_was_not_seen_to_begin_is_told_of_in_every
             let meant = Packet { to: (ip(BACKEND[family]), packet.to.1), ttl: packet.ttl - 1, ..packet.clone() };
             let without = sent(&flagged(&meant, flags));
             let with = with_option(without[14..].to_vec(), packet.to, (false, false));
-            assert!(&got == &without || &got == &sent(&with));
+            assert!(got == without || got == sent(&with));
             got.len() > without.len()
         };
         let mut node = to("dnat-dsr", family, family, "\"tracking\": \"full\",");

@@ -160,6 +160,7 @@ impl Node {
         for (frame, (verdict, bytes)) in frames.iter().zip(&outcomes) {
             self.tally.take(*verdict, frame, bytes);
         }
+        assert!(verdicts[frames.len()..].iter().all(|&verdict| verdict == NONE), "a verdict for no frame");
         (outcomes, only)
     }
 
@@ -1117,11 +1118,9 @@ fn a_connection_id_goes_before_what_is_remembered() {
         assert_eq!(node.forwarded(&reply), said(server).older().packet(vip, client));
     }
     // Nor do two of one burst mix.
-    let frames = [1, 2].map(|server| Buffer::new(&framed(&said(server).packet(client, vip))));
-    let (mut frames, mut verdicts) = (frames.to_vec(), [Verdict::Punt; BURST]);
-    node.lcores[0].process(&node.snapshot, node.now, PortIndex(0), &mut frames, &mut verdicts);
-    for (server, frame) in [1, 2].into_iter().zip(&frames) {
-        assert_eq!(ends(&frame.bytes()[14..]).1, end(&format!("10.1.0.{server}:443")));
+    let (sent, _) = node.burst(&[1, 2].map(|server| framed(&said(server).packet(client, vip))));
+    for (server, (_, frame)) in [1, 2].into_iter().zip(&sent) {
+        assert_eq!(ends(&frame[14..]).1, end(&format!("10.1.0.{server}:443")));
     }
 }
 
@@ -1146,10 +1145,8 @@ fn a_handshake_within_one_burst_is_a_handshake() {
         Said::tcp(SYN | ACK).packet(backend, first.source),
         Said::tcp(ACK).packet(client, vip),
     ];
-    let mut frames: Vec<Buffer> = packets.iter().map(|packet| Buffer::new(&framed(packet))).collect();
-    let mut verdicts = [Verdict::Punt; BURST];
-    node.lcores[0].process(&node.snapshot, node.now, PortIndex(0), &mut frames, &mut verdicts);
-    assert_eq!(verdicts[..3], [Verdict::Forward(PortIndex(0)); 3]);
+    let (outcomes, _) = node.burst(&packets.map(|packet| framed(&packet)));
+    assert!(outcomes.iter().all(|(verdict, _)| *verdict == Verdict::Forward(PortIndex(0))));
     assert!(!first.has_freed_its_source_after(&mut node, 121));
 }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::Config;
 use crate::mode;
 use crate::service::problem::{Errors, Report};
-use crate::service::{Definitions, Forwarding};
+use crate::service::Definitions;
 
 /// Checks valid definitions (read from `file`) against a valid configuration. `check`, `replay` and the feed call it
 /// before they compile.
@@ -28,7 +28,7 @@ pub fn fit(config: &Config, definitions: &Definitions, file: &str) -> Result<(),
             report.error(format_args!("services[{index}].forwarding"), reason);
         }
         let is_v4 = service.vip.addr().is_ipv4();
-        if service.forwarding == Forwarding::Snat && !if is_v4 { has_sources_v4 } else { has_sources_v6 } {
+        if service.forwarding.nature().keeps_flows && !if is_v4 { has_sources_v4 } else { has_sources_v6 } {
             let key = if is_v4 { "ipv4" } else { "ipv6" };
             let reason = format!(
                 "\"snat\" needs source addresses, and the node has none of this family: set [snat] {key} in its configuration"

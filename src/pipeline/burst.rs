@@ -12,7 +12,7 @@ use crate::counters::Traffic;
 use crate::flow::Head;
 use crate::maglev::Client;
 use crate::mode::{Packet, State};
-use crate::service::{Forwarding, Hash, Service};
+use crate::service::{Hash, Service};
 use crate::snapshot::{Owner, PortIndex, ServiceIndex, Snapshot, Target, TargetIndex};
 use crate::wire::{Frame, Mac};
 
@@ -69,7 +69,7 @@ fn take_bit(bits: &mut u32) -> usize {
 
 /// Whether each packet of a service must be looked at by itself.
 fn needs_each(service: &Service) -> bool {
-    service.hash == Hash::QuicCid || service.forwarding == Forwarding::Snat
+    service.hash == Hash::QuicCid || service.forwarding.nature().keeps_flows
 }
 
 /// Packets, and their bytes of IP.

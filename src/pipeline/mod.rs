@@ -19,7 +19,7 @@ mod translation;
 use crate::counters::Reason;
 use crate::flow::{Begun, Dealing, Nat};
 use crate::mode::{Content, Reply, State, link};
-use crate::service::{Forwarding, Hash, Service, Tracking};
+use crate::service::{Hash, Service, Tracking};
 use crate::snapshot::{Millis, PortIndex, ServiceIndex, Snapshot, TargetIndex};
 use crate::wire::{Frame, ethernet, quic, udp};
 
@@ -249,7 +249,7 @@ impl Pipeline {
         snapshot: &Snapshot,
     ) -> Result<(), Reason> {
         let named = find_server(frame, parsed, service, snapshot);
-        if snapshot.definition(service).forwarding != Forwarding::Snat {
+        if !snapshot.definition(service).forwarding.nature().keeps_flows {
             self.burst.add(at, parsed, service, named, snapshot);
             return Ok(());
         }
@@ -268,10 +268,11 @@ enum Flows {
 }
 
 fn flows_of(service: &Service) -> Flows {
-    match service.forwarding {
-        Forwarding::Snat => Flows::Translated,
-        Forwarding::DnatDsr if service.tracking == Tracking::Full => Flows::SeenToBegin,
-        _ => Flows::Forgotten,
+    let nature = service.forwarding.nature();
+    match () {
+        () if nature.keeps_flows => Flows::Translated,
+        () if nature.knows_beginnings && service.tracking == Tracking::Full => Flows::SeenToBegin,
+        () => Flows::Forgotten,
     }
 }
 

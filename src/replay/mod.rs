@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crate::counters::{Reason, Totals};
 use crate::flow::{Dealing, Nat};
 use crate::pipeline::{BURST, Held, Pipeline, Verdict};
-use crate::service::{Definitions, Forwarding};
+use crate::service::Definitions;
 use crate::snapshot::{Compiler, Environment, Fabric, Millis, PortIndex, Snapshot};
 use crate::wire::Frame;
 use deal::Dealt;
@@ -79,7 +79,11 @@ pub fn run<R: Read, W: Write>(
     // A fragment that waited goes out right behind its first, with that one's time stamp. A frame that is handed to another lcore goes
     // before those that came after it, and what a segment tells of its flow counts for the next.
     let hands = |definitions: &Definitions| {
-        definitions.services.iter().any(|service| matches!(service.forwarding, Forwarding::Snat | Forwarding::DnatDsr))
+        definitions
+            .services
+            .iter()
+            .map(|service| service.forwarding.nature())
+            .any(|mode| mode.keeps_flows || mode.knows_beginnings)
     };
     let is_handing = hands(&definitions) || changes.clone().any(|(_, definitions)| hands(&definitions));
     let most = if snapshot.hold().is_zero() && !is_handing { BURST } else { 1 };

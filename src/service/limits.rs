@@ -5,7 +5,7 @@
 use super::problem::{Errors, Report};
 use super::reader::Draft;
 use super::tree::Value;
-use super::{AllDown, CheckKind, Forwarding, State, Tracking};
+use super::{AllDown, CheckKind, State, Tracking};
 
 /// A document of another family, told by its top.
 pub fn refuse_kubernetes(document: &Value<'_>, file: &str) -> Result<(), Errors> {
@@ -41,7 +41,7 @@ pub fn warn(drafts: &[Draft], report: &mut Report) {
     );
     let drains = |draft: &Draft| {
         // Which keeps its flows by their translations.
-        draft.mode != Some(Forwarding::Snat)
+        !draft.mode.is_some_and(|mode| mode.nature().keeps_flows)
             && draft.tracking != Some(Tracking::None)
             && draft.backends.iter().any(|backend| backend.state == Some(State::Draining))
     };

@@ -236,16 +236,43 @@ choice! {
     }
 }
 
-impl Forwarding {
-    /// Whether a backend may have another port than the service.
-    pub fn changes_port(self) -> bool {
-        matches!(self, Self::Dnat | Self::DnatDsr | Self::Snat | Self::Geneve)
-    }
+/// What others than a mode's own file must know of it, before any packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Nature {
+    /// A backend may have another port than the service.
+    pub changes_port: bool,
+    /// VIP and backend may be of different families: the packet goes inside another, as it is. (What `geneve` sends is the backend's own,
+    /// inside; only the tunnel's end may be of the other.)
+    pub crosses_families: bool,
+    /// Replies come back by the node, which knows them by the endpoint that they come from: an endpoint serves one VIP and port.
+    pub replies_by_endpoint: bool,
+    /// An lcore keeps every flow, and what becomes of its packets in either direction, whatever `tracking` says.
+    pub keeps_flows: bool,
+    /// An lcore knows the flows that it has seen begin, where `tracking` is `full`.
+    pub knows_beginnings: bool,
+    /// The backend must be on a connected network.
+    pub needs_neighbor: bool,
+}
 
-    /// Whether VIP and backend may be of different families: where the packet goes inside another, as it is. (What `geneve` sends is the
-    /// backend's own, inside; only the tunnel's end may be of the other.)
-    pub fn crosses_families(self) -> bool {
-        matches!(self, Self::Ipip | Self::Gre | Self::Gue)
+impl Forwarding {
+    pub const fn nature(self) -> Nature {
+        const PLAIN: Nature = Nature {
+            changes_port: false,
+            crosses_families: false,
+            replies_by_endpoint: false,
+            keeps_flows: false,
+            knows_beginnings: false,
+            needs_neighbor: false,
+        };
+        match self {
+            Self::Ipip | Self::Gre | Self::Gue => Nature { crosses_families: true, ..PLAIN },
+            Self::Geneve => Nature { changes_port: true, ..PLAIN },
+            Self::Dscp => PLAIN,
+            Self::L2dsr => Nature { needs_neighbor: true, ..PLAIN },
+            Self::Dnat => Nature { changes_port: true, replies_by_endpoint: true, ..PLAIN },
+            Self::DnatDsr => Nature { changes_port: true, knows_beginnings: true, ..PLAIN },
+            Self::Snat => Nature { changes_port: true, keeps_flows: true, ..PLAIN },
+        }
     }
 }
 

@@ -91,7 +91,7 @@ fn vip(object: &Object<'_>, draft: &Draft, report: &mut Report) {
         if let Some(why) = not_one_station(vip.addr()) {
             report.error(object.path.key("vip"), format!("{} {why}; clients cannot connect to it", vip.addr()));
         }
-    } else if draft.mode == Some(Forwarding::Dnat) {
+    } else if draft.mode.is_some_and(|mode| mode.nature().replies_by_endpoint) {
         report.error(
             object.path.key("vip"),
             format!("{vip} is a prefix, and \"dnat\" needs one address, which its replies then carry"),
@@ -117,7 +117,7 @@ fn tracking(object: &Object<'_>, draft: &Draft, report: &mut Report) {
         let reason = "\"transition\" needs a SYN to tell a new flow by, and udp has none; use \"full\" or \"none\"";
         report.error(object.path.key("tracking"), reason);
     }
-    if draft.tracking == Some(Tracking::None) && draft.mode != Some(Forwarding::Snat) {
+    if draft.tracking == Some(Tracking::None) && !draft.mode.is_some_and(|mode| mode.nature().keeps_flows) {
         for (backend, drafted) in object.objects("backends").zip(&draft.backends) {
             if drafted.state == Some(State::Draining) {
                 let reason = "\"draining\" with \"tracking\": \"none\", which remembers no flow: its flows move, as under \"down\"";
@@ -176,7 +176,7 @@ fn health_check(object: &Object<'_>, draft: &Draft, report: &mut Report) {
 fn backend_port(backend: &Object<'_>, drafted: &BackendDraft, service: &Draft, report: &mut Report) {
     let (Some(port), Some(ports), Some(mode)) = (drafted.port, service.ports, service.mode) else { return };
     let reason = match ports.single() {
-        Some(own) if port != own && !mode.changes_port() => {
+        Some(own) if port != own && !mode.nature().changes_port => {
             format!(
                 "{port} differs from the service's {own}, and {:?} cannot change ports; leave it out, or use \"dnat\"",
                 mode.name()
@@ -201,7 +201,7 @@ fn backend_address(backend: &Object<'_>, drafted: &BackendDraft, service: &Draft
         );
     }
     if let Some(mode) =
-        service.mode.filter(|mode| !mode.crosses_families() && vip.addr().is_ipv4() != address.is_ipv4())
+        service.mode.filter(|mode| !mode.nature().crosses_families && vip.addr().is_ipv4() != address.is_ipv4())
     {
         let but = if mode == Forwarding::Geneve { "; its \"tunnel_endpoint\" may be of either" } else { "" };
         let reason = format!(
@@ -339,7 +339,9 @@ fn vips(drafts: &[Draft], report: &mut Report) {
 /// A reply of `dnat` is known by its source alone, so an endpoint serves one VIP and port.
 fn dnat_endpoints(drafts: &[Draft], report: &mut Report) {
     let mut seen: HashMap<(IpAddr, Protocol), Vec<(Ports, usize)>> = HashMap::new();
-    for (index, draft) in drafts.iter().enumerate().filter(|(_, draft)| draft.mode == Some(Forwarding::Dnat)) {
+    for (index, draft) in
+        drafts.iter().enumerate().filter(|(_, draft)| draft.mode.is_some_and(|mode| mode.nature().replies_by_endpoint))
+    {
         let (Some(service_ports), Some(protocol)) = (draft.ports, draft.protocol) else { continue };
         for (number, backend) in draft.backends.iter().enumerate() {
             let Some(address) = backend.address else { continue };

@@ -17,7 +17,7 @@ use super::{
 use crate::counters::{Reason, Registry, TrafficId};
 use crate::maglev::{Member, SelectionHash};
 use crate::mode::{self, Context, Prepared, Tunnel};
-use crate::service::{Definitions, Forwarding, Hash, Service, State};
+use crate::service::{Definitions, Hash, Service, State};
 
 /// Makes snapshots, and keeps what goes from one to the next: tables, counters, endpoints that left.
 #[derive(Debug)]
@@ -123,7 +123,7 @@ impl Compiler {
         let endpoints = self.endpoints.iter().map(|(&served, endpoint)| (served, endpoint.vip, endpoint.until));
         let is_plain = |service: &Service| {
             service.hash == Hash::FiveTuple
-                && service.forwarding != Forwarding::Snat
+                && !service.forwarding.nature().keeps_flows
                 && ranges(service).is_none()
                 // What comes there may be a reply.
                 && !self.environment.sources.meet(service.vip, service.ports)
@@ -181,7 +181,7 @@ impl Compiler {
         let to = backend.tunnel_endpoint();
         let next_hop = match routes.way(to) {
             // Its own Ethernet address is what `l2dsr` needs; a router's would bring the packet back.
-            Way::Hop(_) if service.forwarding == Forwarding::L2dsr && !routes.is_neighbor(to) => None,
+            Way::Hop(_) if service.forwarding.nature().needs_neighbor && !routes.is_neighbor(to) => None,
             Way::Hop(hop) => Some(NextHop { mtu: self.mtus.of(to, hop.mtu), ..hop }),
             Way::Ask(gateway) => {
                 unresolved.insert(gateway);
@@ -206,7 +206,7 @@ impl Compiler {
         for endpoint in self.endpoints.values_mut() {
             endpoint.until.get_or_insert(until);
         }
-        for service in definitions.services.iter().filter(|service| service.forwarding == Forwarding::Dnat) {
+        for service in definitions.services.iter().filter(|service| service.forwarding.nature().replies_by_endpoint) {
             for backend in &service.backends {
                 let served = Served::new(service, backend);
                 let vip = (service.vip.addr(), service.ports.single());
@@ -245,7 +245,7 @@ fn servers(service: &Service, members: &[u32], first_target: u32) -> Box<[(Box<[
 
 /// Whom flows stay with that are kept by their backend.
 fn kept(service: &Service, members: &[u32], first_target: u32) -> Box<[(SocketAddr, Kept)]> {
-    if service.forwarding != Forwarding::Snat {
+    if !service.forwarding.nature().keeps_flows {
         return Box::default();
     }
     let keeps = members.iter().zip(first_target..).filter_map(|(&place, target)| {

@@ -26,7 +26,7 @@ use crate::counters::{Traffic, TrafficId};
 use crate::flow::Sources;
 use crate::maglev::{self, NOBODY, SelectionHash};
 use crate::mode::{Encap, Prepared, Reply, Tunnel};
-use crate::service::{Backend, Forwarding, Hash, Service};
+use crate::service::{Backend, Hash, Service};
 use crate::wire::Mac;
 
 pub use crate::mode::{NextHop, PortIndex};
@@ -260,7 +260,7 @@ impl Snapshot {
         let service = self.vips.service_of_all_ports(destination, protocol)?;
         let definition = self.definition(service);
         // A translation is of one port.
-        (definition.hash == Hash::SourceIp && definition.forwarding != Forwarding::Snat).then_some(service)
+        (definition.hash == Hash::SourceIp && !definition.forwarding.nature().keeps_flows).then_some(service)
     }
 
     pub fn owner(&self, address: IpAddr) -> Owner {
