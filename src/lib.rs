@@ -6,7 +6,7 @@ pub mod wire; // header views over bytes, checksums, the frame they live in
 pub mod counters; // what is counted and dropped, by name; the per-lcore blocks of plain numbers
 pub mod maglev; // weights in, table out; the mask of backends that may take nothing
 pub mod service; // what to balance: services, backends, their validation; the JSON reader
-pub mod flow; // what an lcore remembers of flows: translations of `snat`, beginnings for `dnat-dsr`
+pub mod flow; // what lcores know of flows: translations of `snat`, beginnings for `dnat-dsr`, and whose lcore they are
 pub mod mode; // one file a forwarding mode: `prepare` before any packet, `apply` on the packet
 pub mod snapshot; // definitions + next hops -> the immutable thing an lcore reads
 pub mod quiescent; // publish snapshots, retire them once every lcore has let go

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use super::Config;
 use crate::mode;
-use crate::service::problem::{Errors, Report};
 use crate::service::Definitions;
+use crate::service::problem::{Errors, Report};
 
 /// Checks valid definitions (read from `file`) against a valid configuration. `check`, `replay` and the feed call it
 /// before they compile.

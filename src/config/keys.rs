@@ -125,8 +125,8 @@ static ENCAP: &[Key] = &[
 ];
 
 static SNAT: &[Key] = &[
-    Key::optional("ipv4", Shape::list(&Shape::Text(&format::IPV4)), "IPv4 addresses."),
-    Key::optional("ipv6", Shape::list(&Shape::Text(&format::IPV6)), "IPv6 addresses."),
+    Key::optional("ipv4", Shape::list(&Shape::Text(&format::IPV4)), "Source addresses, IPv4."),
+    Key::optional("ipv6", Shape::list(&Shape::Text(&format::IPV6)), "Source addresses, IPv6."),
     Key::default(
         "ports",
         Shape::Text(&format::PORTS),
@@ -149,7 +149,7 @@ static FLOWS: &[Key] = &[
         "capacity",
         Shape::Integer { least: 1, most: 1 << 30 },
         Integer(1_048_576),
-        "Remembered flows of an lcore.",
+        "Flows an lcore remembers; in this release those that `dnat-dsr` has seen begin.",
     ),
     Key::default(
         "drain_timeout",

@@ -1,4 +1,5 @@
-//! What an lcore remembers of flows: the translations of `snat`, and which flows of `dnat-dsr` it has seen begin.
+//! What lcores know of flows: the translations of `snat` and the sources that these have, which flows of `dnat-dsr` an lcore has seen begin,
+//! and to which lcore a NIC deals them.
 
 mod begun;
 mod dealing;

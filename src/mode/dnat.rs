@@ -7,7 +7,8 @@
 //!
 //! The backend needs nothing but a route to its clients that leads back here. Replies are recognised by their source, an
 //! endpoint of a `dnat` service, without any state: so an endpoint serves one VIP and port only. TTL - 1 both ways;
-//! checksums are patched (RFC 1624), errors translated with what they quote. Costs no MTU.
+//! checksums are patched (RFC 1624), errors translated with what they quote. Costs no MTU. Refuses the last hop (`ttl_exceeded`), and
+//! what exceeds the port's MTU (`too_big`).
 
 use std::net::IpAddr;
 

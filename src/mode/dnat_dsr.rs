@@ -8,8 +8,10 @@
 //! Every TCP SYN and every UDP packet carries the option; the node remembers it for the flow. With `"tracking": "full"` every packet
 //! does of a flow that this lcore has not seen begin on its way to this backend. IPv4: an option `9a 08 port VIP`,
 //! first in the header. IPv6: a destination option `nh 02 1b 14 VIP port 0000`, behind a hop-by-hop header where there is one. In
-//! network byte order; `"byte_order": "host"` for releases that swap it (IPv6: the port only). A header that has no room for it
-//! is refused. TTL - 1; checksums are patched (RFC 1624). Costs 8 bytes of MTU, IPv6 24.
+//! network byte order; `"byte_order": "host"` for releases that swap it (IPv6: the port only). TTL - 1;
+//! checksums are patched (RFC 1624). Costs 8 bytes of MTU, IPv6 24. Refuses the last hop (`ttl_exceeded`), what exceeds the port's MTU
+//! with the option (`too_big`), and an IPv4 header that has no room for it (`no_room_for_option`). Options: RFC 791, section 3.1, and
+//! RFC 8200, section 4.6; what is in them: Cilium's `bpf/lib/nodeport.h`.
 
 use std::net::IpAddr;
 use std::ops::Range;

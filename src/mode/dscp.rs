@@ -6,7 +6,8 @@
 //!
 //! The backend turns the code point back into the VIP (one stateless nftables rule) and answers the client itself. The port stays;
 //! ECN stays; TTL - 1; checksums are patched (RFC 1624). Of a later fragment only the IP header changes; an error goes with its
-//! quote untouched. Costs no MTU.
+//! quote untouched. Costs no MTU. Refuses the last hop (`ttl_exceeded`), and what exceeds the port's MTU
+//! (`too_big`).
 
 use super::rewrite::{Rewrite, Side, Way};
 use super::{Context, Mode, Packet, PortIndex, State};

@@ -8,7 +8,7 @@
 //! The receiver is a Cilium node (`tunnel_endpoint`; by default the backend's own address): it hands the inner packet to the
 //! backend, and gives replies the VIP's address and port that the option names. The inner destination becomes the backend's, its
 //! TTL stays. The option is critical: class 0x014b, type 0x81 with the critical bit in it, then VIP, port and two bytes of zero.
-//! Costs 62 bytes of MTU (IPv6 VIP: 74), 20 more over IPv6.
+//! Costs 62 bytes of MTU (IPv6 VIP: 74), 20 more over IPv6. Refuses what exceeds the port's MTU once it has grown (`too_big`).
 
 use std::net::IpAddr;
 use std::ops::Range;

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! The GRE header is the shortest there is, four bytes: no flags, version 0, the EtherType of the inner packet. The backend
-//! decapsulates (`gre0`, `ip6gre0`), owns the VIP and answers the client itself. Costs 24 bytes of MTU, or 44.
+//! decapsulates (`gre0`, `ip6gre0`), owns the VIP and answers the client itself. Costs 24 bytes of MTU, or 44. Refuses
+//! what exceeds the port's MTU once it has grown (`too_big`).
 
 use super::outer::{Outer, TAIL_V4, TAIL_V6};
 use super::{Context, Mode, Packet, PortIndex, State, Tunnel, ip_header};

@@ -8,6 +8,7 @@
 //! Variant 0 has a GUE header of four bytes: version 0, no flags, the protocol number of the inner packet (4 or 41); UDP port 6080 by
 //! default. Variant 1 has none: IP stands directly in UDP, and its version nibble tells which; port 9886 by default. The backend
 //! decapsulates (`fou`), owns the VIP and answers the client itself. Costs 32 bytes of MTU (variant 1: 28), 20 more over IPv6.
+//! Refuses what exceeds the port's MTU once it has grown (`too_big`).
 
 use super::outer::{Outer, TAIL_V4, TAIL_V6};
 use super::{Context, Mode, Packet, PortIndex, State, Tunnel, ip_header, udp_tunnel};

@@ -7,7 +7,7 @@
 //!
 //! The outer header's protocol is 4 where the inner packet is IPv4, 41 where it is IPv6. The inner packet is untouched, TTL
 //! included. The backend decapsulates (`tunl0`, `sit0`, `ip6tnl0`), owns the VIP and answers the client itself. Costs 20 bytes
-//! of MTU, or 40.
+//! of MTU, or 40. Refuses what exceeds the port's MTU once it has grown (`too_big`).
 
 use super::outer::{Outer, TAIL_V4, TAIL_V6};
 use super::{Context, Mode, Packet, PortIndex, State, Tunnel, ip_header};

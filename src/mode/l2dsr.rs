@@ -6,7 +6,8 @@
 //! ```
 //!
 //! The backend is on a network of the load balancer's own, owns the VIP without announcing it by ARP or ND, and answers the client
-//! itself. The packet is untouched, TTL included. Costs no MTU.
+//! itself. The packet is untouched, TTL included. Costs no MTU. Refuses a backend behind a router (`no_next_hop`: its packets would
+//! come straight back), and what exceeds the port's MTU (`too_big`).
 
 use super::rewrite::Way;
 use super::{Context, Mode, Packet, PortIndex, State};

@@ -1,4 +1,4 @@
-//! The Ethernet header of what is sent, and the tag of a next hop behind a VLAN.
+//! The Ethernet header of what is sent, and the tag of a next hop behind a VLAN (IEEE 802.1Q).
 
 use crate::counters::Reason;
 use crate::wire::{Frame, Mac, ethernet};

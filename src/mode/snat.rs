@@ -9,7 +9,8 @@
 //! services. It does not see its clients' addresses. Each flow has a source address and port of its own (`[snat]`), kept in the
 //! lcore's `flow::Nat`, which says what becomes of a packet in either direction. TTL - 1 both ways; checksums are patched (RFC 1624);
 //! errors are translated with what they quote, and come from the source or the VIP whoever made them (RFC 5508, section 4.2),
-//! as neither side knows the other's network. Costs no MTU.
+//! as neither side knows the other's network. Costs no MTU. Refuses the last hop (`ttl_exceeded`), what exceeds the port's MTU
+//! (`too_big`), and a new flow when every source is taken (`snat_exhausted`).
 
 use super::rewrite::{Both, Family, V4, V6, Way, is_plain_tcp, split_plain_tcp};
 use super::{Content, Context, Mode, NextHop, Packet, PortIndex, State};

@@ -11,7 +11,7 @@ pub const HEADER: usize = 40;
 /// to spare. A longer chain is malformed.
 pub const MOST_EXTENSIONS: usize = 8;
 
-/// Where each field lies, in bytes from the start of the header.
+/// Where each field lies, in bytes from the start of the header (RFC 8200, section 3).
 pub mod field {
     pub const PAYLOAD_LENGTH: usize = 4;
     pub const NEXT_HEADER: usize = 6;
