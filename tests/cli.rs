@@ -163,6 +163,44 @@ fn schemas_are_json_and_counters_are_for_people_or_json() {
     }
 }
 
+#[test]
+fn explain_says_why_a_packet_goes_nowhere() {
+    let fabric = r#"
+[[neighbor]]
+address = "10.0.0.254"
+mac = "02:00:00:00:00:fe"
+port = "wan0"
+[[route]]
+prefix = "0.0.0.0/0"
+via = "10.0.0.254"
+"#;
+    let service = |more: &str| {
+        format!(
+            r#"{{"services": [{{"name": "web", "vip": "192.0.2.1", "port": 80, "protocol": "tcp", {more}, "backends": [{{"address": "10.1.0.11"}}]}}]}}"#
+        )
+    };
+    for (services, lines) in [
+        (
+            service(r#""forwarding": "l2dsr""#),
+            [
+                "next hop  none: 10.1.0.11 is no neighbour, as this mode needs (route 0.0.0.0/0 via 10.0.0.254)",
+                "no_next_hop",
+            ],
+        ),
+        (
+            service(r#""forwarding": "ipip", "source_ranges": ["203.0.113.0/24"]"#),
+            ["service   \"web\": VIP 192.0.2.1, port 80, tcp", "source_refused"],
+        ),
+    ] {
+        let place = Place::new(&[("c.toml", &[CONFIG, fabric].concat()), ("s.json", &services)]);
+        let arguments =
+            ["explain", "--config", "c.toml", "--services", "s.json", "198.51.100.7:1000", "192.0.2.1:80", "tcp"];
+        let (code, out, errors) = said(&place.run(&arguments));
+        assert_eq!((code, errors.as_str()), (0, ""));
+        assert!(lines.iter().all(|line| out.contains(line)), "{out}");
+    }
+}
+
 /// The recipe for these words: exit code, stdout, stderr.
 fn recipe(words: &str) -> (i32, String, String) {
     let arguments: Vec<&str> = ["backend", "recipe"].into_iter().chain(words.split_whitespace()).collect();

@@ -164,7 +164,9 @@ fn steps<'a>(
         steps.push(("mode", mode(service, choice.now.as_ref())));
     }
     if let Some((to, way)) = &found.way {
-        steps.push(("next hop", next_hop(*to, way, fabric, name)));
+        let needs_neighbor =
+            matches!(&found.matched, Matched::Service(service) if service.forwarding.nature().needs_neighbor);
+        steps.push(("next hop", next_hop(*to, way, needs_neighbor, fabric, name)));
     }
     steps.push((
         "verdict",
@@ -235,13 +237,15 @@ fn mode(service: &Service, chosen: Option<&Chosen>) -> String {
 fn next_hop<'a>(
     to: IpAddr,
     way: &Way,
+    needs_neighbor: bool,
     fabric: &Fabric,
     name: &impl Fn(crate::snapshot::PortIndex) -> &'a str,
 ) -> String {
+    let is_neighbor = fabric.neighbors.iter().any(|neighbor| neighbor.address == to);
     let route =
         fabric.routes.iter().filter(|route| route.prefix.contains(&to)).max_by_key(|route| route.prefix.prefix_len());
     let by = match route {
-        _ if fabric.neighbors.iter().any(|neighbor| neighbor.address == to) => format!("{to} is a neighbour itself"),
+        _ if is_neighbor => format!("{to} is a neighbour itself"),
         Some(route) => match route.via {
             Some(via) => format!("route {} via {via}", route.prefix),
             None => format!("{} is connected", route.prefix),
@@ -249,6 +253,9 @@ fn next_hop<'a>(
         None => format!("no route to {to}"),
     };
     match way {
+        Way::Hop(_) if needs_neighbor && !is_neighbor => {
+            format!("none: {to} is no neighbour, as this mode needs ({by})")
+        }
         Way::Hop(hop) => format!("{} by port {} ({by})", hop.destination, name(hop.port)),
         Way::Ask(gateway) => format!("unknown: {gateway} has no neighbour entry ({by})"),
         Way::OnLink => format!("unknown: {to} has no neighbour entry ({by})"),

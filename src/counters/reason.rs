@@ -40,7 +40,7 @@ reasons! {
     SourceRefused "source_refused" "The service's source_ranges or deny_ranges refuse the client."
     FragmentUnknown "fragment_unknown" "A later IP fragment whose first fragment is not remembered."
     NoBackend "no_backend" "No backend of the service may take the packet."
-    NoNextHop "no_next_hop" "The MAC address of the next hop is not known (yet)."
+    NoNextHop "no_next_hop" "The MAC address of the next hop is not known (yet), or the mode needs the backend on a connected network."
     TtlExceeded "ttl_exceeded" "TTL or hop limit 1 or less in a mode that routes (rewrites) the packet, and its sender could not be told."
     TooBig "too_big" "The packet as it would be sent exceeds the MTU of the port it leaves by, and its sender could not be told."
     NoRoomForOption "no_room_for_option" "The IPv4 header has no room for the option of dnat-dsr."
