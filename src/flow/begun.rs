@@ -46,6 +46,7 @@ impl Begun {
         }
     }
 
+    /// Whether it has been seen to begin, and not been displaced since.
     pub fn contains(&self, flow: Mark) -> bool {
         let line = self.line(flow).and_then(|line| self.lines.get(line..line + WAYS));
         line.is_some_and(|line| line.contains(&flow.0))

@@ -84,11 +84,15 @@ enum By {
 #[derive(Debug, Clone)]
 #[repr(align(64))]
 pub struct Translation<A: Address> {
+    /// Client and VIP, and the protocol.
     pub key: A::Key,
+    /// What stands in the client's place on the way to the backend.
     pub source: Ends<A>,
+    /// What stands in the VIP's place.
     pub backend: Ends<A>,
-    /// How the sum over both addresses changes on the way to the backend, and that over the ports, too.
+    /// How a sum over both addresses changes on the way to the backend (RFC 1624).
     pub addresses: Delta,
+    /// The same over addresses and ports.
     pub transport: Delta,
     pub via: Via,
     /// Seconds that it lives beyond its last packet: while it is being opened or closed, and between; and the one of today.
@@ -321,6 +325,7 @@ impl<A: Address> Table<A> {
         }
     }
 
+    /// The translation of a slot that this table gave, live or not.
     #[inline(always)]
     pub fn get(&self, slot: Slot) -> &Translation<A> {
         &self.translations[slot.0 as usize]

@@ -32,11 +32,10 @@ const OPTION_V6: usize = 24;
 const TYPE_V4: u8 = 0x9a;
 const TYPE_V6: u8 = 0x1b;
 
-const DESTINATION_OPTIONS: u8 = 60;
-
 /// The longest IPv4 header.
 const MOST: usize = 60;
 
+/// The way to a backend, and how its node is told the VIP.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DnatDsr {
     rewrite: Rewrite,
@@ -121,7 +120,7 @@ impl DnatDsr {
         if self.byte_order == ByteOrder::Host {
             port.reverse();
         }
-        let next = std::mem::replace(&mut ip[upper.next_header_at], DESTINATION_OPTIONS);
+        let next = std::mem::replace(&mut ip[upper.next_header_at], ipv6::extension::DESTINATION_OPTIONS);
         // The length is in words of eight bytes, less one; the option's data are 20 bytes.
         let head = [next, (OPTION_V6 / 8 - 1) as u8, TYPE_V6, 20];
         let option = [&head[..], &vip, &port, &[0, 0]].into_iter().flatten();

@@ -16,6 +16,7 @@ use crate::service::{Backend, Service};
 use crate::wire::checksum::Delta;
 use crate::wire::{Frame, be16, ipv4, ipv6};
 
+/// A backend's address and the service's code point, as changes of a packet, and the way there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dscp {
     rewrite: Rewrite,

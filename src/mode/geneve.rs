@@ -51,6 +51,7 @@ pub enum Geneve {
 
 const _: () = assert!(size_of::<Geneve>() == 128);
 
+/// Any other: IPv6 inside or outside, several VIPs or ports, a source of the flow's own, or a UDP checksum.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Any {
     outer: Header,

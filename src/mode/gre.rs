@@ -19,6 +19,7 @@ use crate::wire::{Frame, ethernet};
 /// Bytes of the header.
 const GRE: usize = 4;
 
+/// The outer header to a backend, GRE's behind it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gre(Outer<{ TAIL_V4 + GRE }, { TAIL_V6 + GRE }>);
 

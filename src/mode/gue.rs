@@ -20,6 +20,7 @@ use crate::wire::{Frame, udp};
 /// Bytes of the GUE header of variant 0.
 const GUE: usize = 4;
 
+/// The outer header to a backend, those of UDP and GUE behind it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Gue {
     Variant0 { outer: Outer<{ TAIL_V4 + udp::HEADER + GUE }, { TAIL_V6 + udp::HEADER + GUE }>, has_checksum: bool },

@@ -16,6 +16,7 @@ use crate::service::{Backend, Service};
 use crate::wire::Frame;
 use crate::wire::ipv4::protocol;
 
+/// The outer header to a backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ipip(pub(super) Outer<TAIL_V4, TAIL_V6>);
 

@@ -15,6 +15,7 @@ use crate::counters::Reason;
 use crate::service::{Backend, Service};
 use crate::wire::Frame;
 
+/// The way to a backend, which is a neighbour.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct L2dsr(Way);
 

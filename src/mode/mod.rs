@@ -106,7 +106,9 @@ impl Packet {
 #[derive(Debug)]
 pub struct State {
     id: Identification,
+    /// The translations of `snat`.
     pub nat: Nat,
+    /// The flows that `dnat-dsr` has seen begin.
     pub begun: Begun,
     /// The second of the burst.
     pub now: Seconds,

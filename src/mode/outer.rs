@@ -44,6 +44,7 @@ pub struct OuterV4<const N: usize> {
     spread: u32,
 }
 
+/// Of `N` bytes, Ethernet's included.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OuterV6<const N: usize> {
     header: [u8; N],

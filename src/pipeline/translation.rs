@@ -18,6 +18,7 @@ use crate::snapshot::{Millis, ServiceIndex, Snapshot, TargetIndex};
 use crate::wire::Frame;
 use crate::wire::tcp::{ACK, SYN};
 
+/// Whole seconds of a clock's milliseconds; after 136 years always the last one.
 pub fn seconds(now: Millis) -> Seconds {
     Seconds(u32::try_from(now.0 / 1000).unwrap_or(u32::MAX))
 }

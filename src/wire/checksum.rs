@@ -12,15 +12,18 @@ impl Delta {
     /// No change.
     pub const NONE: Self = Self(0);
 
+    /// One word of 16 bits in place of another, as numbers.
     pub const fn word(old: u16, new: u16) -> Self {
         Self(fold(!old as u32 + new as u32))
     }
 
+    /// The same of 32 bits.
     pub const fn double_word(old: u32, new: u32) -> Self {
         let old = !old;
         Self(fold((old >> 16) + (old & 0xffff) + (new >> 16) + (new & 0xffff)))
     }
 
+    /// Both changes.
     pub const fn and(self, other: Self) -> Self {
         Self(fold(self.0 as u32 + other.0 as u32))
     }

@@ -21,7 +21,8 @@ pub mod field {
 }
 
 /// Next-header numbers of extension headers (IANA).
-mod extension {
+/// Next header values of extension headers (RFC 8200, section 4; RFC 4302).
+pub mod extension {
     pub const HOP_BY_HOP: u8 = 0;
     pub const ROUTING: u8 = 43;
     pub const FRAGMENT: u8 = 44;
