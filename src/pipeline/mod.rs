@@ -19,7 +19,7 @@ mod translation;
 use crate::counters::Reason;
 use crate::flow::{Begun, Dealing, Nat};
 use crate::mode::{Content, Reply, State, link};
-use crate::service::{Hash, Service, Tracking};
+use crate::service::Hash;
 use crate::snapshot::{Millis, PortIndex, ServiceIndex, Snapshot, TargetIndex};
 use crate::wire::{Frame, ethernet, quic, udp};
 
@@ -203,16 +203,8 @@ impl Pipeline {
         if matches!(found, Match::Service(_) | Match::Reply(_) | Match::Echo) {
             remember(&parsed, fragments, now);
             if let Match::Service(service) = found
-                && let Some(verdict) = match flows_of(snapshot.definition(service)) {
-                    Flows::Translated => {
-                        translation::elsewhere(&parsed, snapshot, &state.nat, seconds, self.round, self.dealing)
-                    }
-                    Flows::SeenToBegin => {
-                        let dealing = self.dealing.filter(|_| parsed.datagram.is_some());
-                        dealing.and_then(|dealing| translation::home(&parsed, self.lcore, self.round, dealing))
-                    }
-                    Flows::Forgotten => None,
-                }
+                && let Some(verdict) =
+                    translation::elsewhere(&parsed, service, snapshot, &state.nat, seconds, self.round, self.dealing)
             {
                 return Err(verdict);
             }
@@ -257,22 +249,6 @@ impl Pipeline {
         let way = translation::outward(frame, parsed, service, named, snapshot, nat, now)?;
         self.burst.add_translated(at, parsed, service, way);
         Ok(())
-    }
-}
-
-/// What an lcore keeps of a service's flows.
-enum Flows {
-    Translated,
-    SeenToBegin,
-    Forgotten,
-}
-
-fn flows_of(service: &Service) -> Flows {
-    let nature = service.forwarding.nature();
-    match () {
-        () if nature.keeps_flows => Flows::Translated,
-        () if nature.knows_beginnings && service.tracking == Tracking::Full => Flows::SeenToBegin,
-        () => Flows::Forgotten,
     }
 }
 

@@ -13,7 +13,7 @@ use crate::counters::Reason;
 use crate::flow::{Address, Dealing, Ends, Head, KeyV4, Nat, Seconds, Slot, Translation, Via};
 use crate::mode::rewrite::{Family, V4, V6};
 use crate::mode::{Content, State, snat};
-use crate::service::{Hash, Protocol};
+use crate::service::{Hash, Protocol, Tracking};
 use crate::snapshot::{Millis, ServiceIndex, Snapshot, TargetIndex};
 use crate::wire::Frame;
 use crate::wire::tcp::{ACK, SYN};
@@ -53,9 +53,10 @@ pub fn current(nat: &Nat, head: Head, key: &KeyV4, serial: u32, now: Seconds) ->
     (translation.via.serial == serial && !translation.is_closing()).then_some((slot, translation.via))
 }
 
-/// Whether a packet of a `snat` service is better known to another lcore, and to whom it goes then.
+/// Whether a packet of a service is better known to another lcore, and to whom it goes then.
 pub fn elsewhere(
     parsed: &Parsed,
+    service: ServiceIndex,
     snapshot: &Snapshot,
     nat: &Nat,
     now: Seconds,
@@ -63,23 +64,24 @@ pub fn elsewhere(
     dealing: Option<Dealing>,
 ) -> Option<Verdict> {
     let flow = &parsed.flow;
-    let is_dealt_by_flow = parsed.datagram.is_none() && parsed.packet.content != Content::Error;
-    // Where the VIP is a source, too, all that comes to a port has come to its owner by now.
-    let is_owned = snapshot.sources().owner(flow.destination, flow.destination_port).is_some();
-    if is_dealt_by_flow || is_owned || is_known(parsed, nat, now) {
-        return None;
+    let home = |dealing: Dealing| {
+        let home = dealing.lcore(flow.source, flow.destination, Some((flow.source_port, flow.destination_port)));
+        (round == Round::RECEIVED && home != nat.lcore()).then_some(Verdict::HandOver(home as u16))
+    };
+    let definition = snapshot.definition(service);
+    let (is_fragment, nature) = (parsed.datagram.is_some(), definition.forwarding.nature());
+    if nature.keeps_flows {
+        let is_dealt_by_flow = !is_fragment && parsed.packet.content != Content::Error;
+        // Where the VIP is a source, too, all that comes to a port has come to its owner by now.
+        let is_owned = snapshot.sources().owner(flow.destination, flow.destination_port).is_some();
+        if is_dealt_by_flow || is_owned || is_known(parsed, nat, now) {
+            return None;
+        }
+        return dealing.map_or_else(|| round.next(nat), home);
     }
-    match dealing {
-        Some(dealing) => home(parsed, nat.lcore(), round, dealing),
-        None => round.next(nat),
-    }
-}
-
-/// The lcore that gets a flow's whole packets, where it is another and has not had this frame.
-pub fn home(parsed: &Parsed, lcore: usize, round: Round, dealing: Dealing) -> Option<Verdict> {
-    let flow = &parsed.flow;
-    let home = dealing.lcore(flow.source, flow.destination, Some((flow.source_port, flow.destination_port)));
-    (round == Round::RECEIVED && home != lcore).then_some(Verdict::HandOver(home as u16))
+    // Going round would not tell: that nobody has seen the flow begin is no reason to think that it does now.
+    let knows_beginnings = nature.knows_beginnings && definition.tracking == Tracking::Full;
+    dealing.filter(|_| knows_beginnings && is_fragment).and_then(home)
 }
 
 fn is_known(parsed: &Parsed, nat: &Nat, now: Seconds) -> bool {
