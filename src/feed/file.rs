@@ -422,21 +422,16 @@ mod tests {
     async fn a_rename_is_noticed_within_two_milliseconds() {
         let mut scene = Scene::new("services.json", |at| fs::write(at.join("services.json"), "0").unwrap());
         scene.expect("0").await;
-        // On a machine that does other things, too, some round is quiet.
-        let mut medians = Vec::new();
-        while medians.len() < 10 && medians.last().is_none_or(|&median| median >= Duration::from_millis(2)) {
-            let mut delays = Vec::new();
-            for k in 1..=20 {
-                let text = format!("{} {k}", medians.len());
-                fs::write(scene.path("new"), &text).unwrap();
-                let renamed = Instant::now();
-                fs::rename(scene.path("new"), scene.path("services.json")).unwrap();
-                scene.expect(&text).await;
-                delays.push(renamed.elapsed());
-            }
-            delays.sort();
-            medians.push(delays[10]);
+        let mut delays = Vec::new();
+        for k in 1..=20 {
+            fs::write(scene.path("new"), k.to_string()).unwrap();
+            fs::rename(scene.path("new"), scene.path("services.json")).unwrap();
+            // The call itself takes milliseconds where others write to the same file system.
+            let renamed = Instant::now();
+            scene.expect(&k.to_string()).await;
+            delays.push(renamed.elapsed());
         }
-        assert!(medians.len() < 10, "{medians:?}");
+        delays.sort();
+        assert!(delays[10] < Duration::from_millis(2), "median {:?}, worst {:?}", delays[10], delays[19]);
     }
 }
