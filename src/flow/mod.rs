@@ -5,11 +5,13 @@ mod begun;
 mod dealing;
 mod nat;
 mod sources;
+mod table;
 
 pub use begun::{Begun, Mark};
 pub use dealing::Dealing;
 pub use nat::{Address, Ends, Head, KeyV4, Nat, Seconds, Slot, Table, Translation, Via};
 pub use sources::Sources;
+pub use table::{Flow, Flows, Inserted, Place, Spot, Stage, Worth};
 
 /// What [`fold`] is keyed by: a seed of few bits, as replay has, must do as well as a secret.
 const fn key(seed: [u64; 2]) -> [u64; 2] {

@@ -1,0 +1,507 @@
+//! Where flows went: 16 bytes a flow, no timers, nothing allocated after the start.
+//!
+//! **Cuckoo hashing** with two buckets of four entries, a bucket a cache line (Dietzfelbinger and Weidling, 2007). Of a flow's keyed
+//! hash 56 bits are kept, which tell it from others; further bits say its first bucket, and both together its second, so that an
+//! entry can move without its flow (partial-key cuckoo hashing, Fan et al., CoNEXT 2014). Most entries stand in their first
+//! bucket. (Two flows are taken for one with a chance of 1 in 2^53; hashes cannot be chosen without the key.)
+//!
+//! **Lazy expiry.** An entry says when its last packet came. Whoever finds it says whether that is too long ago; so does whoever needs
+//! room, and [`Flows::sweep`], which goes over the table bit by bit.
+
+use std::fmt;
+
+use super::{Seconds, fold, key};
+
+/// Entries of a bucket.
+const WAYS: usize = 4;
+
+/// How many entries there are for eight that shall fit: near a full load they would have to move too often.
+const NINTHS: usize = 9;
+
+/// Entries that move for a new one, at most.
+const MOVES: u8 = 3;
+
+/// The remembered flows of one lcore.
+pub struct Flows {
+    buckets: Box<[Bucket]>,
+    /// Entries that may be taken; and those that are, be it by flows that are over.
+    capacity: usize,
+    taken: usize,
+    /// The next bucket to be swept.
+    swept: usize,
+    key: [u64; 2],
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(align(64))]
+struct Bucket([Entry; WAYS]);
+
+/// 56 bits of the hash and 8 of state; destination, slot and seconds. All zeros: free.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Entry {
+    head: u64,
+    rest: u64,
+}
+
+/// A flow's hash, as it is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spot {
+    fingerprint: u64,
+    first: u32,
+}
+
+/// An entry's place in the table, until the next insertion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    bucket: u32,
+    way: u8,
+}
+
+/// How far a flow has come, by what its client sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Stage {
+    /// Never past its SYN; of UDP, seen once.
+    Opening = 1,
+    Established = 2,
+    /// FIN or RST seen.
+    Closing = 3,
+}
+
+/// What is remembered of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flow {
+    /// A service and backend, below [`Flow::DESTINATIONS`].
+    pub destination: u32,
+    /// The flow's slot of the service's table, below [`Flow::SLOTS`].
+    pub slot: u32,
+    pub stage: Stage,
+    /// When its last packet came, below [`Flow::SECONDS`]: the rest of the clock's seconds by that.
+    pub seen: u32,
+}
+
+impl Flow {
+    pub const DESTINATIONS: u32 = 1 << 20;
+    pub const SLOTS: u32 = 1 << 24;
+    pub const SECONDS: u32 = 1 << 20;
+
+    /// Seconds since its last packet.
+    #[inline]
+    pub fn age(&self, now: Seconds) -> u32 {
+        now.0.wrapping_sub(self.seen) % Self::SECONDS
+    }
+}
+
+/// What an entry is worth to whoever needs its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Worth {
+    /// Its flow is over.
+    Nothing,
+    /// Its flow was never past its SYN.
+    Little,
+    /// Its flow would go there without it, too.
+    Substitutable,
+    Everything,
+}
+
+/// What became of an insertion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inserted {
+    /// There was room.
+    Room,
+    /// In place of an entry of this worth, which was live.
+    For(Worth),
+    /// All that could make room is worth everything.
+    None,
+}
+
+impl Entry {
+    #[inline]
+    fn new(fingerprint: u64, flow: &Flow) -> Self {
+        let rest = u64::from(flow.destination % Flow::DESTINATIONS) << 44
+            | u64::from(flow.slot % Flow::SLOTS) << 20
+            | u64::from(flow.seen % Flow::SECONDS);
+        Self { head: fingerprint << 8 | flow.stage as u64, rest }
+    }
+
+    #[inline]
+    fn is_free(&self) -> bool {
+        self.head == 0
+    }
+
+    #[inline]
+    fn fingerprint(&self) -> u64 {
+        self.head >> 8
+    }
+
+    #[inline]
+    fn flow(&self) -> Flow {
+        let stage = match self.head & 3 {
+            1 => Stage::Opening,
+            2 => Stage::Established,
+            _ => Stage::Closing,
+        };
+        Flow {
+            destination: (self.rest >> 44) as u32,
+            slot: (self.rest >> 20) as u32 % Flow::SLOTS,
+            stage,
+            seen: self.rest as u32 % Flow::SECONDS,
+        }
+    }
+}
+
+impl Flows {
+    /// With room for `capacity` flows. `seed`: a secret of the process.
+    pub fn new(capacity: usize, seed: [u64; 2]) -> Self {
+        let entries = (capacity * NINTHS).div_ceil(NINTHS - 1);
+        // With fewer than a few buckets there is nowhere to move.
+        let buckets = if capacity == 0 { 0 } else { entries.div_ceil(WAYS).max(8) };
+        Self { buckets: vec![Bucket::default(); buckets].into(), capacity, taken: 0, swept: 0, key: key(seed) }
+    }
+
+    /// Bytes that a table of this capacity takes.
+    pub const fn bytes(capacity: usize) -> usize {
+        (capacity * NINTHS).div_ceil(NINTHS - 1) * size_of::<Entry>()
+    }
+
+    /// Whether it remembers nothing.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.taken == 0
+    }
+
+    /// Entries that are taken, be it by flows that are over.
+    pub fn taken(&self) -> usize {
+        self.taken
+    }
+
+    /// Where a flow is looked for, by what tells it from others.
+    #[inline]
+    pub fn spot(&self, words: [u64; 2]) -> Spot {
+        self.spot_of(fold(words[0] ^ self.key[0], words[1] ^ self.key[1]))
+    }
+
+    /// The same of as many words as it takes.
+    pub fn spot_of_all(&self, words: &[u64]) -> Spot {
+        self.spot_of(words.iter().fold(self.key[1], |mixed, word| fold(mixed ^ word, self.key[0])))
+    }
+
+    #[inline]
+    fn spot_of(&self, hash: u64) -> Spot {
+        // Two words of their own: what says the bucket must not say the fingerprint.
+        let place = fold(hash ^ self.key[1], self.key[0]);
+        let first = (u128::from(place) * self.buckets.len() as u128 >> 64) as u32;
+        Spot { fingerprint: (hash >> 8).max(1), first }
+    }
+
+    /// The other bucket of an entry that stands in `bucket`.
+    #[inline]
+    fn other(&self, fingerprint: u64, bucket: u32) -> u32 {
+        let buckets = self.buckets.len() as u64;
+        let sum = ((fingerprint.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) * buckets) >> 32;
+        // Either one less than the other from the same sum.
+        ((sum + buckets - u64::from(bucket)) % buckets) as u32
+    }
+
+    /// The place of a flow's entry.
+    #[inline]
+    pub fn find(&self, spot: Spot) -> Option<Place> {
+        if self.is_empty() {
+            return None;
+        }
+        self.find_in(spot.first, spot.fingerprint)
+            .or_else(|| self.find_in(self.other(spot.fingerprint, spot.first), spot.fingerprint))
+    }
+
+    #[inline]
+    fn find_in(&self, bucket: u32, fingerprint: u64) -> Option<Place> {
+        let entries = &self.buckets.get(bucket as usize)?.0;
+        let way = entries.iter().position(|entry| entry.fingerprint() == fingerprint)?;
+        Some(Place { bucket, way: way as u8 })
+    }
+
+    #[inline]
+    pub fn get(&self, place: Place) -> Flow {
+        self.entry(place).flow()
+    }
+
+    /// Puts what is now known in place of what was.
+    #[inline]
+    pub fn set(&mut self, place: Place, flow: &Flow) {
+        let entry = self.entry_mut(place);
+        *entry = Entry::new(entry.fingerprint(), flow);
+    }
+
+    /// Forgets a flow.
+    pub fn remove(&mut self, place: Place) {
+        *self.entry_mut(place) = Entry::default();
+        self.taken -= 1;
+    }
+
+    fn entry(&self, place: Place) -> &Entry {
+        &self.buckets[place.bucket as usize].0[usize::from(place.way) % WAYS]
+    }
+
+    fn entry_mut(&mut self, place: Place) -> &mut Entry {
+        &mut self.buckets[place.bucket as usize].0[usize::from(place.way) % WAYS]
+    }
+
+    /// Remembers a flow that [`Flows::find`] does not find. `worth`: of an entry.
+    pub fn insert(&mut self, spot: Spot, flow: &Flow, worth: impl Fn(&Flow) -> Worth) -> Inserted {
+        if self.buckets.is_empty() {
+            return Inserted::None;
+        }
+        let entry = Entry::new(spot.fingerprint, flow);
+        let homes = [spot.first, self.other(spot.fingerprint, spot.first)];
+        if self.taken < self.capacity {
+            let free = homes.into_iter().find_map(|home| self.free_in(home));
+            if let Some(place) = free.or_else(|| homes.into_iter().find_map(|home| self.vacate(home, MOVES))) {
+                *self.entry_mut(place) = entry;
+                self.taken += 1;
+                return Inserted::Room;
+            }
+        }
+        // It is full, or as good as full for this flow: the least of the eight goes.
+        let places = homes.into_iter().flat_map(|bucket| (0..WAYS as u8).map(move |way| Place { bucket, way }));
+        let worth = |place| match self.entry(place) {
+            entry if entry.is_free() => None,
+            entry => Some((worth(&entry.flow()), place)),
+        };
+        match places.filter_map(worth).min_by_key(|&(worth, _)| worth) {
+            None | Some((Worth::Everything, _)) => Inserted::None,
+            Some((worth, place)) => {
+                *self.entry_mut(place) = entry;
+                if worth == Worth::Nothing { Inserted::Room } else { Inserted::For(worth) }
+            }
+        }
+    }
+
+    fn free_in(&self, bucket: u32) -> Option<Place> {
+        let way = self.buckets[bucket as usize].0.iter().position(Entry::is_free)?;
+        Some(Place { bucket, way: way as u8 })
+    }
+
+    /// Frees a place of `bucket`: an entry moves to its other bucket, where another may have to move first, and so on, `moves` at most.
+    fn vacate(&mut self, bucket: u32, moves: u8) -> Option<Place> {
+        let places = || (0..WAYS as u8).map(|way| Place { bucket, way });
+        for place in places() {
+            let other = self.other(self.entry(place).fingerprint(), bucket);
+            if let Some(free) = self.free_in(other) {
+                return Some(self.relocate(place, free));
+            }
+        }
+        for place in places().filter(|_| moves > 1) {
+            let other = self.other(self.entry(place).fingerprint(), bucket);
+            let Some(free) = self.vacate(other, moves - 1) else { continue };
+            // What stood here may have been among those that moved, and another have come.
+            if self.entry(place).is_free() {
+                return Some(place);
+            }
+            if self.other(self.entry(place).fingerprint(), bucket) == free.bucket {
+                return Some(self.relocate(place, free));
+            }
+        }
+        None
+    }
+
+    /// Moves an entry; gives the place that is free now.
+    fn relocate(&mut self, from: Place, to: Place) -> Place {
+        *self.entry_mut(to) = *self.entry(from);
+        *self.entry_mut(from) = Entry::default();
+        from
+    }
+
+    /// Looks at the next `buckets` of the table, round and round: frees the entries that are worth nothing, and calls `live` with the
+    /// others.
+    pub fn sweep(&mut self, buckets: usize, worth: impl Fn(&Flow) -> Worth, mut live: impl FnMut(&Flow)) {
+        for _ in 0..buckets.min(self.buckets.len()) {
+            for entry in self.buckets[self.swept].0.iter_mut().filter(|entry| !entry.is_free()) {
+                let flow = entry.flow();
+                if worth(&flow) == Worth::Nothing {
+                    *entry = Entry::default();
+                    self.taken -= 1;
+                } else {
+                    live(&flow);
+                }
+            }
+            self.swept = (self.swept + 1) % self.buckets.len();
+        }
+    }
+}
+
+impl fmt::Debug for Flows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { buckets, capacity, taken, .. } = self;
+        f.debug_struct("Flows")
+            .field("buckets", &buckets.len())
+            .field("capacity", capacity)
+            .field("taken", taken)
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashMap;
+
+    const _: () = assert!(size_of::<Entry>() == 16 && size_of::<Bucket>() == 64);
+
+    fn flow(number: u32) -> Flow {
+        Flow { destination: number % 1000, slot: number, stage: Stage::Established, seen: number % Flow::SECONDS }
+    }
+
+    fn everything(_: &Flow) -> Worth {
+        Worth::Everything
+    }
+
+    #[test]
+    fn so_many_fit_as_are_promised() {
+        for (capacity, seed) in [(1000, 1), (10_000, 2), (100_000, 3), (1 << 20, 4)] {
+            let mut flows = Flows::new(capacity, [seed, 0]);
+            let refused = (0..capacity as u64)
+                .filter(|&k| {
+                    let spot = flows.spot([k, 7]);
+                    flows.insert(spot, &flow(k as u32 % Flow::SLOTS), everything) == Inserted::None
+                })
+                .count();
+            assert!(refused * 10_000 < capacity, "{refused} of {capacity}");
+            assert_eq!(flows.taken(), capacity - refused);
+            let found = (0..capacity as u64).filter(|&k| {
+                let place = flows.find(flows.spot([k, 7]));
+                place.is_some_and(|place| flows.get(place) == flow(k as u32 % Flow::SLOTS))
+            });
+            assert_eq!(found.count(), capacity - refused);
+            assert!(Flows::bytes(capacity) <= capacity * 18 + 16);
+        }
+    }
+
+    #[test]
+    fn the_least_worthy_goes_first() {
+        let mut flows = Flows::new(8, [5, 5]);
+        let of_stage = |stage| Flow { stage, ..flow(1) };
+        let worth = |flow: &Flow| match flow.stage {
+            Stage::Opening => Worth::Little,
+            Stage::Established => Worth::Everything,
+            Stage::Closing => Worth::Substitutable,
+        };
+        for k in 0..8 {
+            let spot = flows.spot([k, 0]);
+            let stage = if k % 2 == 0 { Stage::Closing } else { Stage::Opening };
+            assert_eq!(flows.insert(spot, &of_stage(stage), worth), Inserted::Room);
+        }
+        let mut went = Vec::new();
+        for k in 8..200 {
+            let spot = flows.spot([k, 0]);
+            went.push(flows.insert(spot, &of_stage(Stage::Established), worth));
+        }
+        let count = |what| went.iter().filter(|&&inserted| inserted == what).count();
+        assert_eq!((count(Inserted::For(Worth::Little)), count(Inserted::For(Worth::Substitutable))), (4, 4));
+        assert_eq!(flows.taken(), 8);
+    }
+
+    #[test]
+    fn without_capacity_nothing_is_remembered() {
+        let mut flows = Flows::new(0, [1, 1]);
+        let spot = flows.spot([1, 2]);
+        assert_eq!(flows.insert(spot, &flow(1), everything), Inserted::None);
+        assert_eq!((flows.find(spot), flows.is_empty()), (None, true));
+        flows.sweep(10, everything, |_| panic!("there is none"));
+    }
+
+    #[test]
+    fn what_is_over_is_swept() {
+        let mut flows = Flows::new(100, [2, 2]);
+        for k in 0..100 {
+            let spot = flows.spot([k, 0]);
+            flows.insert(spot, &flow(k as u32), everything);
+        }
+        let (mut live, buckets) = (Vec::new(), flows.buckets.len());
+        let odd = |flow: &Flow| if flow.slot % 2 == 1 { Worth::Nothing } else { Worth::Everything };
+        for _ in 0..buckets {
+            flows.sweep(1, odd, |flow| live.push(flow.slot));
+        }
+        live.sort_unstable();
+        assert_eq!(live, (0..100).step_by(2).collect::<Vec<_>>());
+        assert_eq!(flows.taken(), 50);
+        assert_eq!(flows.find(flows.spot([1, 0])), None);
+    }
+
+    #[test]
+    fn ages_go_round_the_clock() {
+        let flow = Flow { seen: Flow::SECONDS - 5, ..flow(1) };
+        assert_eq!(flow.age(Seconds(3 * Flow::SECONDS - 5)), 0);
+        assert_eq!(flow.age(Seconds(3 * Flow::SECONDS + 5)), 10);
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Insert(u8, u32),
+        Set(u8, u32),
+        Remove(u8),
+        Sweep(usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let key = 0u8..60;
+        prop_oneof![
+            6 => (key.clone(), 0u32..1000).prop_map(|(k, v)| Step::Insert(k, v)),
+            2 => (key.clone(), 0u32..1000).prop_map(|(k, v)| Step::Set(k, v)),
+            2 => key.prop_map(Step::Remove),
+            1 => (0usize..9).prop_map(Step::Sweep),
+        ]
+    }
+
+    proptest! {
+        /// Of a value below 100 nothing is lost; below 300 little.
+        #[test]
+        fn it_is_a_map_that_forgets_the_least(
+            steps in proptest::collection::vec(step(), 1..400), capacity in 1usize..40, seed: [u64; 2],
+        ) {
+            let worth = |flow: &Flow| match flow.slot {
+                0..100 => Worth::Nothing,
+                100..300 => Worth::Little,
+                300..400 => Worth::Substitutable,
+                _ => Worth::Everything,
+            };
+            let mut flows = Flows::new(capacity, seed);
+            let mut map: HashMap<u8, u32> = HashMap::new();
+            for step in steps {
+                match step {
+                    Step::Insert(k, v) => {
+                        let spot = flows.spot([u64::from(k), 1]);
+                        if flows.find(spot).is_some() {
+                            continue;
+                        }
+                        match flows.insert(spot, &flow(v), worth) {
+                            Inserted::None => prop_assert!(map.len() >= 8.min(capacity), "{} of {capacity}", map.len()),
+                            _ => _ = map.insert(k, v),
+                        }
+                    }
+                    Step::Set(k, v) => {
+                        if let Some(place) = flows.find(flows.spot([u64::from(k), 1])) {
+                            flows.set(place, &flow(v));
+                            map.insert(k, v);
+                        }
+                    }
+                    Step::Remove(k) => {
+                        if let Some(place) = flows.find(flows.spot([u64::from(k), 1])) {
+                            flows.remove(place);
+                            map.remove(&k);
+                        }
+                    }
+                    Step::Sweep(buckets) => flows.sweep(buckets, worth, |_| ()),
+                }
+                // What is there is right; what is not there was worth less than everything.
+                map.retain(|&k, &mut v| {
+                    let found = flows.find(flows.spot([u64::from(k), 1])).map(|place| flows.get(place));
+                    assert!(found == Some(flow(v)) || found.is_none() && worth(&flow(v)) < Worth::Everything, "{k}: {found:?}");
+                    found.is_some()
+                });
+                prop_assert_eq!(flows.taken(), map.len());
+                prop_assert!(flows.taken() <= capacity);
+            }
+        }
+    }
+}
