@@ -13,6 +13,7 @@ mod prefixes;
 mod ranges;
 mod routes;
 mod tables;
+mod transition;
 mod vips;
 
 use std::collections::HashMap;
@@ -38,6 +39,7 @@ use learned::Learned;
 pub use limiter::{Limit, Limiter};
 pub use ranges::Ranges;
 pub use routes::{Routes, Way};
+pub use transition::{Bases, Held, Owners, Until};
 use vips::Vips;
 
 /// What does not change while a node runs.
