@@ -4,12 +4,14 @@
 mod begun;
 mod dealing;
 mod nat;
+mod rule;
 mod sources;
 mod table;
 
 pub use begun::{Begun, Mark};
 pub use dealing::Dealing;
 pub use nat::{Address, Ends, Head, KeyV4, Nat, Seconds, Slot, Table, Translation, Via};
+pub use rule::{Choice, Fate, Goes, Known, Says};
 pub use sources::Sources;
 pub use table::{Flow, Flows, Inserted, Place, Spot, Stage, Worth};
 

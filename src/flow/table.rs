@@ -110,7 +110,7 @@ pub enum Inserted {
     /// There was room.
     Room,
     /// In place of an entry of this worth, which was live.
-    For(Worth),
+    For(Worth, Flow),
     /// All that could make room is worth everything.
     None,
 }
@@ -270,8 +270,9 @@ impl Flows {
         match places.filter_map(worth).min_by_key(|&(worth, _)| worth) {
             None | Some((Worth::Everything, _)) => Inserted::None,
             Some((worth, place)) => {
+                let other = self.get(place);
                 *self.entry_mut(place) = entry;
-                if worth == Worth::Nothing { Inserted::Room } else { Inserted::For(worth) }
+                if worth == Worth::Nothing { Inserted::Room } else { Inserted::For(worth, other) }
             }
         }
     }
@@ -396,8 +397,10 @@ mod tests {
             let spot = flows.spot([k, 0]);
             went.push(flows.insert(spot, &of_stage(Stage::Established), worth));
         }
-        let count = |what| went.iter().filter(|&&inserted| inserted == what).count();
-        assert_eq!((count(Inserted::For(Worth::Little)), count(Inserted::For(Worth::Substitutable))), (4, 4));
+        let count = |what| {
+            went.iter().filter(|&inserted| matches!(inserted, Inserted::For(worth, _) if *worth == what)).count()
+        };
+        assert_eq!((count(Worth::Little), count(Worth::Substitutable)), (4, 4));
         assert_eq!(flows.taken(), 8);
     }
 

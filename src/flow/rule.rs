@@ -1,0 +1,160 @@
+//! Where a packet goes whose flow may be remembered: the rule that keeps connections (docs/architecture.md).
+//!
+//! A flow that is remembered goes where it went, as long as its backend is there and not down. Of the others, what opens a flow goes to the
+//! owner of its slot *now*, and what goes on with one to the slot's *base*, where flows are that nobody remembers. While the two differ
+//! every flow of the slot is entered; at rest only what `full` wants remembered.
+
+use super::{Flow, Flows, Inserted, Seconds, Spot, Stage, Worth};
+use crate::service::Tracking;
+
+/// What a packet says of its flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Says {
+    /// A SYN without ACK.
+    Opens,
+    /// Any other segment of TCP.
+    GoesOn,
+    /// FIN or RST.
+    Ends,
+    /// UDP does not say.
+    Datagram,
+}
+
+/// What a snapshot says of a destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fate {
+    /// It is there, and not down.
+    pub keeps: bool,
+    /// It is active and has weight, too.
+    pub takes_new: bool,
+    /// Seconds that a silent flow is remembered: by stage.
+    pub idle: [u32; 3],
+}
+
+impl Fate {
+    /// Of a destination that is gone.
+    pub const GONE: Self = Self { keeps: false, takes_new: false, idle: [0; 3] };
+
+    fn idle(&self, stage: Stage) -> u32 {
+        self.idle[stage as usize - 1]
+    }
+}
+
+/// The owners of a flow's slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Choice {
+    pub slot: u32,
+    /// Who takes new flows; `None`: nobody.
+    pub now: Option<u32>,
+    /// Where flows are that nobody remembers, where that is another.
+    pub base: Option<u32>,
+    pub tracking: Tracking,
+}
+
+/// What is known of destinations and slots: a snapshot's part.
+pub trait Known {
+    fn fate(&self, destination: u32) -> Fate;
+    /// The base of a slot of the service that a destination is of; the owner now where nothing is held. `None`: not known.
+    fn base(&self, destination: u32, slot: u32) -> Option<u32>;
+    /// Notes that there was no room for a flow of this slot, of the service that the destination is of.
+    fn note_no_room(&self, destination: u32, slot: u32);
+}
+
+/// Where a packet goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Goes {
+    To(u32),
+    /// Nobody may take it.
+    Nowhere,
+    /// There is no room to remember it, and its slot's base takes no new flow.
+    Refused,
+}
+
+impl Flows {
+    /// Decides on a packet, and remembers what is to be remembered. `choose` is asked where the flow is not known.
+    pub fn decide(
+        &mut self,
+        spot: Spot,
+        says: Says,
+        now: Seconds,
+        known: &impl Known,
+        choose: impl FnOnce() -> Choice,
+    ) -> Goes {
+        let place = self.find(spot);
+        if let Some(place) = place {
+            let flow = self.get(place);
+            let fate = known.fate(flow.destination);
+            let is_live = fate.keeps && flow.age(now) <= fate.idle(flow.stage);
+            // Who opens a connection anew need not go where nothing came of the last, or where it is ending.
+            let is_anew = says == Says::Opens && flow.stage != Stage::Established;
+            if is_live && (fate.takes_new || !is_anew) {
+                let stage = if is_anew { Stage::Opening } else { after(flow.stage, says) };
+                self.set(place, &Flow { stage, seen: now.0, ..flow });
+                return Goes::To(flow.destination);
+            }
+        }
+
+        let Choice { slot, now: owner, base, tracking } = choose();
+        let opens = matches!(says, Says::Opens | Says::Datagram);
+        let chosen = if opens { owner } else { base.or(owner) };
+        let enters = match tracking {
+            Tracking::None => false,
+            Tracking::Transition => base.is_some(),
+            // What is unknown at rest and opens nothing needs no memory: its base is the owner.
+            Tracking::Full => base.is_some() || opens,
+        };
+        let (Some(destination), true) = (chosen, enters) else {
+            if let Some(place) = place {
+                self.remove(place);
+            }
+            return chosen.map_or(Goes::Nowhere, Goes::To);
+        };
+        let stage = match says {
+            Says::Opens | Says::Datagram => Stage::Opening,
+            Says::GoesOn => Stage::Established,
+            Says::Ends => Stage::Closing,
+        };
+        let flow = Flow { destination, slot, stage, seen: now.0 % Flow::SECONDS };
+        if let Some(place) = place {
+            self.set(place, &flow);
+            return Goes::To(destination);
+        }
+        match self.insert(spot, &flow, |flow| worth(flow, now, known)) {
+            Inserted::Room => Goes::To(destination),
+            Inserted::For(worth, other) => {
+                if worth == Worth::Substitutable {
+                    known.note_no_room(other.destination, other.slot);
+                }
+                Goes::To(destination)
+            }
+            Inserted::None => {
+                known.note_no_room(destination, slot);
+                match base.or(owner) {
+                    Some(base) if says != Says::Opens || known.fate(base).takes_new => Goes::To(base),
+                    _ => Goes::Refused,
+                }
+            }
+        }
+    }
+}
+
+/// The stage after a packet of the client's.
+fn after(stage: Stage, says: Says) -> Stage {
+    match (stage, says) {
+        (_, Says::Ends) | (Stage::Closing, _) => Stage::Closing,
+        // A SYN on an established flow may be anybody's (RFC 5961).
+        (_, Says::Opens) => stage,
+        (_, Says::GoesOn | Says::Datagram) => Stage::Established,
+    }
+}
+
+/// What an entry is worth to whoever needs its place.
+pub fn worth(flow: &Flow, now: Seconds, known: &impl Known) -> Worth {
+    let fate = known.fate(flow.destination);
+    match () {
+        () if !fate.keeps || flow.age(now) > fate.idle(flow.stage) => Worth::Nothing,
+        () if flow.stage == Stage::Opening => Worth::Little,
+        () if known.base(flow.destination, flow.slot) == Some(flow.destination) => Worth::Substitutable,
+        () => Worth::Everything,
+    }
+}
