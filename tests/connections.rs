@@ -107,6 +107,10 @@ impl Node {
         }
     }
 
+    fn remembers(&self, client: u64) -> bool {
+        self.flows.find(self.flows.spot([client, 0])).is_some()
+    }
+
     fn packet(&mut self, client: u64, says: Says) -> Goes {
         let hash = client.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let slot = maglev::slot(hash, SLOTS as u32) as u32;
@@ -133,6 +137,8 @@ enum Step {
         client: u64,
         ends: bool,
     },
+    /// A SYN that somebody else sends in its name.
+    Forge(u64),
     Change(Vec<State>, Vec<u16>),
     Wait(u32),
 }
@@ -143,6 +149,7 @@ fn step() -> impl Strategy<Value = Step> {
         (proptest::collection::vec(state, usize::from(BACKENDS)), proptest::collection::vec(0..BACKENDS, SLOTS));
     prop_oneof![
         30 => (0u64..60, prop_oneof![9 => Just(false), 1 => Just(true)]).prop_map(|(client, ends)| Step::Packet { client, ends }),
+        3 => (0u64..60).prop_map(Step::Forge),
         2 => change.prop_map(|(states, drawn)| Step::Change(states, drawn)),
         6 => (1u32..40).prop_map(Step::Wait),
     ]
@@ -179,6 +186,12 @@ proptest! {
                         if connection.is_some_and(|of| matches!(states[of.backend as usize], State::Down | State::Removed)) {
                             *connection = None;
                         }
+                    }
+                }
+                // On a flow that is not remembered it may count as the flow's: a documented exception.
+                Step::Forge(client) => {
+                    if connections[client as usize].is_some_and(|of| of.is_established) && node.remembers(client) {
+                        node.packet(client, Says::Opens);
                     }
                 }
                 Step::Packet { client, ends } => {
