@@ -190,7 +190,7 @@ impl Flows {
     fn spot_of(&self, hash: u64) -> Spot {
         // Two words of their own: what says the bucket must not say the fingerprint.
         let place = fold(hash ^ self.key[1], self.key[0]);
-        let first = (u128::from(place) * self.buckets.len() as u128 >> 64) as u32;
+        let first = ((u128::from(place) * self.buckets.len() as u128) >> 64) as u32;
         Spot { fingerprint: (hash >> 8).max(1), first }
     }
 
