@@ -1,6 +1,7 @@
 //! `penstock-perf`: what `make bench` runs. See perf/README.md for how to read what it writes.
 
 mod bench;
+mod consistency;
 mod hugepages;
 mod instructions;
 mod interrupt;
@@ -23,6 +24,8 @@ use clap::Parser;
 enum Command {
     /// Compares penstock with testpmd in alternating rounds; appends the result to RESULTS.md.
     Bench(bench::Options),
+    /// Simulates hours of changes and failures, and counts whose flows break: Penstock's and others'.
+    Consistency(consistency::Options),
     /// Counts the instructions that the pipeline takes for a packet, by callgrind.
     Instructions(instructions::Options),
     /// What `instructions` counts.
@@ -35,6 +38,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Command::parse() {
         Command::Bench(options) => bench::run(&options),
+        Command::Consistency(options) => consistency::run(&options),
         Command::Instructions(options) => instructions::run(&options),
         Command::Pipeline(work) => instructions::work(&work),
         Command::Traffic(options) => traffic::run(&options),
