@@ -22,6 +22,7 @@ const DOCUMENTS: &[&str] = &[
     "docs/selection.md",
     "docs/operate.md",
     "perf/README.md",
+    "perf/CONSISTENCY.md",
     "perf/RESULTS.md",
 ];
 
