@@ -1,7 +1,6 @@
 //! Penstock: docs/architecture.md has the rule. The flow table, the bases, the tables and the mask are Penstock's own code; here stands only the
 //! choice for a packet, as the rule has it.
 
-use std::cell::Cell;
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
@@ -224,16 +223,11 @@ impl Contestant for Penstock {
         }
         let flow =
             Flow { destination: destination(world, chosen), slot: slot as u32, stage, seen: seconds.0 % Flow::SECONDS };
-        // The first of the least worth goes: of what its base stands for, the slot had no room then.
-        let substituted = Cell::new(None);
         let worth = |flow: &Flow| match backend(world, flow.destination) {
             None => Worth::Nothing,
             Some(_) if is_over(flow, seconds, given) => Worth::Nothing,
             Some(_) if flow.stage == Stage::Opening => Worth::Little,
-            Some((number, _)) if number == bases[flow.slot as usize] => {
-                substituted.set(substituted.get().or(Some(flow.slot)));
-                Worth::Substitutable
-            }
+            Some((number, _)) if number == bases[flow.slot as usize] => Worth::Substitutable,
             Some(_) => Worth::Everything,
         };
         let mut no_room = |slot: u32| {
@@ -242,11 +236,11 @@ impl Contestant for Penstock {
             }
         };
         match flows.insert(spot, &flow, worth) {
-            Inserted::Room | Inserted::For(Worth::Nothing | Worth::Little | Worth::Everything) => chosen.into(),
-            Inserted::For(Worth::Substitutable) => {
-                substituted.get().into_iter().for_each(&mut no_room);
+            Inserted::For(Worth::Substitutable, other) => {
+                no_room(other.slot);
                 chosen.into()
             }
+            Inserted::Room | Inserted::For(..) => chosen.into(),
             Inserted::None => {
                 no_room(slot as u32);
                 let takes_it =
