@@ -1,4 +1,4 @@
-//! Where a packet goes whose flow may be remembered: the rule that keeps connections (docs/architecture.md).
+//! Where a packet goes whose flow may be remembered: the rule that keeps connections.
 //!
 //! A flow that is remembered goes where it went, as long as its backend is there and not down. Of the others, what opens a flow goes to the
 //! owner of its slot *now*, and what goes on with one to the slot's *base*, where flows are that nobody remembers. While the two differ

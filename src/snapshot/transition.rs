@@ -1,4 +1,4 @@
-//! Where the flows of a slot are that nobody remembers: the slot's *base* (docs/architecture.md has the rule).
+//! Where the flows of a slot are that nobody remembers: the slot's *base*, and for how long they differ from those who take new flows.
 //!
 //! At rest a slot's base is its owner now, and nothing is kept here. A change that gives the slot to another holds the old owner as its
 //! base, for as long as a flow may be silent: whoever is older has shown itself by then, and been entered with its backend. Then the
