@@ -4,7 +4,7 @@
 //! base, for as long as a flow may be silent: whoever is older has shown itself by then, and been entered with its backend. Then the
 //! base moves after. Later changes move neither the base nor that moment.
 //!
-//! All of it is a pure function of what was before, the tables, and the time. `run` and `replay` use the same.
+//! All of it is a pure function of what was before, the tables, and the time. `run` and `replay` are to use the same.
 
 use std::net::SocketAddr;
 
