@@ -400,6 +400,14 @@ impl Connection {
         this
     }
 
+    /// One that both sides have closed.
+    fn closed(node: &mut Node, client: SocketAddr) -> Self {
+        let this = Self::open(node, client);
+        this.asks(node, FIN | ACK);
+        this.answers(node, FIN | ACK);
+        this
+    }
+
     fn asks(&self, node: &mut Node, flags: u8) {
         let (_, vip, backend) = places(0);
         assert_eq!(ends(&node.forwarded(&Said::tcp(flags).packet(self.client, vip))), (self.source, backend));
@@ -486,9 +494,7 @@ fn a_source_is_free_again_when_its_flow_is_closed_or_idle() {
 fn a_connection_on_the_ends_of_one_that_is_over_is_a_new_one() {
     let (client, _, _) = places(0);
     let mut node = Node::new(&plain());
-    let first = Connection::open(&mut node, client);
-    first.asks(&mut node, FIN | ACK);
-    first.answers(&mut node, FIN | ACK);
+    let first = Connection::closed(&mut node, client);
     let second = Connection::open(&mut node, client);
     assert_eq!(second.source, first.source);
     assert!(!second.has_freed_its_source_after(&mut node, 121));
@@ -1137,9 +1143,7 @@ fn a_reset_of_a_backend_that_goes_on_talking_was_not_its_own() {
 fn a_handshake_within_one_burst_is_a_handshake() {
     let (client, vip, backend) = places(0);
     let mut node = Node::new(&plain());
-    let first = Connection::open(&mut node, client);
-    first.asks(&mut node, FIN | ACK);
-    first.answers(&mut node, FIN | ACK);
+    let first = Connection::closed(&mut node, client);
     let packets = [
         Said::tcp(SYN).packet(client, vip),
         Said::tcp(SYN | ACK).packet(backend, first.source),

@@ -462,6 +462,18 @@ fn put(bytes: &mut [u8], at: usize, new: &[u8]) -> Delta {
     delta
 }
 
+/// Refuses the packet behind an untagged Ethernet header where this would be its last hop, or where the `total` bytes that it is to
+/// have are more than `most`.
+#[inline(always)]
+pub fn check<F: Frame>(frame: &F, total: usize, most: u16, ttl_at: usize) -> Result<(), Reason> {
+    match frame.bytes().get(ethernet::HEADER + ttl_at) {
+        None => Err(Reason::Malformed),
+        Some(0 | 1) => Err(Reason::TtlExceeded),
+        Some(_) if total > usize::from(most) => Err(Reason::TooBig),
+        Some(_) => Ok(()),
+    }
+}
+
 /// A next hop, as far as a rewritten packet needs it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Way {
@@ -494,14 +506,7 @@ impl Way {
     /// Refuses what is too old, or too big once it has grown by so many bytes.
     #[inline(always)]
     pub fn check<F: Frame>(&self, frame: &F, packet: &Packet, grows: usize, ttl_at: usize) -> Result<(), Reason> {
-        let ttl = frame.bytes().get(ethernet::HEADER + ttl_at).ok_or(Reason::Malformed)?;
-        if *ttl <= 1 {
-            return Err(Reason::TtlExceeded);
-        }
-        if usize::from(packet.total) + grows > usize::from(self.mtu) {
-            return Err(Reason::TooBig);
-        }
-        Ok(())
+        check(frame, usize::from(packet.total) + grows, self.mtu, ttl_at)
     }
 
     /// As [`Way::route`], without regard to the TTL.

@@ -159,11 +159,6 @@ where
     if hop.tag(frame, packet.priority) { Ok(hop.port) } else { Err(Reason::Malformed) }
 }
 
-/// Whether the packet behind an untagged Ethernet header may go a hop further.
-pub fn may_hop<A: Family, F: Frame>(frame: &F) -> bool {
-    frame.bytes().get(ethernet::HEADER + A::TTL).is_some_and(|&ttl| ttl > 1)
-}
-
 /// The flags of a TCP segment behind an IP header of `header` bytes in an untagged frame.
 pub fn flags<F: Frame>(frame: &F, packet: &Packet) -> u8 {
     let at = ethernet::HEADER + usize::from(packet.header) + tcp::FLAGS;

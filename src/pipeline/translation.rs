@@ -11,7 +11,7 @@ use super::parse::{Kind, Parsed, Tuple};
 use super::refusal::{self, Refused};
 use crate::counters::Reason;
 use crate::flow::{Address, Dealing, Ends, Head, KeyV4, Nat, Seconds, Slot, Translation, Via};
-use crate::mode::rewrite::{Family, V4, V6};
+use crate::mode::rewrite::{self, Family, V4, V6};
 use crate::mode::{Content, State, snat};
 use crate::service::{Hash, Protocol, Tracking};
 use crate::snapshot::{Millis, ServiceIndex, Snapshot, TargetIndex};
@@ -197,8 +197,8 @@ where
     };
     let target = named.unwrap_or_else(|| snapshot.select(service, hash));
     // What the mode will refuse takes no source.
-    let fits = parsed.packet.total <= snapshot.target(target).room;
-    let Some(endpoint) = snapshot.endpoint_of(service, target).filter(|_| fits && snat::may_hop::<A, F>(frame)) else {
+    let leaves = rewrite::check(frame, parsed.packet.total.into(), snapshot.target(target).room, A::TTL).is_ok();
+    let Some(endpoint) = snapshot.endpoint_of(service, target).filter(|_| leaves) else {
         return Ok(Outward { target, slot: None });
     };
     let Some(address) = A::address(endpoint.ip()) else {
