@@ -45,7 +45,7 @@ impl Known for Node {
     fn fate(&self, destination: u32) -> Fate {
         let state = self.states[destination as usize];
         let keeps = matches!(state, State::Active | State::Draining);
-        Fate { keeps, takes_new: state == State::Active, idle: IDLE }
+        Fate { is_there: state != State::Removed, keeps, takes_new: state == State::Active, idle: IDLE }
     }
 
     fn base(&self, _: u32, slot: u32) -> Option<u32> {
@@ -153,6 +153,32 @@ fn step() -> impl Strategy<Value = Step> {
         2 => change.prop_map(|(states, drawn)| Step::Change(states, drawn)),
         6 => (1u32..40).prop_map(Step::Wait),
     ]
+}
+
+/// In a full table, too: what waits for its backend to return is worth as much as what goes on.
+#[test]
+fn a_connection_that_is_silent_outlives_its_backends_outage_where_it_is_remembered() {
+    let mut node = Node {
+        states: [State::Active; BACKENDS as usize],
+        owners: (0..SLOTS as u16).map(|slot| slot % BACKENDS).collect(),
+        bases: Bases::default(),
+        full: RefCell::default(),
+        flows: Flows::new(1, [7, 7]),
+        tracking: Tracking::Full,
+        now: 1000,
+    };
+    let Goes::To(backend) = node.packet(1, Says::Opens) else { panic!("nobody takes it") };
+    node.packet(1, Says::GoesOn);
+    let drawn: Vec<u16> = (0..SLOTS as u16).map(|slot| slot % BACKENDS).collect();
+    let mut states = node.states;
+    states[backend as usize] = State::Down;
+    node.change(states, &drawn);
+    for client in 2..40 {
+        node.packet(client, Says::Opens);
+    }
+    assert!(node.remembers(1));
+    node.change([State::Active; BACKENDS as usize], &drawn.iter().map(|k| k + 1).collect::<Vec<_>>());
+    assert_eq!(node.packet(1, Says::GoesOn), Goes::To(backend));
 }
 
 proptest! {

@@ -23,6 +23,8 @@ pub enum Says {
 /// What a snapshot says of a destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fate {
+    /// It is defined, be it down: then it may return, and so may those who were silent meanwhile.
+    pub is_there: bool,
     /// It is there, and not down.
     pub keeps: bool,
     /// It is active and has weight, too.
@@ -33,7 +35,7 @@ pub struct Fate {
 
 impl Fate {
     /// Of a destination that is gone.
-    pub const GONE: Self = Self { keeps: false, takes_new: false, idle: [0; 3] };
+    pub const GONE: Self = Self { is_there: false, keeps: false, takes_new: false, idle: [0; 3] };
 
     fn idle(&self, stage: Stage) -> u32 {
         self.idle[stage as usize - 1]
@@ -152,7 +154,7 @@ fn after(stage: Stage, says: Says) -> Stage {
 pub fn worth(flow: &Flow, now: Seconds, known: &impl Known) -> Worth {
     let fate = known.fate(flow.destination);
     match () {
-        () if !fate.keeps || flow.age(now) > fate.idle(flow.stage) => Worth::Nothing,
+        () if !fate.is_there || flow.age(now) > fate.idle(flow.stage) => Worth::Nothing,
         () if flow.stage == Stage::Opening => Worth::Little,
         () if known.base(flow.destination, flow.slot) == Some(flow.destination) => Worth::Substitutable,
         () => Worth::Everything,

@@ -7,6 +7,7 @@ mod random;
 mod report;
 mod run;
 mod scenario;
+mod slab;
 mod time;
 mod traffic;
 mod world;

@@ -3,6 +3,7 @@
 use super::contestant::{Contestant, Packet, Segment};
 use super::fleet::{Ecmp, Fleet};
 use super::scenario::{Change, Event, Kind, Number, Scenario};
+use super::slab::Slab;
 use super::time::Tick;
 use super::traffic::{Birth, Traffic};
 use super::world::{State, World};
@@ -143,7 +144,7 @@ impl Plan {
             }
 
             for place in flows.due(now) {
-                let flow = flows.flows[place as usize];
+                let flow = flows.flows[place];
                 let is_last = flow.end <= now;
                 let node = fleet.node(flow.hash);
                 let backend = world.get(flow.home);
@@ -173,7 +174,7 @@ impl Plan {
                 } else if is_last {
                     flows.remove(place);
                 } else {
-                    flows.flows[place as usize] = Flow { seen: now, node: node as u8, is_past_syn: true, ..flow };
+                    flows.flows[place] = Flow { seen: now, node: node as u8, is_past_syn: true, ..flow };
                     let next = now + self.traffic.silence(flow.hash, now);
                     flows.schedule(place, next.min(flow.end.max(now + Tick(1))));
                 }
@@ -190,37 +191,27 @@ impl Plan {
 
 /// The living flows, and when each has its next packet.
 struct Flows {
-    flows: Vec<Flow>,
-    free: Vec<u32>,
+    flows: Slab<Flow>,
     /// By tick, round and round: no flow waits for longer.
     wheel: Vec<Vec<u32>>,
 }
 
 impl Flows {
     fn new(longest: Tick) -> Self {
-        Self { flows: Vec::new(), free: Vec::new(), wheel: vec![Vec::new(); longest.0 as usize + 2] }
+        Self { flows: Slab::new(), wheel: vec![Vec::new(); longest.0 as usize + 2] }
     }
 
     fn live(&self) -> usize {
-        self.flows.len() - self.free.len()
+        self.flows.live()
     }
 
     fn insert(&mut self, flow: Flow, next: Tick) {
-        let place = match self.free.pop() {
-            Some(place) => {
-                self.flows[place as usize] = flow;
-                place
-            }
-            None => {
-                self.flows.push(flow);
-                self.flows.len() as u32 - 1
-            }
-        };
+        let place = self.flows.insert(flow);
         self.schedule(place, next);
     }
 
     fn remove(&mut self, place: u32) {
-        self.free.push(place);
+        self.flows.remove(place);
     }
 
     fn schedule(&mut self, place: u32, at: Tick) {

@@ -1,11 +1,12 @@
-//! Penstock: docs/architecture.md has the rule. The flow table, the bases, the tables and the mask are Penstock's own code; here stands only the
-//! choice for a packet, as the rule has it.
+//! Penstock: the flow table, the rule, the bases, the tables and the mask are its own code; here stands only what a snapshot would say.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
-use penstock::flow::{Flow, Flows, Inserted, Seconds, Stage, Worth};
+use penstock::flow::{self as rule, Fate, Flow, Flows, Goes, Known, Says, Seconds, Stage, Worth};
 use penstock::maglev::{self, NOBODY};
+use penstock::service::Tracking;
 use penstock::snapshot::{Bases, Millis, Owners};
 
 use super::rendezvous::somebody;
@@ -147,6 +148,37 @@ impl Node {
     }
 }
 
+/// What a node's snapshot says.
+struct Seen<'a> {
+    world: &'a World,
+    given: &'a Given,
+    owners: &'a [Number],
+    bases: &'a [Number],
+    had_no_room: RefCell<&'a mut HashSet<u32>>,
+}
+
+impl Known for Seen<'_> {
+    fn fate(&self, destination: u32) -> Fate {
+        let [idle, closing] = [self.given.idle, self.given.closing].map(Tick::as_seconds);
+        backend(self.world, destination).map_or(Fate::GONE, |(_, backend)| Fate {
+            is_there: true,
+            keeps: backend.keeps(),
+            takes_new: backend.takes_new(),
+            idle: [idle, idle, closing],
+        })
+    }
+
+    fn base(&self, _: u32, slot: u32) -> Option<u32> {
+        somebody(self.bases[slot as usize]).map(|number| destination(self.world, number))
+    }
+
+    fn note_no_room(&self, _: u32, slot: u32) {
+        if self.bases[slot as usize] != self.owners[slot as usize] {
+            self.had_no_room.borrow_mut().insert(slot);
+        }
+    }
+}
+
 impl Contestant for Penstock {
     fn change(&mut self, world: &World, now: Tick) {
         self.world = world.clone();
@@ -186,68 +218,34 @@ impl Contestant for Penstock {
     fn route(&mut self, packet: &Packet) -> Choice {
         let slot = maglev::slot(packet.hash, SLOTS);
         let now = self.owners[slot];
-        if self.memory == Memory::None {
-            return Choice { first: somebody(now), second: None };
-        }
-        let (world, given) = (&self.world, &self.given);
+        let tracking = match self.memory {
+            Memory::None => return Choice { first: somebody(now), second: None },
+            Memory::Transition | Memory::Held => Tracking::Transition,
+            Memory::Full => Tracking::Full,
+        };
+        let world = &self.world;
         let Node { flows, base: bases, had_no_room, .. } = &mut self.nodes[packet.node];
         let base = bases[slot];
-        let seconds = Seconds(packet.now.as_seconds());
-        let stage = match packet.segment {
-            Segment::Syn => Stage::Opening,
-            Segment::Ack => Stage::Established,
-            Segment::Fin => Stage::Closing,
+        // Who is looked for at a base that is down goes to the owner now, and is remembered there.
+        let is_off = self.memory == Memory::Held && base != NOBODY && !world.get(base).keeps();
+        let to = |number| somebody(number).map(|number| destination(world, number));
+        let choose = || rule::Choice {
+            slot: slot as u32,
+            now: to(now),
+            base: to(if is_off { now } else { base }).filter(|_| base != now),
+            tracking,
         };
-
+        let says = match packet.segment {
+            Segment::Syn => Says::Opens,
+            Segment::Ack => Says::GoesOn,
+            Segment::Fin => Says::Ends,
+        };
+        let known =
+            Seen { world, given: &self.given, owners: &self.owners, bases, had_no_room: RefCell::new(had_no_room) };
         let spot = flows.spot([packet.hash, 0]);
-        if let Some(place) = flows.find(spot) {
-            let flow = flows.get(place);
-            match backend(world, flow.destination).filter(|_| !is_over(&flow, seconds, given)) {
-                Some((number, backend))
-                    if backend.keeps()
-                        && (stage != Stage::Opening || flow.stage == Stage::Established || backend.takes_new()) =>
-                {
-                    let stage = flow.stage.max(stage);
-                    flows.set(place, &Flow { stage, seen: seconds.0 % Flow::SECONDS, ..flow });
-                    return number.into();
-                }
-                _ => flows.remove(place),
-            }
-        }
-
-        let chosen = if stage == Stage::Opening { now } else { base };
-        let chosen =
-            if self.memory == Memory::Held && chosen != NOBODY && !world.get(chosen).keeps() { now } else { chosen };
-        if chosen == NOBODY || self.memory != Memory::Full && base == now {
-            return Choice { first: somebody(chosen), second: None };
-        }
-        let flow =
-            Flow { destination: destination(world, chosen), slot: slot as u32, stage, seen: seconds.0 % Flow::SECONDS };
-        let worth = |flow: &Flow| match backend(world, flow.destination) {
-            None => Worth::Nothing,
-            Some(_) if is_over(flow, seconds, given) => Worth::Nothing,
-            Some(_) if flow.stage == Stage::Opening => Worth::Little,
-            Some((number, _)) if number == bases[flow.slot as usize] => Worth::Substitutable,
-            Some(_) => Worth::Everything,
-        };
-        let mut no_room = |slot: u32| {
-            if bases[slot as usize] != self.owners[slot as usize] {
-                had_no_room.insert(slot);
-            }
-        };
-        match flows.insert(spot, &flow, worth) {
-            Inserted::For(Worth::Substitutable, other) => {
-                no_room(other.slot);
-                chosen.into()
-            }
-            Inserted::Room | Inserted::For(..) => chosen.into(),
-            Inserted::None => {
-                no_room(slot as u32);
-                let takes_it =
-                    stage != Stage::Opening || somebody(base).is_some_and(|base| world.get(base).takes_new());
-                Choice { first: somebody(base).filter(|_| takes_it), second: None }
-            }
-        }
+        let goes = flows.decide(spot, says, Seconds(packet.now.as_seconds()), &known, choose);
+        let first = if let Goes::To(destination) = goes { Some(number_of(destination)) } else { None };
+        Choice { first, second: None }
     }
 
     fn entries(&mut self, now: Tick) -> usize {
@@ -277,9 +275,13 @@ fn destination(world: &World, number: Number) -> u32 {
     u32::from(world.get(number).incarnation) << 10 | u32::from(number)
 }
 
+fn number_of(destination: u32) -> Number {
+    (destination % (1 << 10)) as Number
+}
+
 /// `None`: it is no longer defined.
 fn backend(world: &World, destination: u32) -> Option<(Number, &Backend)> {
-    let number = (destination % (1 << 10)) as Number;
+    let number = number_of(destination);
     let backend = world.get(number);
     let is_defined = backend.state != State::Absent && u32::from(backend.incarnation) == destination >> 10;
     is_defined.then_some((number, backend))

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::consistency::scenario::Number;
+use crate::consistency::slab::Slab;
 use crate::consistency::time::Tick;
 use crate::consistency::world::{State, World};
 
@@ -64,8 +65,7 @@ const ENDS: [u32; 2] = [0, 1];
 
 pub struct Remembered {
     places: HashMap<u64, u32, BuildHasherDefault<AsIs>>,
-    entries: Vec<Entry>,
-    free: Vec<u32>,
+    entries: Slab<Entry>,
     capacity: usize,
 }
 
@@ -77,8 +77,9 @@ impl Remembered {
             let destination = Destination { number: 0, incarnation: 0 };
             Entry { key: 0, destination, seen: Tick(0), previous: place, next: place }
         };
-        let entries = vec![end(List::Open), end(List::Closing)];
-        Self { places: HashMap::default(), entries, free: Vec::new(), capacity }
+        let mut entries = Slab::new();
+        assert_eq!([List::Open, List::Closing].map(|list| entries.insert(end(list))), ENDS);
+        Self { places: HashMap::default(), entries, capacity }
     }
 
     pub fn len(&self) -> usize {
@@ -90,7 +91,7 @@ impl Remembered {
         let place = *self.places.get(&key)?;
         self.unlink(place);
         self.link(place, list, now);
-        Some(self.entries[place as usize].destination)
+        Some(self.entries[place].destination)
     }
 
     pub fn insert(&mut self, key: u64, destination: Destination, list: List, now: Tick) {
@@ -98,22 +99,13 @@ impl Remembered {
             self.remove(place);
         }
         if self.len() >= self.capacity {
-            let oldest = |list: List| self.entries[ENDS[list as usize] as usize].previous;
+            let oldest = |list: List| self.entries[ENDS[list as usize]].previous;
             let places = [List::Open, List::Closing].map(oldest).into_iter().filter(|place| !ENDS.contains(place));
-            let oldest = places.min_by_key(|&place| self.entries[place as usize].seen);
+            let oldest = places.min_by_key(|&place| self.entries[place].seen);
             oldest.into_iter().for_each(|place| self.remove(place));
         }
         let entry = Entry { key, destination, seen: now, previous: 0, next: 0 };
-        let place = match self.free.pop() {
-            Some(place) => {
-                self.entries[place as usize] = entry;
-                place
-            }
-            None => {
-                self.entries.push(entry);
-                self.entries.len() as u32 - 1
-            }
-        };
+        let place = self.entries.insert(entry);
         self.places.insert(key, place);
         self.link(place, list, now);
     }
@@ -128,8 +120,8 @@ impl Remembered {
     pub fn expire(&mut self, list: List, timeout: Tick, now: Tick) {
         let end = ENDS[list as usize];
         loop {
-            let oldest = self.entries[end as usize].previous;
-            if oldest == end || now.since(self.entries[oldest as usize].seen) <= timeout {
+            let oldest = self.entries[end].previous;
+            if oldest == end || now.since(self.entries[oldest].seen) <= timeout {
                 return;
             }
             self.remove(oldest);
@@ -138,21 +130,21 @@ impl Remembered {
 
     fn remove(&mut self, place: u32) {
         self.unlink(place);
-        self.places.remove(&self.entries[place as usize].key);
-        self.free.push(place);
+        self.places.remove(&self.entries[place].key);
+        self.entries.remove(place);
     }
 
     fn unlink(&mut self, place: u32) {
-        let Entry { previous, next, .. } = self.entries[place as usize];
-        self.entries[previous as usize].next = next;
-        self.entries[next as usize].previous = previous;
+        let Entry { previous, next, .. } = self.entries[place];
+        self.entries[previous].next = next;
+        self.entries[next].previous = previous;
     }
 
     fn link(&mut self, place: u32, list: List, now: Tick) {
         let end = ENDS[list as usize];
-        let next = std::mem::replace(&mut self.entries[end as usize].next, place);
-        self.entries[next as usize].previous = place;
-        let entry = &mut self.entries[place as usize];
+        let next = std::mem::replace(&mut self.entries[end].next, place);
+        self.entries[next].previous = place;
+        let entry = &mut self.entries[place];
         *entry = Entry { seen: now, previous: end, next, ..*entry };
     }
 }
