@@ -46,6 +46,7 @@ reasons! {
     NoRoomForOption "no_room_for_option" "The IPv4 header has no room for the option of dnat-dsr."
     IcmpIgnored "icmp_ignored" "ICMP to a VIP that is neither an echo request nor an error about a service's packet."
     IcmpLimited "icmp_limited" "An error of the fabric about a tunnelled packet that the client would be told of, over the limit."
+    FlowTableFull "flow_table_full" "A new flow that must be remembered, no room for it, and where it could go unremembered takes no new flows."
     SnatExhausted "snat_exhausted" "A new flow of \"snat\", and every source address and port of the lcore is taken."
     HandoffFull "handoff_full" "The ring to the lcore that knows the packet's flow is full."
     PuntFull "punt_full" "The ring to the kernel twin is full."

@@ -11,9 +11,9 @@ mod table;
 pub use begun::{Begun, Mark};
 pub use dealing::Dealing;
 pub use nat::{Address, Ends, Head, KeyV4, Nat, Seconds, Slot, Table, Translation, Via};
-pub use rule::{Choice, Fate, Goes, Known, Says};
+pub use rule::{Choice, Fate, Goes, Known, Says, worth};
 pub use sources::Sources;
-pub use table::{Flow, Flows, Inserted, Place, Spot, Stage, Worth};
+pub use table::{Flow, Flows, Inserted, Place, Remembered, Spot, Stage, Worth};
 
 /// What [`fold`] is keyed by: a seed of few bits, as replay has, must do as well as a secret.
 const fn key(seed: [u64; 2]) -> [u64; 2] {

@@ -40,6 +40,14 @@ pub trait Address: AsRef<[u8]> + Copy + Eq + std::fmt::Debug {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyV4(pub u128);
 
+impl KeyV4 {
+    /// Its two halves.
+    #[inline(always)]
+    pub const fn words(self) -> [u64; 2] {
+        [self.0 as u64, (self.0 >> 64) as u64]
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyV6 {
     client: [u8; 16],

@@ -6,6 +6,7 @@
 
 use super::{Flow, Flows, Inserted, Seconds, Spot, Stage, Worth};
 use crate::service::Tracking;
+use crate::wire::tcp::{ACK, FIN, RST, SYN};
 
 /// What a packet says of its flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +19,20 @@ pub enum Says {
     Ends,
     /// UDP does not say.
     Datagram,
+    /// It is not the client's, or a part without a beginning: it goes where its flow goes, and is no sign of it.
+    Nothing,
+}
+
+impl Says {
+    /// By the flags of a TCP segment.
+    #[inline(always)]
+    pub const fn of_tcp(flags: u8) -> Self {
+        match () {
+            () if flags & (FIN | RST) != 0 => Self::Ends,
+            () if flags & (SYN | ACK) == SYN => Self::Opens,
+            () => Self::GoesOn,
+        }
+    }
 }
 
 /// What a snapshot says of a destination.
@@ -56,6 +71,10 @@ pub struct Choice {
 /// What is known of destinations and slots: a snapshot's part.
 pub trait Known {
     fn fate(&self, destination: u32) -> Fate;
+    /// Whether the destination is of the service that the packet is for: its address and port may be another's by now.
+    fn is_asked_for(&self, _destination: u32) -> bool {
+        true
+    }
     /// The base of a slot of the service that a destination is of; the owner now where nothing is held. `None`: not known.
     fn base(&self, destination: u32, slot: u32) -> Option<u32>;
     /// Notes that there was no room for a flow of this slot, of the service that the destination is of.
@@ -73,6 +92,29 @@ pub enum Goes {
 }
 
 impl Flows {
+    /// Where a flow goes that is remembered, and whose backend keeps it. Notes what its packet says.
+    #[inline(always)]
+    pub fn follow(&mut self, spot: Spot, says: Says, now: Seconds, known: &impl Known) -> Option<u32> {
+        let place = self.find(spot)?;
+        let flow = self.get(place);
+        let fate = known.fate(flow.destination);
+        if !fate.keeps || flow.age(now) > fate.idle(flow.stage) || !known.is_asked_for(flow.destination) {
+            return None;
+        }
+        // Who opens a connection anew need not go where nothing came of the last, or where it is ending.
+        let is_anew = says == Says::Opens && flow.stage != Stage::Established;
+        if is_anew && !fate.takes_new {
+            return None;
+        }
+        let stage = if is_anew { Stage::Opening } else { after(flow.stage, says) };
+        let seen = now.0 % Flow::SECONDS;
+        // Most packets say nothing new, and leave their cache line as it is.
+        if (stage, seen) != (flow.stage, flow.seen) && says != Says::Nothing {
+            self.set(place, &Flow { stage, seen, ..flow });
+        }
+        Some(flow.destination)
+    }
+
     /// Decides on a packet, and remembers what is to be remembered. `choose` is asked where the flow is not known.
     pub fn decide(
         &mut self,
@@ -82,38 +124,29 @@ impl Flows {
         known: &impl Known,
         choose: impl FnOnce() -> Choice,
     ) -> Goes {
-        let place = self.find(spot);
-        if let Some(place) = place {
-            let flow = self.get(place);
-            let fate = known.fate(flow.destination);
-            let is_live = fate.keeps && flow.age(now) <= fate.idle(flow.stage);
-            // Who opens a connection anew need not go where nothing came of the last, or where it is ending.
-            let is_anew = says == Says::Opens && flow.stage != Stage::Established;
-            if is_live && (fate.takes_new || !is_anew) {
-                let stage = if is_anew { Stage::Opening } else { after(flow.stage, says) };
-                self.set(place, &Flow { stage, seen: now.0, ..flow });
-                return Goes::To(flow.destination);
-            }
+        if let Some(destination) = self.follow(spot, says, now, known) {
+            return Goes::To(destination);
         }
-
+        let place = self.find(spot);
         let Choice { slot, now: owner, base, tracking } = choose();
         let opens = matches!(says, Says::Opens | Says::Datagram);
         let chosen = if opens { owner } else { base.or(owner) };
         let enters = match tracking {
+            _ if says == Says::Nothing => false,
             Tracking::None => false,
             Tracking::Transition => base.is_some(),
             // What is unknown at rest and opens nothing needs no memory: its base is the owner.
             Tracking::Full => base.is_some() || opens,
         };
         let (Some(destination), true) = (chosen, enters) else {
-            if let Some(place) = place {
+            if let Some(place) = place.filter(|_| says != Says::Nothing) {
                 self.remove(place);
             }
             return chosen.map_or(Goes::Nowhere, Goes::To);
         };
         let stage = match says {
             Says::Opens | Says::Datagram => Stage::Opening,
-            Says::GoesOn => Stage::Established,
+            Says::GoesOn | Says::Nothing => Stage::Established,
             Says::Ends => Stage::Closing,
         };
         let flow = Flow { destination, slot, stage, seen: now.0 % Flow::SECONDS };
@@ -145,7 +178,7 @@ fn after(stage: Stage, says: Says) -> Stage {
     match (stage, says) {
         (_, Says::Ends) | (Stage::Closing, _) => Stage::Closing,
         // A SYN on an established flow may be anybody's (RFC 5961).
-        (_, Says::Opens) => stage,
+        (_, Says::Opens | Says::Nothing) => stage,
         (_, Says::GoesOn | Says::Datagram) => Stage::Established,
     }
 }

@@ -9,6 +9,10 @@
 //! room, and [`Flows::sweep`], which goes over the table bit by bit.
 
 use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Relaxed, Release};
 
 use super::{Seconds, fold, key};
 
@@ -21,9 +25,9 @@ const NINTHS: usize = 9;
 /// Entries that move for a new one, at most.
 const MOVES: u8 = 3;
 
-/// The remembered flows of one lcore.
+/// The remembered flows of one lcore, which alone changes them.
 pub struct Flows {
-    buckets: Box<[Bucket]>,
+    buckets: Arc<[Bucket]>,
     /// Entries that may be taken; and those that are, be it by flows that are over.
     capacity: usize,
     taken: usize,
@@ -32,15 +36,20 @@ pub struct Flows {
     key: [u64; 2],
 }
 
-#[derive(Debug, Clone, Copy, Default)]
+/// The flows that an lcore remembers, as any other thread sees them: each for itself, while they change.
+#[derive(Debug, Clone)]
+pub struct Remembered(Arc<[Bucket]>);
+
+/// Plain words to its lcore, which is their only writer: a relaxed load or store is an ordinary one.
+#[derive(Debug, Default)]
 #[repr(align(64))]
 struct Bucket([Entry; WAYS]);
 
 /// 56 bits of the hash and 8 of state; destination, slot and seconds. All zeros: free.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 struct Entry {
-    head: u64,
-    rest: u64,
+    head: AtomicU64,
+    rest: AtomicU64,
 }
 
 /// A flow's hash, as it is looked for.
@@ -48,6 +57,11 @@ struct Entry {
 pub struct Spot {
     fingerprint: u64,
     first: u32,
+}
+
+impl Spot {
+    /// That of no flow.
+    pub const NONE: Self = Self { fingerprint: 0, first: 0 };
 }
 
 /// An entry's place in the table, until the next insertion.
@@ -117,36 +131,61 @@ pub enum Inserted {
 
 impl Entry {
     #[inline]
-    fn new(fingerprint: u64, flow: &Flow) -> Self {
-        let rest = u64::from(flow.destination % Flow::DESTINATIONS) << 44
-            | u64::from(flow.slot % Flow::SLOTS) << 20
-            | u64::from(flow.seen % Flow::SECONDS);
-        Self { head: fingerprint << 8 | flow.stage as u64, rest }
+    fn head(&self) -> u64 {
+        self.head.load(Relaxed)
     }
 
     #[inline]
     fn is_free(&self) -> bool {
-        self.head == 0
+        self.head() == 0
     }
 
     #[inline]
     fn fingerprint(&self) -> u64 {
-        self.head >> 8
+        self.head() >> 8
     }
 
     #[inline]
     fn flow(&self) -> Flow {
-        let stage = match self.head & 3 {
+        let (head, rest) = (self.head(), self.rest.load(Relaxed));
+        let stage = match head & 3 {
             1 => Stage::Opening,
             2 => Stage::Established,
             _ => Stage::Closing,
         };
         Flow {
-            destination: (self.rest >> 44) as u32,
-            slot: (self.rest >> 20) as u32 % Flow::SLOTS,
+            destination: (rest >> 44) as u32,
+            slot: (rest >> 20) as u32 % Flow::SLOTS,
             stage,
-            seen: self.rest as u32 % Flow::SECONDS,
+            seen: rest as u32 % Flow::SECONDS,
         }
+    }
+
+    /// Whoever reads the head of a new flow also sees its rest, be it after a crash.
+    #[inline]
+    fn put(&self, fingerprint: u64, flow: &Flow) {
+        let rest = u64::from(flow.destination % Flow::DESTINATIONS) << 44
+            | u64::from(flow.slot % Flow::SLOTS) << 20
+            | u64::from(flow.seen % Flow::SECONDS);
+        self.rest.store(rest, Relaxed);
+        self.head.store(fingerprint << 8 | flow.stage as u64, Release);
+    }
+
+    fn clear(&self) {
+        self.head.store(0, Release);
+    }
+}
+
+impl Remembered {
+    /// Entries there are, taken or not.
+    pub fn places(&self) -> usize {
+        self.0.len() * WAYS
+    }
+
+    /// The flows at `places`.
+    pub fn flows(&self, places: Range<usize>) -> impl Iterator<Item = Flow> {
+        let buckets = self.0.get(places.start / WAYS..places.end.div_ceil(WAYS).min(self.0.len()));
+        buckets.unwrap_or_default().iter().flat_map(|bucket| &bucket.0).filter(|entry| !entry.is_free()).map(Entry::flow)
     }
 }
 
@@ -156,7 +195,13 @@ impl Flows {
         let entries = (capacity * NINTHS).div_ceil(NINTHS - 1);
         // With fewer than a few buckets there is nowhere to move.
         let buckets = if capacity == 0 { 0 } else { entries.div_ceil(WAYS).max(8) };
-        Self { buckets: vec![Bucket::default(); buckets].into(), capacity, taken: 0, swept: 0, key: key(seed) }
+        let buckets = (0..buckets).map(|_| Bucket::default()).collect();
+        Self { buckets, capacity, taken: 0, swept: 0, key: key(seed) }
+    }
+
+    /// What other threads see of it.
+    pub fn remembered(&self) -> Remembered {
+        Remembered(self.buckets.clone())
     }
 
     /// Bytes that a table of this capacity takes.
@@ -203,6 +248,12 @@ impl Flows {
         ((sum + buckets - u64::from(bucket)) % buckets) as u32
     }
 
+    /// Has the first bucket of a spot fetched: gives something of it that nobody need wait for.
+    #[inline(always)]
+    pub fn touch(&self, spot: Spot) -> u64 {
+        self.buckets.get(spot.first as usize).map_or(0, |bucket| bucket.0[0].head())
+    }
+
     /// The place of a flow's entry.
     #[inline]
     pub fn find(&self, spot: Spot) -> Option<Place> {
@@ -228,22 +279,19 @@ impl Flows {
     /// Puts what is now known in place of what was.
     #[inline]
     pub fn set(&mut self, place: Place, flow: &Flow) {
-        let entry = self.entry_mut(place);
-        *entry = Entry::new(entry.fingerprint(), flow);
+        let entry = self.entry(place);
+        entry.put(entry.fingerprint(), flow);
     }
 
     /// Forgets a flow.
     pub fn remove(&mut self, place: Place) {
-        *self.entry_mut(place) = Entry::default();
+        self.entry(place).clear();
         self.taken -= 1;
     }
 
+    #[inline]
     fn entry(&self, place: Place) -> &Entry {
         &self.buckets[place.bucket as usize].0[usize::from(place.way) % WAYS]
-    }
-
-    fn entry_mut(&mut self, place: Place) -> &mut Entry {
-        &mut self.buckets[place.bucket as usize].0[usize::from(place.way) % WAYS]
     }
 
     /// Remembers a flow that [`Flows::find`] does not find. `worth`: of an entry.
@@ -251,12 +299,15 @@ impl Flows {
         if self.buckets.is_empty() {
             return Inserted::None;
         }
-        let entry = Entry::new(spot.fingerprint, flow);
         let homes = [spot.first, self.other(spot.fingerprint, spot.first)];
+        if self.taken >= self.capacity {
+            // What is over is in the way now.
+            self.sweep(1, &worth, |_| ());
+        }
         if self.taken < self.capacity {
             let free = homes.into_iter().find_map(|home| self.free_in(home));
             if let Some(place) = free.or_else(|| homes.into_iter().find_map(|home| self.vacate(home, MOVES))) {
-                *self.entry_mut(place) = entry;
+                self.entry(place).put(spot.fingerprint, flow);
                 self.taken += 1;
                 return Inserted::Room;
             }
@@ -271,7 +322,8 @@ impl Flows {
             None | Some((Worth::Everything, _)) => Inserted::None,
             Some((worth, place)) => {
                 let other = self.get(place);
-                *self.entry_mut(place) = entry;
+                self.entry(place).clear();
+                self.entry(place).put(spot.fingerprint, flow);
                 if worth == Worth::Nothing { Inserted::Room } else { Inserted::For(worth, other) }
             }
         }
@@ -307,19 +359,25 @@ impl Flows {
 
     /// Moves an entry; gives the place that is free now.
     fn relocate(&mut self, from: Place, to: Place) -> Place {
-        *self.entry_mut(to) = *self.entry(from);
-        *self.entry_mut(from) = Entry::default();
+        self.entry(to).put(self.entry(from).fingerprint(), &self.entry(from).flow());
+        self.entry(from).clear();
         from
+    }
+
+    /// As [`Flows::sweep`], of `part` in `whole` of the table, at most all of it.
+    pub fn sweep_part(&mut self, part: u64, whole: u64, worth: impl Fn(&Flow) -> Worth) {
+        let buckets = (self.buckets.len() as u64).saturating_mul(part).div_ceil(whole.max(1));
+        self.sweep(usize::try_from(buckets).unwrap_or(usize::MAX), worth, |_| ());
     }
 
     /// Looks at the next `buckets` of the table, round and round: frees the entries that are worth nothing, and calls `live` with the
     /// others.
     pub fn sweep(&mut self, buckets: usize, worth: impl Fn(&Flow) -> Worth, mut live: impl FnMut(&Flow)) {
         for _ in 0..buckets.min(self.buckets.len()) {
-            for entry in self.buckets[self.swept].0.iter_mut().filter(|entry| !entry.is_free()) {
+            for entry in self.buckets[self.swept].0.iter().filter(|entry| !entry.is_free()) {
                 let flow = entry.flow();
                 if worth(&flow) == Worth::Nothing {
-                    *entry = Entry::default();
+                    entry.clear();
                     self.taken -= 1;
                 } else {
                     live(&flow);

@@ -25,7 +25,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::counters::Reason;
-use crate::flow::{Begun, Nat, Seconds};
+use crate::flow::{Begun, Flows, Nat, Seconds};
 use crate::service::{Backend, Forwarding, Service};
 use crate::wire::{Frame, ethernet, ipv4, ipv6};
 
@@ -108,6 +108,8 @@ pub struct State {
     id: Identification,
     /// The translations of `snat`.
     pub nat: Nat,
+    /// Where flows went.
+    pub flows: Flows,
     /// The flows that `dnat-dsr` has seen begin.
     pub begun: Begun,
     /// The second of the burst.
@@ -115,8 +117,8 @@ pub struct State {
 }
 
 impl State {
-    pub fn new(nat: Nat, begun: Begun) -> Self {
-        Self { id: Identification::default(), nat, begun, now: Seconds(0) }
+    pub fn new(nat: Nat, flows: Flows, begun: Begun) -> Self {
+        Self { id: Identification::default(), nat, flows, begun, now: Seconds(0) }
     }
 }
 

@@ -5,11 +5,12 @@ use std::net::IpAddr;
 
 use super::matching;
 use super::parse::{Flow, Parsed, Tuple};
+use super::recall::{self, View};
 use super::refusal::Refused;
 use super::translation::{self, Outward};
 use super::{BURST, Verdict};
 use crate::counters::Traffic;
-use crate::flow::Head;
+use crate::flow::{Flows, Head, Says, Spot};
 use crate::maglev::Client;
 use crate::mode::{Packet, State};
 use crate::service::{Hash, Service};
@@ -42,6 +43,11 @@ pub struct Burst {
     /// The trains that are chosen for otherwise, a bit each, and how.
     special: u32,
     choices: [Choice; BURST],
+    /// Of the trains whose flow may be remembered: where it is looked for, and what they say of it. Of plain ones from their flow, once
+    /// it is asked for; of others where the bit is set.
+    asked: u32,
+    spots: [Spot; BURST],
+    says: [Says; BURST],
     /// What goes on to the target: all that came, less what is refused on the way.
     sent: [Sum; BURST],
 }
@@ -119,6 +125,9 @@ impl Burst {
         hashes: [0; BURST],
         special: 0,
         choices: [Choice { client: 0, slot: 0, target: None }; BURST],
+        asked: 0,
+        spots: [Spot::NONE; BURST],
+        says: [Says::Nothing; BURST],
         sent: [Sum { packets: 0, bytes: 0 }; BURST],
     };
 
@@ -153,7 +162,7 @@ impl Burst {
         }
         (self.frames, self.count) = (frames.len().min(BURST), count.min(BURST));
         self.plain = self.all();
-        (self.free, self.special) = (0, 0);
+        (self.free, self.special, self.asked) = (0, 0, 0);
         others
     }
 
@@ -209,7 +218,7 @@ impl Burst {
             match translation::current(&state.nat, heads[train], &key, snapshot.serial(), state.now) {
                 Some((slot, via)) => {
                     self.services[train] = ServiceIndex::from_bits(via.service);
-                    self.translate(train, Outward { target: TargetIndex::from_bits(via.target), slot: Some(slot) });
+                    self.translate(train, Outward { target: TargetIndex::from_bits(via.service, via.target), slot: Some(slot) });
                 }
                 None => others |= 1 << train,
             }
@@ -286,16 +295,21 @@ impl Burst {
         places
     }
 
-    /// Adds a packet, a train of its own; `target`: whom it names itself.
+    /// Adds a packet, a train of its own; `target`: whom it names itself; `asked`: where its flow may be remembered, and what it says of it.
     pub fn add(
         &mut self,
         at: usize,
         parsed: &Parsed,
         service: ServiceIndex,
         target: Option<TargetIndex>,
+        asked: Option<(Spot, Says)>,
         snapshot: &Snapshot,
     ) {
         let train = self.begin(at, parsed, service);
+        if let Some((spot, says)) = asked {
+            (self.spots[train], self.says[train]) = (spot, says);
+            self.asked |= 1 << train;
+        }
         self.choose(train, &parsed.flow, target, snapshot);
     }
 
@@ -324,28 +338,177 @@ impl Burst {
 
     /// Finds every train's target: first all hashes, then all slots, whose cache misses overlap.
     #[inline(always)]
-    pub fn select<'a>(&mut self, snapshot: &'a Snapshot, targets: &mut [&'a Target; BURST]) {
+    pub fn select<'a>(&mut self, snapshot: &'a Snapshot, state: &mut State, targets: &mut [&'a Target; BURST]) {
+        if snapshot.recalls() {
+            return self.select_or_recall(snapshot, state, targets);
+        }
         // Those that are chosen for otherwise have theirs.
         if self.special != self.all() {
             snapshot.hash().clients(&self.clients, &mut self.hashes, self.count);
             for (train, target) in targets[..self.count].iter_mut().enumerate() {
-                *target = snapshot.target(snapshot.select(self.services[train], self.hashes[train]));
+                *target = snapshot.select(self.services[train], self.hashes[train]);
             }
         }
         if self.special != 0 {
-            self.select_special(snapshot, targets);
+            self.select_special(self.special, snapshot, targets);
         }
     }
 
     #[inline(never)]
-    fn select_special<'a>(&mut self, snapshot: &'a Snapshot, targets: &mut [&'a Target; BURST]) {
-        let mut special = self.special;
+    fn select_special<'a>(&mut self, mut special: u32, snapshot: &'a Snapshot, targets: &mut [&'a Target; BURST]) {
         while special != 0 {
             let train = take_bit(&mut special);
             let Choice { client, slot, target } = self.choices[train];
             self.hashes[train] = client;
-            let target = target.unwrap_or_else(|| snapshot.select(self.services[train], slot));
-            targets[train] = snapshot.target(target);
+            targets[train] = match target {
+                Some(target) => snapshot.target(target),
+                None => snapshot.select(self.services[train], slot),
+            };
+        }
+    }
+
+    /// The same where flows may be remembered: whose is goes where it went, and needs no hash.
+    #[inline(never)]
+    fn select_or_recall<'a>(&mut self, snapshot: &'a Snapshot, state: &mut State, targets: &mut [&'a Target; BURST]) {
+        let asked = self.ask(snapshot, &state.flows);
+        let recalled = match () {
+            () if state.flows.is_empty() => 0,
+            () if self.asked == 0 => self.recall(asked, snapshot, state, targets),
+            () => self.recall_in_order(asked, snapshot, state, targets),
+        };
+        let (missed, unasked) = (asked & !recalled, self.all() & !asked);
+        let is_hashed = (missed | unasked) & !self.special != 0 || self.sends_hash(recalled & !self.special, snapshot);
+        if is_hashed {
+            snapshot.hash().clients(&self.clients, &mut self.hashes, self.count);
+        }
+        let mut plain = unasked & !self.special;
+        while plain != 0 {
+            let train = take_bit(&mut plain);
+            targets[train] = snapshot.select(self.services[train], self.hashes[train]);
+        }
+        let mut recalled = recalled & self.special;
+        while recalled != 0 {
+            let train = take_bit(&mut recalled);
+            self.hashes[train] = self.choices[train].client;
+        }
+        if self.special & unasked != 0 {
+            self.select_special(self.special & unasked, snapshot, targets);
+        }
+        if missed != 0 {
+            self.enter(missed, snapshot, state, targets);
+        }
+    }
+
+    /// The trains whose flow may be remembered; has what is remembered fetched.
+    #[inline(always)]
+    fn ask(&mut self, snapshot: &Snapshot, flows: &Flows) -> u32 {
+        let mut asked = self.asked;
+        let mut plain = self.plain;
+        let mut fetched = 0;
+        while plain != 0 {
+            let train = take_bit(&mut plain);
+            let is_named = self.special & 1 << train != 0 && self.choices[train].target.is_some();
+            if is_named || !snapshot.recalls_of(self.services[train]) {
+                continue;
+            }
+            asked |= 1 << train;
+            let flow = self.flows[train];
+            let spot = flows.spot(flow.key().words());
+            // Nobody waits for it: what matters is that it is on its way.
+            fetched ^= flows.touch(spot);
+            (self.spots[train], self.says[train]) = (spot, flow.says());
+        }
+        std::hint::black_box(fetched);
+        asked
+    }
+
+    /// Finds the targets of those trains whose flow is remembered, and which they are.
+    #[inline(always)]
+    fn recall<'a>(
+        &mut self,
+        mut asked: u32,
+        snapshot: &'a Snapshot,
+        state: &mut State,
+        targets: &mut [&'a Target; BURST],
+    ) -> u32 {
+        let mut recalled = 0;
+        while asked != 0 {
+            let train = take_bit(&mut asked);
+            if let Some(target) = self.follow(train, snapshot, state) {
+                targets[train] = target;
+                recalled |= 1 << train;
+            }
+        }
+        recalled
+    }
+
+    /// The same, in the order of the frames: those that are not plain stand behind the others, and what one says may count for the next.
+    #[inline(never)]
+    fn recall_in_order<'a>(
+        &mut self,
+        mut asked: u32,
+        snapshot: &'a Snapshot,
+        state: &mut State,
+        targets: &mut [&'a Target; BURST],
+    ) -> u32 {
+        let mut recalled = 0;
+        for at in 0..self.frames {
+            let train = usize::from(self.trains[at]) % BURST;
+            if self.trains[at] != NO_TRAIN && asked & 1 << train != 0 {
+                asked &= !(1 << train);
+                recalled |= self.recall(1 << train, snapshot, state, targets);
+            }
+        }
+        recalled
+    }
+
+    #[inline(always)]
+    fn follow<'a>(&self, train: usize, snapshot: &'a Snapshot, state: &mut State) -> Option<&'a Target> {
+        let view = View { snapshot, service: self.services[train] };
+        let destination = state.flows.follow(self.spots[train], self.says[train], state.now, &view)?;
+        snapshot.recalled(view.service, destination)
+    }
+
+    /// Whether any of these trains has its hash sent with it.
+    #[inline(always)]
+    fn sends_hash(&self, mut trains: u32, snapshot: &Snapshot) -> bool {
+        while trains != 0 {
+            if snapshot.compiled_service(self.services[take_bit(&mut trains)]).sends_hash() {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Finds the targets of trains whose flow is not known, in their order, and has it remembered where it is to be.
+    #[inline(never)]
+    fn enter<'a>(
+        &mut self,
+        mut missed: u32,
+        snapshot: &'a Snapshot,
+        state: &mut State,
+        targets: &mut [&'a Target; BURST],
+    ) {
+        for at in 0..self.frames {
+            let train = usize::from(self.trains[at]) % BURST;
+            if self.trains[at] == NO_TRAIN || missed & 1 << train == 0 {
+                continue;
+            }
+            missed &= !(1 << train);
+            let slot = if self.special & 1 << train != 0 {
+                let Choice { client, slot, .. } = self.choices[train];
+                self.hashes[train] = client;
+                slot
+            } else {
+                self.hashes[train]
+            };
+            let view = View { snapshot, service: self.services[train] };
+            let (spot, says) = (self.spots[train], self.says[train]);
+            targets[train] = recall::enter(&mut state.flows, &view, spot, says, slot, state.now);
+            // That there are more of them says more than the first alone.
+            if says == Says::Datagram && self.sent[train].packets > 1 {
+                state.flows.follow(spot, says, state.now, &view);
+            }
         }
     }
 

@@ -34,7 +34,7 @@ pub fn relay<F: Frame>(parsed: &Parsed, frame: &mut F, snapshot: &Snapshot, now:
     if outer.source != parsed.destination {
         return None;
     }
-    let tunnel = *snapshot.tunnels(outer.destination).iter().find(|tunnel| outer.is_of(tunnel, quoted))?;
+    let tunnel = *snapshot.tunnels(outer.destination).find(|tunnel| outer.is_of(tunnel, quoted))?;
     snapshot.learned().note(tunnel.endpoint, mtu);
 
     let inner_at = outer.header + usize::from(tunnel.between);

@@ -13,11 +13,12 @@ mod fragments;
 mod held;
 mod matching;
 mod parse;
+mod recall;
 mod refusal;
 mod translation;
 
 use crate::counters::Reason;
-use crate::flow::{Begun, Dealing, Nat};
+use crate::flow::{Begun, Dealing, Flows, Nat, Remembered, worth};
 use crate::mode::{Content, Reply, State, link};
 use crate::service::Hash;
 use crate::snapshot::{Millis, PortIndex, ServiceIndex, Snapshot, TargetIndex};
@@ -78,7 +79,7 @@ impl Pipeline {
     pub fn with(nat: Nat) -> Self {
         Self {
             lcore: nat.lcore(),
-            state: State::new(nat, Begun::new(0, [0; 2])),
+            state: State::new(nat, Flows::new(0, [0; 2]), Begun::new(0, [0; 2])),
             fragments: Fragments::default(),
             may_hold: true,
             round: Round::RECEIVED,
@@ -87,11 +88,28 @@ impl Pipeline {
         }
     }
 
-    /// With memory for so many flows that it has seen begin. `seed`: a secret of the process.
+    /// With memory for so many flows. `seed`: a secret of the process.
     #[must_use]
     pub fn remembering(mut self, flows: usize, seed: [u64; 2]) -> Self {
+        self.state.flows = Flows::new(flows, seed);
         self.state.begun = Begun::new(flows, seed);
         self
+    }
+
+    /// The flows that it remembers, for other threads.
+    pub fn remembered(&self) -> Remembered {
+        self.state.flows.remembered()
+    }
+
+    /// Entries of remembered flows, be they of flows that are over.
+    pub fn flows(&self) -> usize {
+        self.state.flows.taken()
+    }
+
+    /// Frees the entries of flows that are over, in the next part of the memory: all of it in `round`, of which so much time has `passed`.
+    pub fn sweep(&mut self, snapshot: &Snapshot, now: Millis, passed: Millis, round: Millis) {
+        let now = translation::seconds(now);
+        self.state.flows.sweep_part(passed.0, round.0, |flow| worth(flow, now, snapshot));
     }
 
     /// Whose frames, and those of the other lcores, are dealt so.
@@ -132,7 +150,7 @@ impl Pipeline {
             }
         }
         let mut targets = [snapshot.target(TargetIndex::NOBODY); BURST];
-        self.burst.select(snapshot, &mut targets);
+        self.burst.select(snapshot, &mut self.state, &mut targets);
         let port = self.burst.apply(frames, &targets, &mut self.state, verdicts, |frame, refused| {
             refusal::answer(frame, refused, snapshot, now)
         });
@@ -204,7 +222,7 @@ impl Pipeline {
             remember(&parsed, fragments, now);
             if let Match::Service(service) = found
                 && let Some(verdict) =
-                    translation::elsewhere(&parsed, service, snapshot, &state.nat, seconds, self.round, self.dealing)
+                    translation::elsewhere(&parsed, service, snapshot, state, seconds, self.round, self.dealing)
             {
                 return Err(verdict);
             }
@@ -242,7 +260,9 @@ impl Pipeline {
     ) -> Result<(), Reason> {
         let named = find_server(frame, parsed, service, snapshot);
         if !snapshot.definition(service).forwarding.nature().keeps_flows {
-            self.burst.add(at, parsed, service, named, snapshot);
+            let asked = (named.is_none() && parsed.kind != Kind::LaterFragment && snapshot.recalls_of(service))
+                .then(|| (recall::spot(&self.state.flows, &parsed.flow), recall::says(frame, parsed)));
+            self.burst.add(at, parsed, service, named, asked, snapshot);
             return Ok(());
         }
         let (nat, now) = (&mut self.state.nat, self.state.now);

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::counters::Reason;
-use crate::flow::KeyV4;
+use crate::flow::{KeyV4, Says};
 use crate::mode::{Content, Packet};
 use crate::snapshot::Port;
 use crate::wire::ethernet::{self, Ethernet, Link};
@@ -75,18 +75,28 @@ pub struct Parsed {
 
 /// Protocol, addresses and ports of a plain packet in one number: equal for the packets of a flow, and for no others.
 ///
-/// The bytes of the packet from the TTL to the ports; the TTL and the checksum, which differ, are 0.
+/// The bytes of the packet from the TTL to the ports; the checksum, which differs, is 0, and in place of the TTL stand the flags of a
+/// TCP segment that opens or ends something: what a segment says of its flow may differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Flow(u128);
+
+/// The flags that count.
+const SAYING: u8 = tcp::FIN | tcp::SYN | tcp::RST | tcp::ACK;
 
 impl Flow {
     /// That of no packet.
     pub const NONE: Self = Self(0);
 
     #[inline(always)]
-    fn of(ip: &ipv4::Plain) -> Self {
+    fn of(ip: &ipv4::Plain, flags: u8) -> Self {
         const DIFFER: u128 = u128::from_le_bytes([0xff, 0, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        Self(ip.tuple() & !DIFFER)
+        Self(ip.tuple() & !DIFFER | u128::from(flags & SAYING))
+    }
+
+    /// What its packets say of it.
+    #[inline(always)]
+    pub fn says(self) -> Says {
+        if self.protocol() == protocol::TCP { Says::of_tcp(self.0 as u8) } else { Says::Datagram }
     }
 
     /// What its packets have in common; their length is not.
@@ -98,7 +108,7 @@ impl Flow {
 
     #[inline(always)]
     pub fn key(self) -> KeyV4 {
-        KeyV4(self.0)
+        KeyV4(self.0 & !0xff)
     }
 
     pub fn tuple(self) -> Tuple {
@@ -164,18 +174,18 @@ impl Parsed {
         let segment: &[u8; tcp::HEADER] = head[IP + ipv4::HEADER..].first_chunk()?;
         let total = usize::from(ip.total_length());
         let room = total.checked_sub(ipv4::HEADER)?;
-        match ip.protocol() {
-            protocol::TCP if tcp::is_whole(segment, room) => {}
-            protocol::UDP if udp::is_whole(segment, room) => {}
+        let flags = match ip.protocol() {
+            protocol::TCP if tcp::is_whole(segment, room) => segment[tcp::FLAGS],
+            protocol::UDP if udp::is_whole(segment, room) => 0,
             _ => return None,
-        }
+        };
         if total > length - IP || ip.is_fragment() {
             return None;
         }
         if !ip.checksum_verifies() || ipv4::may_be_martian(ip.source()) {
             return None;
         }
-        Some((total as u16, Flow::of(&ip)))
+        Some((total as u16, Flow::of(&ip, flags)))
     }
 
     /// Reads a frame again whose station has been looked at before.
@@ -394,7 +404,7 @@ mod tests {
 
     #[test]
     fn a_flow_is_protocol_addresses_and_ports() {
-        let flow = |frame: &[u8]| Flow::of(&ipv4::Plain::of(frame[14..].first_chunk().unwrap()).unwrap());
+        let flow = |frame: &[u8]| Flow::of(&ipv4::Plain::of(frame[14..].first_chunk().unwrap()).unwrap(), 0);
         let frame = sound(protocol::TCP, 0);
         for at in (0..frame.len()).filter(|&at| at != 14) {
             let mut other = frame.clone();

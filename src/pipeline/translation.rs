@@ -8,12 +8,13 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::Verdict;
 use super::parse::{Kind, Parsed, Tuple};
+use super::recall;
 use super::refusal::{self, Refused};
 use crate::counters::Reason;
 use crate::flow::{Address, Dealing, Ends, Head, KeyV4, Nat, Seconds, Slot, Translation, Via};
 use crate::mode::rewrite::{self, Family, V4, V6};
 use crate::mode::{Content, State, snat};
-use crate::service::{Hash, Protocol, Tracking};
+use crate::service::{Hash, Protocol};
 use crate::snapshot::{Millis, ServiceIndex, Snapshot, TargetIndex};
 use crate::wire::Frame;
 use crate::wire::tcp::{ACK, SYN};
@@ -58,30 +59,34 @@ pub fn elsewhere(
     parsed: &Parsed,
     service: ServiceIndex,
     snapshot: &Snapshot,
-    nat: &Nat,
+    state: &State,
     now: Seconds,
     round: Round,
     dealing: Option<Dealing>,
 ) -> Option<Verdict> {
     let flow = &parsed.flow;
-    let home = |dealing: Dealing| {
-        let home = dealing.lcore(flow.source, flow.destination, Some((flow.source_port, flow.destination_port)));
-        (round == Round::RECEIVED && home != nat.lcore()).then_some(Verdict::HandOver(home as u16))
-    };
-    let definition = snapshot.definition(service);
-    let (is_fragment, nature) = (parsed.datagram.is_some(), definition.forwarding.nature());
-    if nature.keeps_flows {
-        let is_dealt_by_flow = !is_fragment && parsed.packet.content != Content::Error;
+    let nature = snapshot.definition(service).forwarding.nature();
+    // Without ports it belongs to no flow.
+    let is_remembered = nature.keeps_flows || snapshot.recalls_of(service) && parsed.kind != Kind::LaterFragment;
+    let is_dealt_by_flow = parsed.datagram.is_none() && parsed.packet.content != Content::Error;
+    if !is_remembered || is_dealt_by_flow {
+        return None;
+    }
+    let is_known = if nature.keeps_flows {
         // Where the VIP is a source, too, all that comes to a port has come to its owner by now.
         let is_owned = snapshot.sources().owner(flow.destination, flow.destination_port).is_some();
-        if is_dealt_by_flow || is_owned || is_known(parsed, nat, now) {
-            return None;
-        }
-        return dealing.map_or_else(|| round.next(nat), home);
+        is_owned || is_known(parsed, &state.nat, now)
+    } else {
+        state.flows.find(recall::spot(&state.flows, flow)).is_some()
+    };
+    if is_known {
+        return None;
     }
-    // Going round would not tell: that nobody has seen the flow begin is no reason to think that it does now.
-    let knows_beginnings = nature.knows_beginnings && definition.tracking == Tracking::Full;
-    dealing.filter(|_| knows_beginnings && is_fragment).and_then(home)
+    let home = |dealing: Dealing| {
+        let home = dealing.lcore(flow.source, flow.destination, Some((flow.source_port, flow.destination_port)));
+        (round == Round::RECEIVED && home != state.nat.lcore()).then_some(Verdict::HandOver(home as u16))
+    };
+    dealing.map_or_else(|| round.next(&state.nat), home)
 }
 
 fn is_known(parsed: &Parsed, nat: &Nat, now: Seconds) -> bool {
@@ -177,7 +182,8 @@ where
                     if is_over {
                         table.reopen(slot);
                     }
-                    let via = Via { serial, service: service.to_bits(), target: kept.target.to_bits() };
+                    let (service, target) = kept.target.to_bits();
+                    let via = Via { serial, service, target };
                     table.set_via(slot, via);
                     table.take_times(slot, &definition.idle_timeout, now);
                 }
@@ -195,10 +201,10 @@ where
         Hash::SourceIp => snapshot.hash().source(parsed.flow.source),
         _ => snapshot.hash().end(parsed.flow.source, parsed.flow.source_port),
     };
-    let target = named.unwrap_or_else(|| snapshot.select(service, hash));
+    let target = named.unwrap_or_else(|| snapshot.selected(service, hash));
     // What the mode will refuse takes no source.
     let leaves = rewrite::check(frame, parsed.packet.total.into(), snapshot.target(target).room, A::TTL).is_ok();
-    let Some(endpoint) = snapshot.endpoint_of(service, target).filter(|_| leaves) else {
+    let Some(endpoint) = snapshot.endpoint_of(target).filter(|_| leaves) else {
         return Ok(Outward { target, slot: None });
     };
     let Some(address) = A::address(endpoint.ip()) else {
@@ -208,7 +214,8 @@ where
         .open(key, (address, port_of(endpoint, parsed)), &definition.idle_timeout, now)
         .ok_or(Reason::SnatExhausted)?;
     let serial = if definition.hash == Hash::QuicCid { 0 } else { snapshot.serial() };
-    let via = Via { serial, service: service.to_bits(), target: target.to_bits() };
+    let (service, member) = target.to_bits();
+    let via = Via { serial, service, target: member };
     table.set_via(slot, via);
     Ok(Outward { target, slot: Some(slot) })
 }

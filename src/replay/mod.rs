@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crate::counters::{Reason, Totals};
 use crate::flow::{Dealing, Nat};
 use crate::pipeline::{BURST, Held, Pipeline, Verdict};
-use crate::service::Definitions;
+use crate::service::{Definitions, Tracking};
 use crate::snapshot::{Compiler, Environment, Fabric, Millis, PortIndex, Snapshot};
 use crate::wire::Frame;
 use deal::Dealt;
@@ -69,7 +69,7 @@ pub fn run<R: Read, W: Write>(
     let start = stamp.unwrap_or(0);
 
     let mut definitions = plan.definitions;
-    let mut snapshot = plan.compiler.compile(&definitions, &plan.fabric, Millis(0));
+    let mut snapshot = compile(&mut plan.compiler, &definitions, &plan.fabric, Millis(0));
     let mut changes = std::mem::take(&mut plan.changes).into_iter().peekable();
     let dealing = Dealing::evenly(deal::ENTRIES, plan.lcores);
     let of_index = |index| Lcore::new(plan.compiler.environment(), index, dealing);
@@ -79,16 +79,16 @@ pub fn run<R: Read, W: Write>(
     // A fragment that waited goes out right behind its first, with that one's time stamp. A frame that is handed to another lcore goes
     // before those that came after it, and what a segment tells of its flow counts for the next.
     let hands = |definitions: &Definitions| {
-        definitions
-            .services
-            .iter()
-            .map(|service| service.forwarding.nature())
-            .any(|mode| mode.keeps_flows || mode.knows_beginnings)
+        definitions.services.iter().any(|service| {
+            let mode = service.forwarding.nature();
+            mode.keeps_flows || mode.knows_beginnings || plan.lcores > 1 && service.tracking != Tracking::None
+        })
     };
     let is_handing = hands(&definitions) || changes.clone().any(|(_, definitions)| hands(&definitions));
     let most = if snapshot.hold().is_zero() && !is_handing { BURST } else { 1 };
     // A capture's stamps may step back; its clock does not.
     let mut clock = 0;
+    let mut swept = Millis(0);
     while let Some(at) = stamp {
         clock = clock.max(at.saturating_sub(start));
         let dealt = Dealt::of(&frame);
@@ -99,16 +99,26 @@ pub fn run<R: Read, W: Write>(
             || is_others
             || batch.now != millis(clock)
             || changes.peek().is_some_and(|change| change.0 <= clock)
+            || plan.compiler.next_move().is_some_and(|next| next <= millis(clock))
         {
             batch.flush(&snapshot, plan.port, &mut lcores, &mut totals, &mut outputs)?;
             // What the frames told counts from their own time on.
             let has_learned = plan.compiler.learn(batch.now);
             while let Some((at, newer)) = changes.next_if(|change| change.0 <= clock) {
+                settle(&mut plan.compiler, &definitions, &plan.fabric, millis(at));
                 definitions = newer;
-                snapshot = plan.compiler.compile(&definitions, &plan.fabric, millis(at));
+                snapshot = compile(&mut plan.compiler, &definitions, &plan.fabric, millis(at));
             }
-            if plan.compiler.learn(millis(clock)) || has_learned {
-                snapshot = plan.compiler.compile(&definitions, &plan.fabric, millis(clock));
+            let has_moved = settle(&mut plan.compiler, &definitions, &plan.fabric, millis(clock));
+            if plan.compiler.learn(millis(clock)) || has_learned || has_moved {
+                snapshot = compile(&mut plan.compiler, &definitions, &plan.fabric, millis(clock));
+            }
+            if let passed @ 1.. = (millis(clock).0 - swept.0) / 1000 {
+                let sweep = |lcore: &mut Lcore| {
+                    lcore.pipeline.sweep(&snapshot, millis(clock), Millis(passed * 1000), ROUND);
+                };
+                lcores.iter_mut().for_each(sweep);
+                swept = millis(clock);
             }
             (batch.now, batch.lcore) = (millis(clock), lcore);
         }
@@ -135,6 +145,26 @@ pub fn run<R: Read, W: Write>(
         *backends.entry(service.clone()).or_default().entry(backend.ip()).or_default() += packets;
     }
     Ok(Report { totals, backends })
+}
+
+/// How long it takes to look at all remembered flows for those that are over.
+const ROUND: Millis = Millis(3_600_000);
+
+/// A snapshot that every lcore adopts at once.
+fn compile(compiler: &mut Compiler, definitions: &Definitions, fabric: &Fabric, now: Millis) -> Arc<Snapshot> {
+    let snapshot = compiler.compile(definitions, fabric, now);
+    compiler.adopted(now);
+    snapshot
+}
+
+/// Moves the bases whose time is over by `now`, each at its time; whether there were any.
+fn settle(compiler: &mut Compiler, definitions: &Definitions, fabric: &Fabric, now: Millis) -> bool {
+    let mut has_moved = false;
+    while let Some(next) = compiler.next_move().filter(|&next| next <= now) {
+        compile(compiler, definitions, fabric, next);
+        has_moved = true;
+    }
+    has_moved
 }
 
 fn millis(nanos: Nanos) -> Millis {

@@ -184,6 +184,16 @@ impl Service {
         SocketAddr::new(backend.address, backend.port.or(self.ports.single()).unwrap_or(0))
     }
 
+    /// Seconds that a silent flow is remembered: one that opens, an established one, one that closes.
+    pub fn idle_seconds(&self) -> [u32; 3] {
+        let IdleTimeout { tcp, tcp_closing, udp } = self.idle_timeout;
+        let times = match self.protocol {
+            Protocol::Tcp => [tcp_closing, tcp, tcp_closing],
+            Protocol::Udp => [udp; 3],
+        };
+        times.map(|time| u32::try_from(time.as_secs()).unwrap_or(u32::MAX).min(IdleTimeout::MOST))
+    }
+
     /// The VIP, as it is written.
     pub fn vip_text(&self) -> String {
         if self.vip.prefix_len() == self.vip.max_prefix_len() {
@@ -308,7 +318,7 @@ choice! {
 }
 
 choice! {
-    #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
     State {
         #[default]
         Active "active"
@@ -385,6 +395,11 @@ pub struct IdleTimeout {
     pub tcp: Duration,
     pub tcp_closing: Duration,
     pub udp: Duration,
+}
+
+impl IdleTimeout {
+    /// What is longer counts as this, in seconds: twelve days.
+    pub const MOST: u32 = 12 * 24 * 3600;
 }
 
 impl Default for IdleTimeout {

@@ -5,8 +5,10 @@
 
 mod asked;
 mod compile;
+mod destinations;
 mod endpoints;
 mod index;
+mod layers;
 mod learned;
 mod limiter;
 mod prefixes;
@@ -14,9 +16,9 @@ mod ranges;
 mod routes;
 mod tables;
 mod transition;
+mod tunnels;
 mod vips;
 
-use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,22 +26,26 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::counters::{Traffic, TrafficId};
-use crate::flow::Sources;
+use crate::flow::{Fate, Known, Sources};
 use crate::maglev::{self, NOBODY, SelectionHash};
 use crate::mode::{Encap, Prepared, Reply, Tunnel};
-use crate::service::{Backend, Hash, Service};
+use crate::service::{Backend, Hash, Service, Tracking};
 use crate::wire::Mac;
 
 pub use crate::mode::{NextHop, PortIndex};
 pub use asked::Asked;
 pub use compile::Compiler;
+use destinations::{Destination, Destinations};
 use endpoints::Endpoints;
 use index::Index;
+use layers::Layers;
 use learned::Learned;
 pub use limiter::{Limit, Limiter};
 pub use ranges::Ranges;
 pub use routes::{Routes, Way};
+use tables::{Slots, Table};
 pub use transition::{Bases, Held, Owners, Until};
+use tunnels::Tunnels;
 use vips::Vips;
 
 /// What does not change while a node runs.
@@ -104,46 +110,86 @@ pub struct Route {
 }
 
 /// Milliseconds on whatever clock the caller has: the node's monotonic one, or a capture's time stamps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Millis(pub u64);
 
 /// Everything that an lcore needs to forward under one version of the definitions. Immutable.
+///
+/// What did not change from the snapshot before is shared with it.
 #[derive(Debug)]
 pub struct Snapshot {
     version: Option<String>,
     hash: SelectionHash,
     ports: Box<[Port]>,
-    vips: Vips,
-    own: Index,
+    vips: Arc<Vips>,
+    own: Arc<Index>,
     services: Box<[CompiledService]>,
-    targets: Box<[Target]>,
-    endpoints: Endpoints,
-    routes: Routes,
+    /// Whether flows of any service may be remembered.
+    recalls: bool,
+    destinations: Destinations,
+    /// The target of what no backend may take, and of what there is no room to remember.
+    nobody: Target,
+    no_room: Target,
+    endpoints: Arc<Endpoints>,
+    routes: Arc<Routes>,
     unresolved: Box<[IpAddr]>,
     traffic: Box<[Traffic]>,
     asked: Arc<Asked>,
     limiter: Arc<Limiter>,
     encap: Encap,
-    tunnels: HashMap<IpAddr, Vec<Tunnel>>,
+    tunnels: Tunnels,
     learned: Arc<Learned>,
     hold: Duration,
     sources: Arc<Sources>,
     serial: u32,
 }
 
-/// A service, and where its tables and backends are.
-#[derive(Debug)]
+/// A service, and where its tables and backends are. What most packets need lies within one cache line.
+#[derive(Debug, Clone)]
+#[repr(align(64))]
 pub struct CompiledService {
-    now: tables::Slots,
-    first_target: u32,
+    now: Slots,
+    /// By member of its table.
+    targets: Arc<[Target]>,
+    /// Seconds that a silent flow is remembered, by stage.
+    idle: [u32; 3],
+    tracking: Tracking,
+    /// Whether flows of it may be remembered.
+    recalls: bool,
+    /// Whether what is sent depends on the hash of the client's address and port.
+    sends_hash: bool,
+    memory: Arc<Memory>,
+    details: Arc<Details>,
+}
+
+/// What is to be known of a service for flows to be remembered.
+#[derive(Debug)]
+struct Memory {
+    /// The number of each member's destination; [`Memory::NO_NUMBER`]: it has none, and its flows are not remembered.
+    numbers: Box<[u32]>,
+    layers: Arc<Layers>,
+    /// Whether the table ever had another size: then slots of remembered flows may be of another.
+    was_resized: bool,
+}
+
+impl Memory {
+    const NO_NUMBER: u32 = u32::MAX;
+
+    fn number(&self, member: u16) -> Option<u32> {
+        self.numbers.get(usize::from(member)).copied().filter(|&number| number != Self::NO_NUMBER)
+    }
+}
+
+/// What few packets need.
+#[derive(Debug)]
+struct Details {
     ranges: Option<Ranges>,
-    /// The table by definitions alone, without the mask.
-    owners: tables::Slots,
+    table: Arc<Table>,
     definition: Arc<Service>,
     /// The backends' places in the definition, in the order of the table's members.
-    members: Box<[u32]>,
-    /// By server ID, sorted: those that may be named by one.
-    servers: Box<[(Box<[u8]>, TargetIndex)]>,
+    places: Box<[u32]>,
+    /// By server ID, sorted: the members that may be named by one.
+    servers: Box<[(Box<[u8]>, u16)]>,
     /// By endpoint, sorted, where flows are kept by it.
     kept: Box<[(SocketAddr, Kept)]>,
 }
@@ -208,22 +254,35 @@ impl Found {
 
 /// Names a target of a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TargetIndex(u32);
+pub struct TargetIndex {
+    service: ServiceIndex,
+    member: u16,
+}
 
 impl TargetIndex {
-    /// The target of what no backend may take: the first of every snapshot, which refuses.
-    pub const NOBODY: Self = Self(0);
+    /// The target of what no backend may take, which refuses.
+    pub const NOBODY: Self = Self { service: ServiceIndex::NONE, member: NOBODY };
 
-    /// As a plain number, for what keeps it together with the snapshot's serial.
+    /// As two plain numbers, for what keeps them together with the snapshot's serial.
     #[inline(always)]
-    pub const fn to_bits(self) -> u32 {
-        self.0
+    pub const fn to_bits(self) -> (u32, u32) {
+        (self.service.0, self.member as u32)
     }
 
     #[inline(always)]
-    pub const fn from_bits(bits: u32) -> Self {
-        Self(bits)
+    pub const fn from_bits(service: u32, member: u32) -> Self {
+        Self { service: ServiceIndex(service), member: member as u16 }
     }
+}
+
+/// Who takes a packet of a service whose flow is not remembered: members of its table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot {
+    pub number: u32,
+    /// Who takes new flows.
+    pub now: Option<u16>,
+    /// Where flows are that nobody remembers, where that is another.
+    pub base: Option<u16>,
 }
 
 /// Whose address a destination is.
@@ -286,7 +345,7 @@ impl Snapshot {
 
     #[inline]
     pub fn accepts(&self, service: ServiceIndex, client: IpAddr) -> bool {
-        self.compiled_service(service).ranges.as_ref().is_none_or(|ranges| ranges.accept(client))
+        self.compiled_service(service).details.ranges.as_ref().is_none_or(|ranges| ranges.accept(client))
     }
 
     /// The hash that chooses among backends.
@@ -295,20 +354,24 @@ impl Snapshot {
         &self.hash
     }
 
-    /// The target of the slot that `hash` falls into; [`TargetIndex::NOBODY`] where no backend may take it, or where there
-    /// is no such service.
+    /// The target of the slot that `hash` falls into; one that refuses where no backend may take it, or where there is no such service.
     #[inline]
-    pub fn select(&self, service: ServiceIndex, hash: u64) -> TargetIndex {
-        let Some(service) = self.services.get(service.0 as usize) else { return TargetIndex::NOBODY };
-        match service.now.get(maglev::slot(hash, service.now.len() as u32)) {
-            Some(&member) if member != NOBODY => TargetIndex(service.first_target + u32::from(member)),
-            _ => TargetIndex::NOBODY,
-        }
+    pub fn select(&self, service: ServiceIndex, hash: u64) -> &Target {
+        let Some(service) = self.services.get(service.0 as usize) else { return &self.nobody };
+        let owner = service.now.get(maglev::slot(hash, service.now.len() as u32));
+        // NOBODY is beyond all members.
+        owner.and_then(|&member| service.targets.get(usize::from(member))).unwrap_or(&self.nobody)
+    }
+
+    /// The same, by its name.
+    pub fn selected(&self, service: ServiceIndex, hash: u64) -> TargetIndex {
+        let now = self.services.get(service.0 as usize).and_then(|of| of.slot(hash).now);
+        now.map_or(TargetIndex::NOBODY, |member| TargetIndex { service, member })
     }
 
     /// Where a flow goes on to that was sent to this endpoint; `None`: the backend is gone, or down.
     pub fn kept(&self, service: ServiceIndex, backend: SocketAddr) -> Option<Kept> {
-        let kept = &self.compiled_service(service).kept;
+        let kept = &self.compiled_service(service).details.kept;
         let find = |endpoint: SocketAddr| kept.binary_search_by_key(&endpoint, |(of, _)| *of).ok();
         // Where the packet keeps one of several ports, the endpoint has none.
         let place = find(backend).or_else(|| find(SocketAddr::new(backend.ip(), 0)))?;
@@ -316,14 +379,12 @@ impl Snapshot {
     }
 
     /// Address and port (0: the packet's own) of a target that packets can go to.
-    pub fn endpoint_of(&self, service: ServiceIndex, target: TargetIndex) -> Option<SocketAddr> {
+    pub fn endpoint_of(&self, target: TargetIndex) -> Option<SocketAddr> {
         if matches!(self.target(target).mode, Prepared::Refuses(_)) {
             return None;
         }
-        let service = self.compiled_service(service);
-        let member = target.0.checked_sub(service.first_target)?;
-        let place = *service.members.get(member as usize)?;
-        Some(service.definition.endpoint(&service.definition.backends[place as usize]))
+        let service = self.services.get(target.service.0 as usize)?;
+        Some(service.details.definition.endpoint(service.backend(target.member)?))
     }
 
     /// The number of this snapshot among those of its compiler, from 1.
@@ -340,17 +401,48 @@ impl Snapshot {
 
     /// The target that a QUIC connection ID names, where it is one of the service's.
     pub fn server(&self, service: ServiceIndex, connection_id: &[u8]) -> Option<TargetIndex> {
-        let service = self.compiled_service(service);
-        let quic = service.definition.quic?;
+        let details = &self.compiled_service(service).details;
+        let quic = details.definition.quic?;
         let (&first, rest) = connection_id.split_first()?;
         let id = rest.get(..usize::from(quic.server_id_length)).filter(|_| first >> 5 == quic.config_id)?;
-        let place = service.servers.binary_search_by(|(known, _)| known.as_ref().cmp(id)).ok()?;
-        Some(service.servers[place].1)
+        let place = details.servers.binary_search_by(|(known, _)| known.as_ref().cmp(id)).ok()?;
+        Some(TargetIndex { service, member: details.servers[place].1 })
     }
 
     #[inline]
     pub fn target(&self, target: TargetIndex) -> &Target {
-        &self.targets[target.0 as usize]
+        let service = self.services.get(target.service.0 as usize);
+        service.and_then(|service| service.targets.get(usize::from(target.member))).unwrap_or(&self.nobody)
+    }
+
+    /// The target that refuses what there is no room to remember.
+    pub fn no_room(&self) -> &Target {
+        &self.no_room
+    }
+
+    /// Whether flows of any service may be remembered.
+    #[inline(always)]
+    pub fn recalls(&self) -> bool {
+        self.recalls
+    }
+
+    /// Whether flows of this service may be remembered; not of none.
+    #[inline(always)]
+    pub fn recalls_of(&self, service: ServiceIndex) -> bool {
+        self.services.get(service.0 as usize).is_some_and(|service| service.recalls)
+    }
+
+    /// Whether a destination is of this service.
+    #[inline(always)]
+    pub fn is_of(&self, destination: u32, service: ServiceIndex) -> bool {
+        self.destinations.get(destination).is_some_and(|destination| destination.service == service)
+    }
+
+    /// The target of a remembered flow of `service`; `None`: its backend is gone, or another service's.
+    #[inline(always)]
+    pub fn recalled(&self, service: ServiceIndex, destination: u32) -> Option<&Target> {
+        let destination = self.destinations.get(destination).filter(|destination| destination.service == service)?;
+        self.services.get(service.0 as usize)?.targets.get(usize::from(destination.member))
     }
 
     /// Whether an endpoint has this address, from which replies come.
@@ -394,8 +486,8 @@ impl Snapshot {
     }
 
     /// The tunnels to this endpoint.
-    pub fn tunnels(&self, endpoint: IpAddr) -> &[Tunnel] {
-        self.tunnels.get(&endpoint).map_or(&[], Vec::as_slice)
+    pub fn tunnels(&self, endpoint: IpAddr) -> impl Iterator<Item = &Tunnel> {
+        self.tunnels.to(endpoint)
     }
 
     /// How long a later fragment may wait for its first.
@@ -421,16 +513,12 @@ impl Snapshot {
 
     #[inline]
     pub fn definition(&self, service: ServiceIndex) -> &Service {
-        &self.compiled_service(service).definition
+        &self.compiled_service(service).details.definition
     }
 }
 
 /// What `explain` and the control side ask besides.
 impl Snapshot {
-    pub fn services(&self) -> impl ExactSizeIterator<Item = &CompiledService> {
-        self.services.iter()
-    }
-
     #[inline]
     pub fn compiled_service(&self, service: ServiceIndex) -> &CompiledService {
         &self.services[service.0 as usize]
@@ -449,25 +537,87 @@ impl Snapshot {
 
 impl CompiledService {
     pub fn definition(&self) -> &Arc<Service> {
-        &self.definition
+        &self.details.definition
     }
 
     pub fn table_size(&self) -> u32 {
-        self.owners.len() as u32
+        self.now.len() as u32
+    }
+
+    #[inline(always)]
+    pub fn tracking(&self) -> Tracking {
+        self.tracking
+    }
+
+    /// Whether flows of it may be remembered.
+    #[inline(always)]
+    pub fn recalls(&self) -> bool {
+        self.recalls
+    }
+
+    /// Whether what is sent depends on the hash of the client's address and port.
+    #[inline(always)]
+    pub fn sends_hash(&self) -> bool {
+        self.sends_hash
+    }
+
+    /// Whether every slot's base is its owner now.
+    #[inline]
+    pub fn is_at_rest(&self) -> bool {
+        self.memory.layers.is_at_rest()
+    }
+
+    /// Who takes what `hash` falls to.
+    pub fn slot(&self, hash: u64) -> Slot {
+        let number = maglev::slot(hash, self.table_size());
+        let now = self.now.get(number).copied().filter(|&member| member != NOBODY);
+        Slot { number: number as u32, now, base: self.memory.layers.base(hash) }
+    }
+
+    /// The number by which flows to a member are remembered.
+    pub fn destination(&self, member: u16) -> Option<u32> {
+        self.memory.number(member)
     }
 
     /// Who owns a slot by definitions alone.
     pub fn owner(&self, slot: usize) -> Option<&Backend> {
-        self.backend(*self.owners.get(slot)?)
+        self.backend(*self.details.table.owners.get(slot)?)
     }
 
-    /// Who takes a slot's new flows now.
-    pub fn now(&self, slot: usize) -> Option<&Backend> {
-        self.backend(*self.now.get(slot)?)
+    /// A member of the table.
+    pub fn backend(&self, member: u16) -> Option<&Backend> {
+        let place = *self.details.places.get(usize::from(member))?;
+        Some(&self.details.definition.backends[place as usize])
+    }
+}
+
+/// What the rule asks of destinations and slots.
+impl Known for Snapshot {
+    #[inline(always)]
+    fn fate(&self, destination: u32) -> Fate {
+        match self.destinations.get(destination) {
+            Some(&Destination { service, keeps, takes_new, .. }) => {
+                let idle = self.services.get(service.0 as usize).map_or([0; 3], |service| service.idle);
+                Fate { is_there: true, keeps, takes_new, idle }
+            }
+            None => Fate::GONE,
+        }
     }
 
-    fn backend(&self, member: u16) -> Option<&Backend> {
-        let place = *self.members.get(usize::from(member))?;
-        Some(&self.definition.backends[place as usize])
+    fn base(&self, destination: u32, slot: u32) -> Option<u32> {
+        let service = self.services.get(self.destinations.get(destination)?.service.0 as usize)?;
+        let memory = &service.memory;
+        if memory.was_resized {
+            return None;
+        }
+        let member = memory.layers.base_of_slot(slot).or_else(|| service.now.get(slot as usize).copied())?;
+        memory.number(member)
+    }
+
+    fn note_no_room(&self, destination: u32, slot: u32) {
+        let service = self.destinations.get(destination).and_then(|of| self.services.get(of.service.0 as usize));
+        if let Some(service) = service {
+            service.memory.layers.note_no_room(slot);
+        }
     }
 }

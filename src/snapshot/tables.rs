@@ -1,11 +1,12 @@
 //! The Maglev tables of all services, each distinct one built once and shared.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
 use crate::maglev::{self, Member, SelectionHash};
+use crate::service::State;
 
 /// The slots of a table, each an index into its sorted members, or [`maglev::NOBODY`].
 pub type Slots = Arc<[u16]>;
@@ -18,48 +19,83 @@ pub struct Recipe {
     pub size: u32,
 }
 
-/// Which members may take nothing, by index.
-pub type Mask = Arc<[bool]>;
+/// What a service asks for: a table, and the states of its members, by index.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Shape {
+    pub recipe: Recipe,
+    pub states: Arc<[State]>,
+}
 
-/// Tables by recipe, and their masked forms; kept from one snapshot to the next.
+/// What it gets. One for all services that ask for the same.
+#[derive(Debug)]
+pub struct Table {
+    pub shape: Shape,
+    /// Who has a slot by definitions alone.
+    pub owners: Slots,
+    /// Who takes its new flows: only those that are active.
+    pub now: Slots,
+}
+
+/// Which members may take nothing new, by index.
+type Mask = Vec<bool>;
+
+/// Tables by what asks for them, kept from one snapshot to the next.
 #[derive(Debug, Default)]
 pub struct Tables {
     whole: HashMap<Recipe, Slots>,
     masked: HashMap<(Recipe, Mask), Slots>,
+    tables: HashMap<Shape, Arc<Table>>,
 }
 
 impl Tables {
-    /// Makes ready what `wanted` asks for, and forgets the rest. Only what is new is built, in parallel.
-    pub fn prepare(&mut self, wanted: &[(Recipe, Mask)], hash: &SelectionHash) {
-        let wanted: std::collections::HashSet<&(Recipe, Mask)> = wanted.iter().collect();
-        let recipes: std::collections::HashSet<&Recipe> = wanted.iter().map(|(recipe, _)| recipe).collect();
-        self.whole.retain(|recipe, _| recipes.contains(recipe));
-        self.masked.retain(|key, _| wanted.contains(key));
-
-        let missing: Vec<&Recipe> = recipes.into_iter().filter(|recipe| !self.whole.contains_key(recipe)).collect();
+    /// Makes ready what `wanted` asks for. Only what is new is built, in parallel.
+    pub fn prepare<'a>(&mut self, wanted: impl Iterator<Item = &'a Shape>, hash: &SelectionHash) {
+        let wanted: HashSet<&Shape> = wanted.filter(|shape| !self.tables.contains_key(shape)).collect();
+        let recipes: HashSet<&Recipe> = wanted.iter().map(|shape| &shape.recipe).collect();
+        let recipes = recipes.into_iter().filter(|recipe| !self.whole.contains_key(recipe));
         let build = |recipe: &&Recipe| ((*recipe).clone(), maglev::table(&recipe.members, recipe.size, hash).into());
-        let built: Vec<(Recipe, Slots)> = match missing.as_slice() {
-            [one] => vec![build(one)],
-            many => many.par_iter().map(build).collect(),
-        };
-        self.whole.extend(built);
+        self.whole.extend(each(&recipes.collect::<Vec<_>>(), build));
 
-        let missing: Vec<_> =
-            wanted.into_iter().filter(|key| key.1.contains(&true) && !self.masked.contains_key(key)).collect();
-        let mask = |key: &&(Recipe, Mask)| {
+        let masks: HashSet<(&Recipe, Mask)> = wanted.iter().map(|shape| (&shape.recipe, shape.mask())).collect();
+        let masks = masks.into_iter().filter(|(_, mask)| mask.contains(&true));
+        let masks = masks.map(|(recipe, mask)| (recipe.clone(), mask));
+        let mask = |key: &(Recipe, Mask)| {
             let is_masked = |owner| key.1[usize::from(owner)];
-            ((*key).clone(), maglev::masked(&self.whole[&key.0], is_masked, hash).into())
+            (key.clone(), maglev::masked(&self.whole[&key.0], is_masked, hash).into())
         };
-        let built: Vec<((Recipe, Mask), Slots)> = match missing.as_slice() {
-            [one] => vec![mask(one)],
-            many => many.par_iter().map(mask).collect(),
-        };
-        self.masked.extend(built);
+        let masked = each(&masks.filter(|key| !self.masked.contains_key(key)).collect::<Vec<_>>(), mask);
+        self.masked.extend(masked);
+
+        for shape in wanted {
+            let owners = self.whole[&shape.recipe].clone();
+            let now = self.masked.get(&(shape.recipe.clone(), shape.mask())).unwrap_or(&owners).clone();
+            self.tables.insert(shape.clone(), Arc::new(Table { shape: shape.clone(), owners, now }));
+        }
     }
 
-    /// The table by definitions alone, and the one with the mask. Both were prepared.
-    pub fn get(&self, key: &(Recipe, Mask)) -> (Slots, Slots) {
-        let whole = &self.whole[&key.0];
-        (whole.clone(), self.masked.get(key).unwrap_or(whole).clone())
+    /// The one of a shape that was prepared.
+    pub fn get(&self, shape: &Shape) -> Arc<Table> {
+        self.tables[shape].clone()
+    }
+
+    /// Forgets what nobody has any more.
+    pub fn forget_unused(&mut self) {
+        self.tables.retain(|_, table| Arc::strong_count(table) > 1);
+        self.masked.retain(|_, slots| Arc::strong_count(slots) > 1);
+        self.whole.retain(|_, slots| Arc::strong_count(slots) > 1);
+    }
+}
+
+impl Shape {
+    fn mask(&self) -> Mask {
+        self.states.iter().map(|&state| state != State::Active).collect()
+    }
+}
+
+/// What `make` makes of each; of a single one without waking other threads.
+fn each<T: Sync, K: Send>(all: &[T], make: impl Fn(&T) -> (K, Slots) + Sync + Send) -> Vec<(K, Slots)> {
+    match all {
+        [one] => vec![make(one)],
+        many => many.par_iter().map(make).collect(),
     }
 }

@@ -4,8 +4,10 @@
 //! base, for as long as a flow may be silent: whoever is older has shown itself by then, and been entered with its backend. Then the
 //! base moves after. Later changes move neither the base nor that moment.
 //!
-//! All of it is a pure function of what was before, the tables, and the time. `run` and `replay` are to use the same.
+//! All of it is a pure function of what was before, the tables, and the time: `run` and `replay` use the same, and nodes with the same
+//! history agree.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use super::Millis;
@@ -24,6 +26,9 @@ pub struct Owners<'a> {
 pub struct Bases {
     /// By the size of the table that they come from, the oldest first; hardly ever more than one, since a size hardly ever changes.
     layers: Vec<Layer>,
+    /// The earliest of their deadlines, and whether any has none yet.
+    next: Option<Millis>,
+    waits: bool,
 }
 
 /// Of the slots of one table, by slot.
@@ -98,11 +103,21 @@ impl Bases {
             layers.push(Layer { size: old.size(), held: Vec::new() });
         }
         if let Some(last) = layers.last_mut() {
+            // By old owner, since there are fewer of them than slots: whether its slots may be held, and its number now.
+            let numbers: HashMap<SocketAddr, u16> = new.endpoints.iter().copied().zip(0..).collect();
+            let number = |endpoint| if keeps(endpoint) { numbers.get(&endpoint).map_or(Some(NOBODY), |&k| Some(k)) } else { None };
+            let fates: Vec<Option<u16>> = old.endpoints.iter().map(|&endpoint| number(endpoint)).collect();
+            let is_same_size = old.size() == new.size();
+            let moves = |slot: u32| {
+                let owner = *old.slots.get(slot as usize)?;
+                let now = (*fates.get(usize::from(owner))?)?;
+                let is_back = is_same_size && now != NOBODY && new.slots[slot as usize] == now;
+                (!is_back).then(|| Held { slot, base: old.endpoints[usize::from(owner)], until: Until::Adopted })
+            };
             let mut held = std::mem::take(&mut last.held).into_iter().peekable();
-            let at_rest = |slot: u32| Some(Held { slot, base: old.of(slot)?, until: Until::Adopted });
             let every = (0..old.size()).filter_map(|slot| match held.next_if(|held| held.slot == slot) {
                 Some(held) => Some(held),
-                None => at_rest(slot),
+                None => moves(slot),
             });
             last.held = every.collect();
         }
@@ -112,7 +127,7 @@ impl Bases {
             let is_back = |held: &Held| number == last && new.of_all(held.slot, layer.size) == Some(held.base);
             layer.held.retain(|held| keeps(held.base) && !is_back(held));
         }
-        Self { layers }.without_empty()
+        Self::of_layers(layers)
     }
 
     /// All lcores have adopted the newest tables: what waited for that is held for `idle` from `now`.
@@ -123,7 +138,7 @@ impl Bases {
                 held.until = Until::At(Millis(now.0.saturating_add(idle.0)));
             }
         }
-        self
+        Self::of_layers(self.layers)
     }
 
     /// At `now`: lets go of the bases whose time is over, but for those of slots that `had_no_room` for a flow, by the size of the table
@@ -139,21 +154,43 @@ impl Bases {
                 _ => true,
             });
         }
-        self.without_empty()
+        Self::of_layers(self.layers)
+    }
+
+    /// The sizes of tables that bases are held of, the oldest first, each with its slots in order.
+    pub fn layers(&self) -> impl Iterator<Item = (u32, &[Held])> {
+        self.layers.iter().map(|layer| (layer.size, layer.held.as_slice()))
+    }
+
+    /// What [`Bases::layers`] gave, put together again; what is not in order is left out.
+    pub fn from_layers(layers: impl IntoIterator<Item = (u32, Vec<Held>)>) -> Self {
+        let whole = |&(size, ref held): &(u32, Vec<Held>)| {
+            held.is_sorted_by(|a, b| a.slot < b.slot) && held.last().is_none_or(|held| held.slot < size)
+        };
+        let layers = layers.into_iter().filter(whole).map(|(size, held)| Layer { size, held });
+        Self::of_layers(layers.collect())
     }
 
     /// When [`Bases::at`] has something to do.
     pub fn next(&self) -> Option<Millis> {
-        let moments = self.held().filter_map(|(_, held)| match held.until {
-            Until::At(at) => Some(at),
-            Until::Adopted => None,
-        });
-        moments.min()
+        self.next
     }
 
-    fn without_empty(mut self) -> Self {
-        self.layers.retain(|layer| !layer.held.is_empty());
-        self
+    /// Whether any is held until all lcores have adopted the snapshot.
+    pub fn waits(&self) -> bool {
+        self.waits
+    }
+
+    fn of_layers(mut layers: Vec<Layer>) -> Self {
+        layers.retain(|layer| !layer.held.is_empty());
+        let (mut next, mut waits) = (None, false);
+        for held in layers.iter().flat_map(|layer| &layer.held) {
+            match held.until {
+                Until::At(at) => next = Some(next.map_or(at, |next: Millis| next.min(at))),
+                Until::Adopted => waits = true,
+            }
+        }
+        Self { layers, next, waits }
     }
 }
 

@@ -6,10 +6,11 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 
+use super::compile::Key;
 use super::index::Index;
 use super::prefixes::Prefixes;
 use super::{Found, ServiceIndex};
-use crate::service::{Definitions, Ports, Protocol, Service};
+use crate::service::{Ports, Protocol};
 
 /// VIPs and their services.
 #[derive(Debug)]
@@ -74,16 +75,16 @@ impl Services {
 }
 
 impl Vips {
-    /// `is_plain`: whether a service needs nothing but its table.
-    pub fn new(definitions: &Definitions, is_plain: impl Fn(&Service) -> bool) -> Self {
+    /// Of services with their numbers, and whether they need nothing but their table.
+    pub fn new(services: impl Iterator<Item = (Key, ServiceIndex, bool)>) -> Self {
         let mut by_vip: HashMap<IpNet, [Vec<(Ports, Found)>; 2]> = HashMap::new();
         let mut exact = Vec::new();
-        for (service, number) in definitions.services.iter().zip(0..) {
-            let found = Found { service: ServiceIndex(number), is_plain: is_plain(service) };
-            let lists = by_vip.entry(service.vip).or_default();
-            lists[usize::from(service.protocol == Protocol::Udp)].push((service.ports, found));
-            if let (true, Some(port)) = (is_single(service.vip), service.ports.single()) {
-                exact.push(((service.vip.addr(), port, service.protocol.number()), found.to_bits()));
+        for (Key { vip, ports, protocol }, service, is_plain) in services {
+            let found = Found { service, is_plain };
+            let lists = by_vip.entry(vip).or_default();
+            lists[usize::from(protocol == Protocol::Udp)].push((ports, found));
+            if let (true, Some(port)) = (is_single(vip), ports.single()) {
+                exact.push(((vip.addr(), port, protocol.number()), found.to_bits()));
             }
         }
         let (mut single, mut prefixes, mut vips) = (Vec::new(), Vec::new(), Vec::new());

@@ -1,0 +1,91 @@
+//! Flow memory as the pipeline asks it: where a packet's flow is looked for, what the packet says of it, and who takes what is not known.
+
+use std::net::IpAddr;
+
+use super::parse::{Parsed, Tuple};
+use crate::flow::{Address, Choice, Fate, Flows, Goes, Known, Says, Seconds, Spot};
+use crate::mode::{Content, snat};
+use crate::service::{Protocol, Tracking};
+use crate::snapshot::{ServiceIndex, Snapshot, Target};
+use crate::wire::Frame;
+
+/// A snapshot, asked by a packet of a service.
+pub struct View<'a> {
+    pub snapshot: &'a Snapshot,
+    pub service: ServiceIndex,
+}
+
+impl Known for View<'_> {
+    #[inline(always)]
+    fn fate(&self, destination: u32) -> Fate {
+        self.snapshot.fate(destination)
+    }
+
+    #[inline(always)]
+    fn is_asked_for(&self, destination: u32) -> bool {
+        self.snapshot.is_of(destination, self.service)
+    }
+
+    fn base(&self, destination: u32, slot: u32) -> Option<u32> {
+        self.snapshot.base(destination, slot)
+    }
+
+    fn note_no_room(&self, destination: u32, slot: u32) {
+        self.snapshot.note_no_room(destination, slot);
+    }
+}
+
+/// Where a flow of either family is looked for.
+pub fn spot(flows: &Flows, flow: &Tuple) -> Spot {
+    let Some(protocol) = Protocol::numbered(flow.protocol) else { return flows.spot([0; 2]) };
+    match (flow.source, flow.destination) {
+        (IpAddr::V4(client), IpAddr::V4(vip)) => {
+            let (client, vip) = ((client.octets(), flow.source_port), (vip.octets(), flow.destination_port));
+            flows.spot(<[u8; 4]>::key(client, vip, protocol).words())
+        }
+        (IpAddr::V6(client), IpAddr::V6(vip)) => {
+            let (client, vip) = (client.to_bits(), vip.to_bits());
+            let ports = u64::from(flow.source_port) << 16 | u64::from(flow.destination_port);
+            let rest = ports << 8 | u64::from(flow.protocol);
+            flows.spot_of_all(&[(client >> 64) as u64, client as u64, (vip >> 64) as u64, vip as u64, rest])
+        }
+        _ => flows.spot([0; 2]),
+    }
+}
+
+/// What a packet, whose frame is untagged, says of its flow.
+pub fn says<F: Frame>(frame: &F, parsed: &Parsed) -> Says {
+    match parsed.packet.content {
+        Content::Tcp => Says::of_tcp(snat::flags(frame, &parsed.packet)),
+        Content::Udp => Says::Datagram,
+        Content::LaterFragment | Content::Error => Says::Nothing,
+    }
+}
+
+/// The target of a packet whose flow is not known, and of those like it; `hash`: what its slot is found by.
+pub fn enter<'a>(
+    flows: &mut Flows,
+    view: &View<'a>,
+    spot: Spot,
+    says: Says,
+    hash: u64,
+    now: Seconds,
+) -> &'a Target {
+    let View { snapshot, service } = *view;
+    let compiled = snapshot.compiled_service(service);
+    if compiled.tracking() == Tracking::Transition && compiled.is_at_rest() {
+        return snapshot.select(service, hash);
+    }
+    let slot = compiled.slot(hash);
+    let number = |member: Option<u16>| member.and_then(|member| compiled.destination(member));
+    // What UDP begins anew has no base.
+    let is_new = compiled.definition().protocol == Protocol::Udp && says == Says::Nothing;
+    let base = number(slot.base).filter(|_| !is_new);
+    let choice = Choice { slot: slot.number, now: number(slot.now), base, tracking: compiled.tracking() };
+    match flows.decide(spot, says, now, view, || choice) {
+        Goes::To(destination) => snapshot.recalled(service, destination),
+        Goes::Nowhere => None,
+        Goes::Refused => Some(snapshot.no_room()),
+    }
+    .unwrap_or_else(|| snapshot.select(service, hash))
+}

@@ -1,0 +1,134 @@
+//! Numbers of destinations, as flows are remembered by: a backend of a service each, the same from one snapshot to the next.
+//!
+//! A number whose backend left names nobody, so that no flow goes there any more; it is given out again only once no lcore's memory
+//! has it.
+
+use std::sync::Arc;
+
+use super::ServiceIndex;
+use crate::flow::Flow;
+
+const CHUNK: usize = 256;
+type Chunk = [Destination; CHUNK];
+
+/// A backend of a service, as flows are remembered by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Destination {
+    pub service: ServiceIndex,
+    /// Its place in the service's table.
+    pub member: u16,
+    /// It is not down.
+    pub keeps: bool,
+    /// It is active and has weight, too.
+    pub takes_new: bool,
+}
+
+impl Destination {
+    /// That of a backend which is gone.
+    const GONE: Self = Self { service: ServiceIndex::NONE, member: 0, keeps: false, takes_new: false };
+}
+
+/// By number, as lcores read them.
+#[derive(Debug, Clone, Default)]
+pub struct Destinations(Box<[Arc<Chunk>]>);
+
+impl Destinations {
+    /// `None`: it is gone.
+    #[inline]
+    pub fn get(&self, number: u32) -> Option<&Destination> {
+        let destination = self.0.get(number as usize / CHUNK)?.get(number as usize % CHUNK)?;
+        (destination.service != ServiceIndex::NONE).then_some(destination)
+    }
+}
+
+/// Gives out the numbers. On the control side only; what it changes, snapshots made before do not see.
+#[derive(Debug, Default)]
+pub struct Register {
+    chunks: Vec<Arc<Chunk>>,
+    /// Numbers given out so far.
+    count: u32,
+    free: Vec<u32>,
+    /// Whose backend left, and that may still be remembered.
+    left: Vec<u32>,
+}
+
+impl Register {
+    /// A number that nobody has; `None`: there are no more.
+    pub fn take(&mut self) -> Option<u32> {
+        self.free.pop().or_else(|| {
+            let number = self.count;
+            if number == Flow::DESTINATIONS {
+                return None;
+            }
+            if number as usize / CHUNK == self.chunks.len() {
+                self.chunks.push(Arc::new([Destination::GONE; CHUNK]));
+            }
+            self.count += 1;
+            Some(number)
+        })
+    }
+
+    /// Says what a number is of.
+    pub fn set(&mut self, number: u32, destination: Destination) {
+        let (chunk, place) = (&mut self.chunks[number as usize / CHUNK], number as usize % CHUNK);
+        if chunk[place] != destination {
+            Arc::make_mut(chunk)[place] = destination;
+        }
+    }
+
+    /// Its backend left.
+    pub fn leave(&mut self, number: u32) {
+        self.set(number, Destination::GONE);
+        self.left.push(number);
+    }
+
+    /// Those whose backend left.
+    pub fn left(&self) -> &[u32] {
+        &self.left
+    }
+
+    /// Gives those that left out again, but for those that `is_remembered`.
+    pub fn free(&mut self, is_remembered: impl Fn(u32) -> bool) {
+        let (left, free): (Vec<u32>, Vec<u32>) = self.left.iter().partition(|&&number| is_remembered(number));
+        self.left = left;
+        self.free.extend(free);
+    }
+
+    pub fn snapshot(&self) -> Destinations {
+        Destinations(self.chunks.clone().into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(service: u32) -> Destination {
+        Destination { service: ServiceIndex(service), member: 3, keeps: true, takes_new: false }
+    }
+
+    #[test]
+    fn a_number_is_given_out_again_once_nobody_remembers_it() {
+        let mut register = Register::default();
+        let numbers: Vec<u32> = (0..600).map(|_| register.take().unwrap()).collect();
+        assert_eq!(numbers, (0..600).collect::<Vec<_>>());
+        register.set(5, of(1));
+        register.set(599, of(2));
+        let before = register.snapshot();
+        register.leave(5);
+        register.leave(6);
+        assert_eq!((before.get(5), register.snapshot().get(5)), (Some(&of(1)), None));
+        assert_eq!(register.snapshot().get(599), Some(&of(2)));
+        assert_eq!((before.get(7), before.get(70_000)), (None, None));
+        register.free(|number| number == 5);
+        assert_eq!(register.left(), [5]);
+        assert_eq!((register.take(), register.take()), (Some(6), Some(600)));
+    }
+
+    #[test]
+    fn there_are_so_many_and_no_more() {
+        let mut register = Register { count: Flow::DESTINATIONS - 1, ..Register::default() };
+        register.chunks = vec![Arc::new([Destination::GONE; CHUNK]); Flow::DESTINATIONS as usize / CHUNK];
+        assert_eq!((register.take(), register.take()), (Some(Flow::DESTINATIONS - 1), None));
+    }
+}

@@ -1,0 +1,79 @@
+//! The tunnels to each endpoint, to know them again in what the fabric says of them.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::mode::Tunnel;
+
+/// So many parts that changing one of them costs little, however many endpoints there are.
+const PARTS: usize = 256;
+
+/// Each kind of tunnel to each endpoint once, with how many backends have it.
+type Part = HashMap<IpAddr, Vec<(Tunnel, u32)>>;
+
+/// Snapshots share the parts that did not change between them.
+#[derive(Debug, Clone)]
+pub struct Tunnels(Box<[Arc<Part>]>);
+
+impl Default for Tunnels {
+    fn default() -> Self {
+        Self((0..PARTS).map(|_| Arc::default()).collect())
+    }
+}
+
+impl Tunnels {
+    /// The tunnels to this endpoint.
+    pub fn to(&self, endpoint: IpAddr) -> impl Iterator<Item = &Tunnel> {
+        self.0[part(endpoint)].get(&endpoint).into_iter().flatten().map(|(tunnel, _)| tunnel)
+    }
+
+    /// One more backend has it.
+    pub fn add(&mut self, tunnel: &Tunnel) {
+        let known = Arc::make_mut(&mut self.0[part(tunnel.endpoint)]).entry(tunnel.endpoint).or_default();
+        match known.iter_mut().find(|(other, _)| other == tunnel) {
+            Some((_, count)) => *count += 1,
+            None => known.push((*tunnel, 1)),
+        }
+    }
+
+    /// One less has it.
+    pub fn remove(&mut self, tunnel: &Tunnel) {
+        let part = Arc::make_mut(&mut self.0[part(tunnel.endpoint)]);
+        if let Some(known) = part.get_mut(&tunnel.endpoint) {
+            known.iter_mut().filter(|(other, _)| other == tunnel).for_each(|(_, count)| *count -= 1);
+            known.retain(|&(_, count)| count > 0);
+            if known.is_empty() {
+                part.remove(&tunnel.endpoint);
+            }
+        }
+    }
+}
+
+fn part(endpoint: IpAddr) -> usize {
+    BuildHasherDefault::<DefaultHasher>::default().hash_one(endpoint) as usize % PARTS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tunnel_is_there_as_long_as_a_backend_has_it() {
+        let tunnel = |port| Tunnel { endpoint: [10, 0, 0, 1].into(), protocol: 17, port, between: 8, vip_at: None };
+        let (one, other) = (tunnel(Some(6080)), tunnel(Some(6081)));
+        let mut tunnels = Tunnels::default();
+        let to = |tunnels: &Tunnels| tunnels.to(one.endpoint).copied().collect::<Vec<_>>();
+        tunnels.add(&one);
+        tunnels.add(&one);
+        tunnels.add(&other);
+        let before = tunnels.clone();
+        tunnels.remove(&one);
+        assert_eq!(to(&tunnels), [one, other]);
+        tunnels.remove(&one);
+        assert_eq!((to(&tunnels), to(&before)), (vec![other], vec![one, other]));
+        tunnels.remove(&other);
+        assert!(to(&tunnels).is_empty() && tunnels.0.iter().all(|part| part.is_empty()));
+    }
+}
