@@ -197,10 +197,11 @@ fn every_reason_of_the_pipeline_occurs() {
             _ => None,
         })
         .collect();
-    // Some are the poll loop's, which tests them itself; the others are tested with their modes.
+    // Some are the poll loop's, which tests them itself; others are tested with their modes, or with changes of the definitions.
     let of_the_loop = [Reason::HandoffFull, Reason::PuntFull, Reason::TxFull];
+    let of_changes = [Reason::FlowTableFull];
     let of_modes = [Reason::NoRoomForOption, Reason::IcmpLimited, Reason::SnatExhausted, Reason::TtlExceeded];
-    let elsewhere = [&of_the_loop[..], &of_modes].concat();
+    let elsewhere = [&of_the_loop[..], &of_changes, &of_modes].concat();
     let missing: Vec<_> =
         Reason::ALL.iter().filter(|reason| !counted.contains(reason) && !elsewhere.contains(reason)).collect();
     assert!(missing.is_empty(), "nothing here causes {missing:?}");

@@ -6,10 +6,11 @@
 mod clients;
 mod fabric;
 mod last_good;
+mod memory;
 mod report;
 mod traffic;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -19,6 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::{self, Config};
 use crate::feed::{Feed, Text, Update};
+use crate::flow::Remembered;
 use crate::kernel::{self, Facts, Kernel, Twin};
 use crate::quiescent::{self, Publisher, Reader};
 use crate::service::{self, Definitions, Errors, Warning};
@@ -38,6 +40,8 @@ pub struct Setup {
     pub twins: Vec<Twin>,
     /// The clock that the lcores go by, too.
     pub clock: Clock,
+    /// What each lcore remembers.
+    pub remembered: Vec<Remembered>,
 }
 
 /// Tells the time.
@@ -154,6 +158,7 @@ struct Thread {
     /// Next hops of backends and routes whose MAC addresses are not known.
     unresolved: Vec<IpAddr>,
     clients: clients::Clients,
+    look: memory::Look,
     /// When the change was noticed that not every lcore has adopted yet.
     pending: Option<Instant>,
     sums: traffic::Sums,
@@ -172,7 +177,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 impl Thread {
     async fn begin(setup: Setup, has_definitions: Arc<AtomicBool>) -> Result<(Self, Vec<Reader<Snapshot>>), Error> {
-        let Setup { config, fixed, twins, clock } = setup;
+        let Setup { config, fixed, twins, clock, remembered } = setup;
         let state_dir = config.node.state_dir.clone();
         let kernel = if twins.is_empty() { None } else { Some(Kernel::start(&twins).await?) };
         let facts = match &kernel {
@@ -185,6 +190,8 @@ impl Thread {
         let mut compiler = Compiler::new(config.environment());
         let nothing = Arc::default();
         let first = compiler.compile(definitions.as_ref().unwrap_or(&nothing), &fabric, clock());
+        // The lcores begin with it.
+        compiler.adopted(clock());
         let unresolved = first.unresolved().to_vec();
         if let Some(kernel) = &kernel {
             kernel.want(unresolved.clone());
@@ -206,6 +213,7 @@ impl Thread {
             fabric,
             unresolved,
             clients: clients::Clients::default(),
+            look: memory::Look::new(remembered),
             pending: None,
             sums: traffic::Sums::default(),
             feed_last_success: None,
@@ -234,6 +242,7 @@ impl Thread {
                     Some(Request::Stop) | None => return,
                 },
                 () = tokio::time::sleep(LOOK_AGAIN), if self.pending.is_some() => self.settle(),
+                () = sleep_until(&self.clock, self.compiler.next_move()) => self.publish(Instant::now()),
                 _ = tick.tick() => self.look(),
             }
         }
@@ -309,7 +318,12 @@ impl Thread {
 
     /// Looks at what the lcores say: which clients packets wait for, and what the fabric told them.
     fn look(&mut self) {
-        if self.compiler.learn((self.clock)()) {
+        let mut has_learned = self.compiler.learn((self.clock)());
+        let adopted = self.pending.is_none().then(|| self.compiler.serial());
+        if let Some(serial) = self.look.step(adopted) {
+            has_learned |= self.compiler.learn_remembered(serial, |destination| self.look.is_remembered(destination));
+        }
+        if has_learned {
             self.publish(Instant::now());
         }
         if self.clients.update(self.compiler.asked().take(), Instant::now()) {
@@ -329,6 +343,7 @@ impl Thread {
             && let Some(noticed) = self.pending.take()
         {
             metrics::histogram!(PUBLISH_DURATION).record(noticed.elapsed().as_secs_f64());
+            self.compiler.adopted((self.clock)());
             // No lcore counts for a backend any more that is in no snapshot.
             self.sums.add(self.compiler.registry().totals());
             self.compiler.forget_counters();
@@ -342,13 +357,33 @@ impl Thread {
         let mut backends: Vec<_> =
             registry.totals().map(|(pair, packets, bytes)| Count { of: pair.clone(), packets, bytes }).collect();
         backends.sort_by(|a, b| a.of.cmp(&b.of));
+        let of_backend = |(number, service, endpoint): (u32, &Arc<str>, SocketAddr)| {
+            ((service.clone(), endpoint), self.look.seen(number).flows)
+        };
+        let mut flows: Vec<_> = self.compiler.destinations().map(of_backend).collect();
+        flows.sort();
+        let mut moving: Vec<_> = self.compiler.moving().map(|(name, slots)| (name.clone(), slots)).collect();
+        moving.sort();
+        let mut refused: Vec<_> = registry.all_refused().map(|(name, packets)| (name.clone(), packets)).collect();
+        refused.sort();
         Report {
+            flows,
+            moving,
+            refused,
             definitions: self.definitions.clone(),
             feed_last_success: self.feed_last_success,
             backends,
             services: self.sums.of(names),
             unresolved: self.unresolved.len(),
         }
+    }
+}
+
+/// Waits until the clock shows `moment`; for ever where there is none.
+async fn sleep_until(clock: &Clock, moment: Option<Millis>) {
+    match moment {
+        Some(moment) => tokio::time::sleep(Duration::from_millis(moment.0.saturating_sub(clock().0))).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -442,7 +477,8 @@ mod tests {
             );
             let name = directory.path().join("penstock.toml").display().to_string();
             let (config, _) = Config::read(document, &name).unwrap();
-            let setup = Setup { fixed: config.fabric(), config, twins, clock: Box::new(|| Millis(0)) };
+            let clock: Clock = Box::new(|| Millis(0));
+            let setup = Setup { fixed: config.fabric(), config, twins, clock, remembered: Vec::new() };
             let (control, mut lcores) = Control::start(setup).unwrap();
             Self { directory, control, lcore: lcores.remove(0) }
         }

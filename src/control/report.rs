@@ -17,6 +17,12 @@ pub struct Report {
     pub backends: Vec<Count<(Arc<str>, SocketAddr)>>,
     /// Packets and bytes of each service, those of backends that left included.
     pub services: Vec<Count<Arc<str>>>,
+    /// Flows that the lcores remember by each backend (service, endpoint) of services that may remember any, as they were last seen.
+    pub flows: Vec<((Arc<str>, SocketAddr), u64)>,
+    /// Slots, by service, whose established flows are elsewhere than new ones go.
+    pub moving: Vec<(Arc<str>, usize)>,
+    /// Packets of each service that were dropped since there was no room to remember their flow.
+    pub refused: Vec<(Arc<str>, u64)>,
     /// Next hops whose MAC is wanted and not known.
     pub unresolved: usize,
 }

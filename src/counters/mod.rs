@@ -30,6 +30,12 @@ impl Counter {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
     }
 
+    /// Puts another number in its place; only the owning lcore may.
+    #[inline]
+    pub fn set(&self, number: u64) {
+        self.0.store(number, Ordering::Relaxed);
+    }
+
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -62,6 +68,8 @@ pub struct LoopBlock {
     pub busy_cycles: Counter,
     /// TSC cycles in all.
     pub total_cycles: Counter,
+    /// Flows remembered, be they over.
+    pub flows: Counter,
 }
 
 /// All that one lcore counts, bar the traffic of services (see [`Traffic`]).

@@ -4,7 +4,7 @@
 //! live in chunks that never move, so counts go on over any number of snapshots, and an lcore never allocates.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use super::Counter;
@@ -54,6 +54,9 @@ pub struct Registry {
 }
 
 impl Registry {
+    /// In a pair, in place of a backend: what the service had no room to remember.
+    pub const REFUSED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
     pub fn new(lcores: usize) -> Self {
         let lcores = vec![Traffic::default(); lcores];
         let mut registry = Self { lcores, ids: HashMap::new(), free: Vec::new(), base: Vec::new() };
@@ -90,9 +93,20 @@ impl Registry {
         self.lcores[lcore].clone()
     }
 
+    /// The id by which it is counted what a service had no room to remember.
+    pub fn refused(&mut self, service: &Arc<str>) -> TrafficId {
+        self.id(service, Self::REFUSED)
+    }
+
+    /// Every service that [`Registry::refused`] was asked of, with its packets over all lcores.
+    pub fn all_refused(&self) -> impl Iterator<Item = (&Arc<str>, u64)> {
+        let refused = self.ids.iter().filter(|(key, _)| key.1 == Self::REFUSED);
+        refused.map(|((service, _), &id)| (service, self.sum(id).0 - self.base[id.0 as usize].0))
+    }
+
     /// Every pair with its packets and bytes over all lcores, in no order.
     pub fn totals(&self) -> impl Iterator<Item = (&Key, u64, u64)> {
-        self.ids.iter().map(|(key, &id)| {
+        self.ids.iter().filter(|(key, _)| key.1 != Self::REFUSED).map(|(key, &id)| {
             let ((packets, bytes), (old_packets, old_bytes)) = (self.sum(id), self.base[id.0 as usize]);
             (key, packets - old_packets, bytes - old_bytes)
         })

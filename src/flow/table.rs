@@ -185,7 +185,12 @@ impl Remembered {
     /// The flows at `places`.
     pub fn flows(&self, places: Range<usize>) -> impl Iterator<Item = Flow> {
         let buckets = self.0.get(places.start / WAYS..places.end.div_ceil(WAYS).min(self.0.len()));
-        buckets.unwrap_or_default().iter().flat_map(|bucket| &bucket.0).filter(|entry| !entry.is_free()).map(Entry::flow)
+        buckets
+            .unwrap_or_default()
+            .iter()
+            .flat_map(|bucket| &bucket.0)
+            .filter(|entry| !entry.is_free())
+            .map(Entry::flow)
     }
 }
 

@@ -37,7 +37,7 @@ pub use clock::Clock;
 pub use handoff::{Handed, Handoff};
 pub use idle::Idle;
 
-use crate::counters::{LcoreBlock, PortBlock, Reason};
+use crate::counters::{LcoreBlock, LoopBlock, PortBlock, Reason};
 use crate::pipeline::{BURST, Held, Pipeline, Verdict};
 use crate::quiescent::Reader;
 use crate::snapshot::{Millis, PortIndex, Snapshot};
@@ -74,6 +74,9 @@ pub struct Lane {
 pub trait Work {
     /// Once a round, idle or not: nothing of the last round is referred to any more.
     fn begin_round(&mut self);
+
+    /// Once a millisecond at most: what need not be done for any frame. `passed`: since it was last called.
+    fn keep_house(&mut self, _now: Millis, _passed: Millis, _counters: &LoopBlock) {}
 
     /// Rewrites `frames` (at most [`BURST`], received by `port`) in place, and says what becomes of each. It may give the port
     /// by which all of them are forwarded, so that nobody need look at each.
@@ -145,6 +148,11 @@ impl Work for Forwarding {
         self.pipeline.process(self.snapshots.quiescent(), now, port, frames, verdicts)
     }
 
+    fn keep_house(&mut self, now: Millis, passed: Millis, counters: &LoopBlock) {
+        self.pipeline.sweep(self.snapshots.quiescent(), now, passed, ROUND);
+        counters.flows.set(self.pipeline.flows() as u64);
+    }
+
     fn hold(&mut self, now: Millis, port: PortIndex, frames: &mut Batch) {
         let until = Millis(now.0 + self.snapshots.quiescent().hold().as_millis() as u64);
         // Out they come from the end.
@@ -191,6 +199,9 @@ impl Work for Forwarding {
 /// Frames that are decided on again in one round, a burst less or more: other lcores' must not keep the ports from their turn.
 const AGAIN: usize = 4 * BURST;
 
+/// How long it takes to look at all remembered flows for those that are over.
+const ROUND: Millis = Millis(10_000);
+
 /// Polls until `stop` is set. Never allocates, locks or calls the kernel, but for the naps of [`Idle::Sleep`].
 pub fn run<W: Work>(plan: Plan<W>) {
     let Plan { mut ports, mut work, counters, clock, idle, stop } = plan;
@@ -199,9 +210,15 @@ pub fn run<W: Work>(plan: Plan<W>) {
     let mut sorted: Box<[Batch]> = (0..SORTED_PORTS + ports.len()).map(|_| Batch::new()).collect();
     let mut empty = 0_u32;
     let mut round_start = cycles::tsc();
+    let mut kept_house = clock.at(round_start);
 
     while !stop.load(Ordering::Relaxed) {
         work.begin_round();
+        let now = clock.at(round_start);
+        if now != kept_house {
+            work.keep_house(now, Millis(now.0 - kept_house.0), &counters.polling);
+            kept_house = now;
+        }
         let mut frames = 0;
         for index in 0..ports.len() {
             if let Some(inject) = &mut ports[index].inject {
@@ -211,32 +228,25 @@ pub fn run<W: Work>(plan: Plan<W>) {
             let count = ports[index].queue.receive(&mut received);
             if count > 0 {
                 frames += count;
-                let only = work.process(clock.at(round_start), PortIndex(index as u8), &mut received, &mut verdicts);
+                let only = work.process(now, PortIndex(index as u8), &mut received, &mut verdicts);
                 let counters = &counters.ports[index];
                 // Nearly every burst goes on by one port as a whole, and need not be sorted.
                 match only.and_then(|port| ports.get_mut(usize::from(port.0))) {
                     Some(lane) => forward(lane, &mut received, counters),
                     None => settle(&mut ports, index, &mut received, &verdicts, &mut sorted, counters),
                 }
-                set_aside(
-                    &mut work,
-                    clock.at(round_start),
-                    PortIndex(index as u8),
-                    &mut sorted,
-                    &verdicts[..count],
-                    counters,
-                );
+                set_aside(&mut work, now, PortIndex(index as u8), &mut sorted, &verdicts[..count], counters);
             }
         }
         let mut again = 0;
         while again < AGAIN
-            && let Some(port) = work.release(clock.at(round_start), &mut received, &mut verdicts)
+            && let Some(port) = work.release(now, &mut received, &mut verdicts)
         {
             let index = usize::from(port.0);
             let (count, counters) = (received.len(), &counters.ports[index]);
             again += count;
             settle(&mut ports, index, &mut received, &verdicts, &mut sorted, counters);
-            set_aside(&mut work, clock.at(round_start), port, &mut sorted, &verdicts[..count], counters);
+            set_aside(&mut work, now, port, &mut sorted, &verdicts[..count], counters);
         }
         frames += again;
         let polling = &counters.polling;

@@ -19,7 +19,7 @@ use dpdk::{Eal, Mempool, Running};
 use crate::config::{self, Config};
 use crate::control::{self, Control, Setup};
 use crate::counters::LcoreBlock;
-use crate::flow::Nat;
+use crate::flow::{Dealing, Nat};
 use crate::kernel::Twin;
 use crate::lcore::{self, Clock, Forwarding, Handoff, Lane, Plan};
 use crate::pipeline::Pipeline;
@@ -117,11 +117,13 @@ impl Node {
             tracing::info!("{port}");
         }
 
+        let pipelines = pipelines(config, ports::dealing(&opened));
         let (control, readers) = Control::start(Setup {
             config: config.clone(),
             fixed: config.fabric_on(|index| Mac(opened[index].info.mac)),
             twins: twins(&opened, &taps),
             clock: Box::new(move || clock.now()),
+            remembered: pipelines.iter().map(Pipeline::remembered).collect(),
         })?;
 
         let Wiring { lanes, bridges, counts } = wire(eal, &mut opened, taps, cpus.len())?;
@@ -130,19 +132,8 @@ impl Node {
         let stop = Arc::new(AtomicBool::new(false));
         let mut lcores = Vec::new();
         let mut blocks = Vec::new();
-        let environment = config.environment();
-        let dealing = ports::dealing(&opened);
-        // One for all, so that a client has the same source address by each.
-        let nat_seed = secret();
-        let parts = lanes.into_iter().zip(readers).zip(Handoff::of(cpus.len()));
-        for (index, ((lcore, &cpu), ((ports, reader), handoff))) in
-            eal.lcores().into_iter().zip(cpus).zip(parts).enumerate()
-        {
-            let nat = Nat::new(&environment.sources, index, nat_seed);
-            let mut pipeline = Pipeline::with(nat).remembering(environment.flows, secret());
-            if let Some(dealing) = dealing {
-                pipeline = pipeline.dealt_by(dealing);
-            }
+        let parts = lanes.into_iter().zip(readers).zip(Handoff::of(cpus.len())).zip(pipelines);
+        for ((lcore, &cpu), (((ports, reader), handoff), pipeline)) in eal.lcores().into_iter().zip(cpus).zip(parts) {
             let counters = Arc::new(LcoreBlock::new(ports.len()));
             blocks.push((cpu, counters.clone()));
             let plan = Plan {
@@ -235,6 +226,22 @@ impl Node {
         tracing::info!("stopped");
         died.map_or(Ok(()), Err)
     }
+}
+
+/// Those of all lcores.
+fn pipelines(config: &Config, dealing: Option<Dealing>) -> Vec<Pipeline> {
+    let environment = config.environment();
+    // One for all, so that a client has the same source address by each.
+    let nat_seed = secret();
+    let pipeline = |index| {
+        let nat = Nat::new(&environment.sources, index, nat_seed);
+        let pipeline = Pipeline::with(nat).remembering(environment.flows, secret());
+        match dealing {
+            Some(dealing) => pipeline.dealt_by(dealing),
+            None => pipeline,
+        }
+    };
+    (0..config.dpdk.lcores.len()).map(pipeline).collect()
 }
 
 /// The twins that there are, for netlink.

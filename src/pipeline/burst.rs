@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::matching;
 use super::parse::{Flow, Parsed, Tuple};
-use super::recall::{self, View};
+use super::recall::{self, Train, View};
 use super::refusal::Refused;
 use super::translation::{self, Outward};
 use super::{BURST, Verdict};
@@ -218,7 +218,10 @@ impl Burst {
             match translation::current(&state.nat, heads[train], &key, snapshot.serial(), state.now) {
                 Some((slot, via)) => {
                     self.services[train] = ServiceIndex::from_bits(via.service);
-                    self.translate(train, Outward { target: TargetIndex::from_bits(via.service, via.target), slot: Some(slot) });
+                    self.translate(
+                        train,
+                        Outward { target: TargetIndex::from_bits(via.service, via.target), slot: Some(slot) },
+                    );
                 }
                 None => others |= 1 << train,
             }
@@ -504,11 +507,8 @@ impl Burst {
             };
             let view = View { snapshot, service: self.services[train] };
             let (spot, says) = (self.spots[train], self.says[train]);
-            targets[train] = recall::enter(&mut state.flows, &view, spot, says, slot, state.now);
-            // That there are more of them says more than the first alone.
-            if says == Says::Datagram && self.sent[train].packets > 1 {
-                state.flows.follow(spot, says, state.now, &view);
-            }
+            let of = Train { spot, says, packets: self.sent[train].packets };
+            targets[train] = recall::enter(&mut state.flows, &view, of, slot, state.now, state.nat.lcore());
         }
     }
 

@@ -62,15 +62,24 @@ pub fn says<F: Frame>(frame: &F, parsed: &Parsed) -> Says {
     }
 }
 
-/// The target of a packet whose flow is not known, and of those like it; `hash`: what its slot is found by.
+/// Packets of one flow that say the same of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Train {
+    pub spot: Spot,
+    pub says: Says,
+    pub packets: u32,
+}
+
+/// The target of packets whose flow is not known; `hash`: what their slot is found by.
 pub fn enter<'a>(
     flows: &mut Flows,
     view: &View<'a>,
-    spot: Spot,
-    says: Says,
+    train: Train,
     hash: u64,
     now: Seconds,
+    lcore: usize,
 ) -> &'a Target {
+    let Train { spot, says, packets } = train;
     let View { snapshot, service } = *view;
     let compiled = snapshot.compiled_service(service);
     if compiled.tracking() == Tracking::Transition && compiled.is_at_rest() {
@@ -83,9 +92,15 @@ pub fn enter<'a>(
     let base = number(slot.base).filter(|_| !is_new);
     let choice = Choice { slot: slot.number, now: number(slot.now), base, tracking: compiled.tracking() };
     match flows.decide(spot, says, now, view, || choice) {
-        Goes::To(destination) => snapshot.recalled(service, destination),
+        Goes::To(destination) => {
+            // That there are more of them says more than the first alone.
+            if says == Says::Datagram && packets > 1 {
+                flows.follow(spot, says, now, view);
+            }
+            snapshot.recalled(service, destination)
+        }
         Goes::Nowhere => None,
-        Goes::Refused => Some(snapshot.no_room()),
+        Goes::Refused => Some(snapshot.no_room(service, lcore, packets)),
     }
     .unwrap_or_else(|| snapshot.select(service, hash))
 }

@@ -87,6 +87,8 @@ struct Entry {
     way_out: u32,
     /// Of the snapshot that last had it.
     serial: u32,
+    /// The first snapshot in which the bases of its slots were what they are.
+    rests_since: u32,
     /// Of services with the same history one.
     bases: Arc<Bases>,
     unresolved: Box<[IpAddr]>,
@@ -193,9 +195,47 @@ impl Compiler {
         self.entries.values().filter_map(|entry| entry.bases.next()).min()
     }
 
-    /// Slots whose base is not their owner, over all services.
-    pub fn slots_held(&self) -> usize {
-        self.entries.values().map(|entry| entry.bases.held().count()).sum()
+    /// The services that have slots whose base is not their owner, with how many of them.
+    pub fn moving(&self) -> impl Iterator<Item = (&Arc<str>, usize)> {
+        let moving = self.entries.values().filter(|entry| !entry.bases.is_at_rest());
+        moving.map(|entry| (&entry.definition.name, entry.bases.held().count()))
+    }
+
+    /// Whether it would change anything to know what the lcores remember.
+    pub fn wants_to_know(&self) -> bool {
+        let may_forget = |service: &CompiledService| service.recalls && service.tracking != Tracking::Full;
+        self.destinations.has_left() || self.services.iter().any(|service| may_forget(service) && service.is_at_rest())
+    }
+
+    /// Of the newest snapshot.
+    pub fn serial(&self) -> u32 {
+        self.serial
+    }
+
+    /// Takes what the lcores' memories had in them, each looked at after all had adopted the snapshot `serial`: the destinations that
+    /// some entry names. Whether what is compiled next would differ for it.
+    pub fn learn_remembered(&mut self, serial: u32, is_remembered: impl Fn(u32) -> bool) -> bool {
+        self.destinations.free(serial, &is_remembered);
+        let mut has_changed = false;
+        for entry in self.entries.values().filter(|entry| entry.rests_since <= serial) {
+            let service = &mut self.services[entry.index.0 as usize];
+            let is_at_rest = service.tracking != Tracking::Full && service.is_at_rest();
+            if service.recalls && is_at_rest && !service.memory.numbers.iter().any(|&number| is_remembered(number)) {
+                service.recalls = false;
+                has_changed = true;
+            }
+        }
+        has_changed
+    }
+
+    /// The destinations that flows are remembered by: their numbers, services and backends.
+    pub fn destinations(&self) -> impl Iterator<Item = (u32, &Arc<str>, SocketAddr)> {
+        self.services.iter().flat_map(|service| {
+            let definition = &service.details.definition;
+            let places = service.memory.numbers.iter().zip(&service.details.places);
+            let endpoint = |place: u32| definition.endpoint(&definition.backends[place as usize]);
+            places.map(move |(&number, &place)| (number, &definition.name, endpoint(place)))
+        })
     }
 
     /// Compiles valid `definitions` for the `fabric` as it is at `now`.
@@ -292,7 +332,7 @@ impl Compiler {
             let Some(entry) = self.entries.remove(key) else { continue };
             let service = self.services.swap_remove(entry.index.0 as usize);
             for &number in service.memory.numbers.iter().filter(|&&number| number != Memory::NO_NUMBER) {
-                self.destinations.leave(number);
+                self.destinations.leave(number, self.serial);
             }
             self.uncount(&entry.definition);
             entry.tunnels.iter().for_each(|tunnel| self.tunnels.remove(tunnel));
@@ -322,9 +362,9 @@ impl Compiler {
         };
         let memory = Memory {
             numbers: self.numbers(service, &places, remembers, before.as_ref()),
-            was_resized: before.as_ref().is_some_and(|before| {
-                before.memory.was_resized || before.table_size() != table.now.len() as u32
-            }),
+            was_resized: before
+                .as_ref()
+                .is_some_and(|before| before.memory.was_resized || before.table_size() != table.now.len() as u32),
             // It is in its bases' service from the first change on.
             layers,
         };
@@ -338,14 +378,24 @@ impl Compiler {
             old.tunnels.iter().for_each(|tunnel| self.tunnels.remove(tunnel));
         }
         let mut unresolved = Vec::new();
-        let targets = places.iter().map(|&place| self.target(service, place as usize, &mut unresolved)).collect::<Arc<[_]>>();
-        let tunnels: Box<[Tunnel]> = service.backends.iter().filter_map(|backend| mode::tunnel(service, backend)).collect();
+        let targets =
+            places.iter().map(|&place| self.target(service, place as usize, &mut unresolved)).collect::<Arc<[_]>>();
+        let tunnels: Box<[Tunnel]> =
+            service.backends.iter().filter_map(|backend| mode::tunnel(service, backend)).collect();
         tunnels.iter().for_each(|tunnel| self.tunnels.add(tunnel));
 
         let ranges = Ranges::new(service.vip.addr(), &service.source_ranges, &service.deny_ranges);
         let sends_hash =
             targets.iter().any(|target| !matches!(target.mode, Prepared::Straight(_) | Prepared::Refuses(_)));
+        let refused = match remembers {
+            true => {
+                self.counted.insert((service.name.clone(), Registry::REFUSED));
+                self.registry.refused(&service.name)
+            }
+            false => TrafficId::NONE,
+        };
         let details = Details {
+            refused,
             table: table.clone(),
             definition: service.clone(),
             servers: servers(service, &places),
@@ -375,6 +425,7 @@ impl Compiler {
             table,
             way_out: self.way_out.number,
             serial: self.serial,
+            rests_since: self.serial,
             bases,
             unresolved: unresolved.into(),
             tunnels,
@@ -393,7 +444,8 @@ impl Compiler {
     ) -> Box<[u32]> {
         let mut known: HashMap<SocketAddr, u32> = HashMap::new();
         if let Some(before) = before {
-            let of = |&place: &u32| before.details.definition.endpoint(&before.details.definition.backends[place as usize]);
+            let of =
+                |&place: &u32| before.details.definition.endpoint(&before.details.definition.backends[place as usize]);
             known = before.details.places.iter().map(of).zip(before.memory.numbers.iter().copied()).collect();
             known.retain(|_, &mut number| number != Memory::NO_NUMBER);
         }
@@ -403,7 +455,7 @@ impl Compiler {
             number.unwrap_or(Memory::NO_NUMBER)
         };
         let numbers = if remembers { places.iter().map(&mut number).collect() } else { Box::default() };
-        known.into_values().for_each(|number| self.destinations.leave(number));
+        known.into_values().for_each(|number| self.destinations.leave(number, self.serial));
         numbers
     }
 
@@ -436,7 +488,7 @@ impl Compiler {
                 let layers = Layers::new(&bases, &entry.table, layers);
                 if bases.is_at_rest() { self.rest.clone() } else { (Arc::new(bases), Arc::new(layers)) }
             });
-            entry.bases = bases.clone();
+            (entry.bases, entry.rests_since) = (bases.clone(), self.serial);
             let Memory { numbers, was_resized, .. } = &*service.memory;
             let (numbers, was_resized) = (numbers.clone(), *was_resized);
             service.memory = Arc::new(Memory { numbers, layers: layers.clone(), was_resized });
@@ -473,8 +525,9 @@ impl Compiler {
 
     /// A service's backends are not counted any more.
     fn uncount(&mut self, service: &Service) {
-        for backend in &service.backends {
-            let pair = (service.name.clone(), service.endpoint(backend));
+        let endpoints = service.backends.iter().map(|backend| service.endpoint(backend));
+        for endpoint in endpoints.chain([Registry::REFUSED]) {
+            let pair = (service.name.clone(), endpoint);
             self.counted.remove(&pair);
             self.uncounted.push(pair);
         }

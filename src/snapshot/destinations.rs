@@ -48,8 +48,8 @@ pub struct Register {
     /// Numbers given out so far.
     count: u32,
     free: Vec<u32>,
-    /// Whose backend left, and that may still be remembered.
-    left: Vec<u32>,
+    /// Whose backend left, and that may still be remembered; with the snapshot that was the first without it.
+    left: Vec<(u32, u32)>,
 }
 
 impl Register {
@@ -76,22 +76,23 @@ impl Register {
         }
     }
 
-    /// Its backend left.
-    pub fn leave(&mut self, number: u32) {
+    /// Its backend left; `serial`: of the first snapshot without it.
+    pub fn leave(&mut self, number: u32, serial: u32) {
         self.set(number, Destination::GONE);
-        self.left.push(number);
+        self.left.push((number, serial));
     }
 
-    /// Those whose backend left.
-    pub fn left(&self) -> &[u32] {
-        &self.left
+    /// Whether any left.
+    pub fn has_left(&self) -> bool {
+        !self.left.is_empty()
     }
 
-    /// Gives those that left out again, but for those that `is_remembered`.
-    pub fn free(&mut self, is_remembered: impl Fn(u32) -> bool) {
-        let (left, free): (Vec<u32>, Vec<u32>) = self.left.iter().partition(|&&number| is_remembered(number));
+    /// Gives those out again that had left in the snapshot `serial`, but for those that `is_remembered`.
+    pub fn free(&mut self, serial: u32, is_remembered: impl Fn(u32) -> bool) {
+        let is_kept = |&&(number, left): &&(u32, u32)| left > serial || is_remembered(number);
+        let (left, free): (Vec<_>, Vec<_>) = self.left.iter().partition(is_kept);
         self.left = left;
-        self.free.extend(free);
+        self.free.extend(free.into_iter().map(|(number, _)| number));
     }
 
     pub fn snapshot(&self) -> Destinations {
@@ -115,13 +116,14 @@ mod tests {
         register.set(5, of(1));
         register.set(599, of(2));
         let before = register.snapshot();
-        register.leave(5);
-        register.leave(6);
+        register.leave(5, 2);
+        register.leave(6, 2);
+        register.leave(8, 3);
         assert_eq!((before.get(5), register.snapshot().get(5)), (Some(&of(1)), None));
         assert_eq!(register.snapshot().get(599), Some(&of(2)));
         assert_eq!((before.get(7), before.get(70_000)), (None, None));
-        register.free(|number| number == 5);
-        assert_eq!(register.left(), [5]);
+        register.free(2, |number| number == 5);
+        assert_eq!(register.left, [(5, 2), (8, 3)]);
         assert_eq!((register.take(), register.take()), (Some(6), Some(600)));
     }
 

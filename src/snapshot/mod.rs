@@ -183,6 +183,8 @@ impl Memory {
 /// What few packets need.
 #[derive(Debug)]
 struct Details {
+    /// Where it is counted what there was no room to remember.
+    refused: TrafficId,
     ranges: Option<Ranges>,
     table: Arc<Table>,
     definition: Arc<Service>,
@@ -415,8 +417,10 @@ impl Snapshot {
         service.and_then(|service| service.targets.get(usize::from(target.member))).unwrap_or(&self.nobody)
     }
 
-    /// The target that refuses what there is no room to remember.
-    pub fn no_room(&self) -> &Target {
+    /// The target that refuses what there is no room to remember: `packets` of this service on this lcore.
+    pub fn no_room(&self, service: ServiceIndex, lcore: usize, packets: u32) -> &Target {
+        let refused = self.compiled_service(service).details.refused;
+        self.traffic(lcore).cell(refused).packets.add(u64::from(packets));
         &self.no_room
     }
 

@@ -105,7 +105,9 @@ impl Bases {
         if let Some(last) = layers.last_mut() {
             // By old owner, since there are fewer of them than slots: whether its slots may be held, and its number now.
             let numbers: HashMap<SocketAddr, u16> = new.endpoints.iter().copied().zip(0..).collect();
-            let number = |endpoint| if keeps(endpoint) { numbers.get(&endpoint).map_or(Some(NOBODY), |&k| Some(k)) } else { None };
+            let number = |endpoint| {
+                if keeps(endpoint) { numbers.get(&endpoint).map_or(Some(NOBODY), |&k| Some(k)) } else { None }
+            };
             let fates: Vec<Option<u16>> = old.endpoints.iter().map(|&endpoint| number(endpoint)).collect();
             let is_same_size = old.size() == new.size();
             let moves = |slot: u32| {

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use metrics::{Label, Unit, counter, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
-use super::sample::Sample;
+use super::sample::{LcoreSample, Sample};
 use crate::control::{FEED_ERRORS, PUBLISH_DURATION};
 use crate::counters::Reason;
 use crate::service::State;
@@ -34,6 +34,14 @@ const READ: &[(&str, Kind, &str)] = &[
     ("penstock_backend_bytes_total", Counter, "Bytes of IP from clients that were sent to the backend."),
     ("penstock_backend_up", Gauge, "1 if the backend may take packets, 0 if it is down."),
     ("penstock_backend_weight", Gauge, "The backend's weight."),
+    ("penstock_flows", Gauge, "Flows that the lcore remembers, those included that are over and not swept yet."),
+    (
+        "penstock_flows_refused_total",
+        Counter,
+        "Packets of new flows of the service that there was no room to remember.",
+    ),
+    ("penstock_backend_flows", Gauge, "Flows that lcores remember by the backend."),
+    ("penstock_slots_moving", Gauge, "Slots of the service whose established flows are elsewhere than new ones go."),
     ("penstock_definitions_version_info", Gauge, "1; the label is the version of the definitions in force."),
     ("penstock_services", Gauge, "Services in force."),
     (
@@ -115,8 +123,9 @@ fn describe(list: &[(&'static str, Kind, &'static str)]) {
 }
 
 fn fill(sample: &Sample) {
-    for (cpu, busy, ports) in &sample.lcores {
+    for LcoreSample { cpu, busy, flows, ports } in &sample.lcores {
         gauge!("penstock_lcore_busy_ratio", "lcore" => cpu.to_string()).set(*busy);
+        gauge!("penstock_flows", "lcore" => cpu.to_string()).set(*flows as f64);
         for (port, totals) in sample.ports.iter().zip(ports) {
             let labels = [Label::new("port", port.clone()), Label::new("lcore", cpu.to_string())];
             let verdict = |name, count| counter!(name, labels.iter()).absolute(count);
@@ -165,6 +174,15 @@ fn fill(sample: &Sample) {
         counter!("penstock_backend_packets_total", labels.iter()).absolute(backend.packets);
         counter!("penstock_backend_bytes_total", labels.iter()).absolute(backend.bytes);
     }
+    for (backend, flows) in &report.flows {
+        gauge!("penstock_backend_flows", labels(&backend.0, backend.1).iter()).set(*flows as f64);
+    }
+    for (service, packets) in &report.refused {
+        counter!("penstock_flows_refused_total", "service" => service.to_string()).absolute(*packets);
+    }
+    for (service, slots) in &report.moving {
+        gauge!("penstock_slots_moving", "service" => service.to_string()).set(*slots as f64);
+    }
     if let Some(definitions) = &report.definitions {
         let version = definitions.version.clone().unwrap_or_default();
         gauge!("penstock_definitions_version_info", "version" => version).set(1.0);
@@ -211,7 +229,7 @@ mod tests {
             Totals { received: 1, forwarded: 2, answered: 3, punted: 4, dropped, injected: 19, inject_refused: 20 };
         Sample {
             ports,
-            lcores: vec![(1, 0.5, vec![totals])],
+            lcores: vec![LcoreSample { cpu: 1, busy: 0.5, flows: 21, ports: vec![totals] }],
             device: Device {
                 missed: vec![6],
                 mbufs_in_use: 7,
@@ -221,6 +239,9 @@ mod tests {
             report: Report {
                 backends: vec![Count { of: (service.name.clone(), endpoint), packets: 13, bytes: 14 }],
                 services: vec![Count { of: service.name.clone(), packets: 15, bytes: 16 }],
+                flows: vec![((service.name.clone(), endpoint), 22)],
+                moving: vec![(service.name.clone(), 23)],
+                refused: vec![(service.name.clone(), 24)],
                 definitions: Some(Arc::new(definitions)),
                 feed_last_success: Some(SystemTime::now()),
                 unresolved: 17,

@@ -73,23 +73,33 @@ impl Lcores {
         }
     }
 
-    /// CPU, share of time spent on frames, and totals by port, of each lcore.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u16, f64, Vec<Totals>)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = LcoreSample> {
         self.blocks.iter().zip(&self.ratios).map(|((cpu, block), ratio)| {
             let totals = block.ports.iter().map(|port| {
                 let mut totals = Totals::default();
                 totals.add(port);
                 totals
             });
-            (*cpu, f64::from_bits(ratio.load(Ordering::Relaxed)), totals.collect())
+            let busy = f64::from_bits(ratio.load(Ordering::Relaxed));
+            LcoreSample { cpu: *cpu, busy, flows: block.polling.flows.get(), ports: totals.collect() }
         })
     }
+}
+
+/// What one lcore tells.
+pub(super) struct LcoreSample {
+    pub cpu: u16,
+    /// Share of time spent on frames.
+    pub busy: f64,
+    pub flows: u64,
+    /// By port.
+    pub ports: Vec<Totals>,
 }
 
 /// A scrape's content.
 pub(super) struct Sample<'a> {
     pub ports: &'a [String],
-    pub lcores: Vec<(u16, f64, Vec<Totals>)>,
+    pub lcores: Vec<LcoreSample>,
     pub device: Device,
     pub report: Report,
 }

@@ -1,0 +1,111 @@
+//! What the lcores remember, looked at while they go on: how many flows each destination has.
+//!
+//! A look goes over all memories bit by bit, so that it never keeps the control side for long. What it saw holds for the moment that it
+//! saw it: enough to know that nobody is left, once nobody new can come.
+
+use std::collections::HashMap;
+
+use crate::flow::{Flow, Remembered};
+
+/// Places looked at in one step.
+const STEP: usize = 1 << 16;
+
+/// The memories of all lcores, and the look under way.
+#[derive(Debug, Default)]
+pub struct Look {
+    memories: Vec<Remembered>,
+    under_way: Option<UnderWay>,
+    /// What the last look saw, by destination.
+    seen: HashMap<u32, Counts>,
+}
+
+/// Entries of one destination.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub flows: u64,
+    /// The second in which the last packet of any came, of the clock's seconds by [`Flow::SECONDS`]; of the entry that was seen last.
+    pub seen: u32,
+}
+
+#[derive(Debug)]
+struct UnderWay {
+    /// The snapshot that all lcores had adopted before.
+    serial: u32,
+    memory: usize,
+    place: usize,
+    counts: HashMap<u32, Counts>,
+}
+
+impl Look {
+    pub fn new(memories: Vec<Remembered>) -> Self {
+        Self { memories, ..Self::default() }
+    }
+
+    /// Goes on with the look under way, or begins one; `adopted`: the snapshot that all lcores have adopted, where they have. Gives the
+    /// snapshot that all had adopted before a look that ends with this step.
+    pub fn step(&mut self, adopted: Option<u32>) -> Option<u32> {
+        if self.under_way.is_none() {
+            self.under_way = adopted.map(|serial| UnderWay { serial, memory: 0, place: 0, counts: HashMap::new() });
+        }
+        let look = self.under_way.as_mut()?;
+        if let Some(memory) = self.memories.get(look.memory) {
+            let end = (look.place + STEP).min(memory.places());
+            for Flow { destination, seen, .. } in memory.flows(look.place..end) {
+                let counts = look.counts.entry(destination).or_default();
+                *counts = Counts { flows: counts.flows + 1, seen };
+            }
+            (look.memory, look.place) = if end == memory.places() { (look.memory + 1, 0) } else { (look.memory, end) };
+        }
+        if look.memory < self.memories.len() {
+            return None;
+        }
+        let look = self.under_way.take()?;
+        self.seen = look.counts;
+        Some(look.serial)
+    }
+
+    /// What the last look saw of a destination.
+    pub fn seen(&self, destination: u32) -> Counts {
+        self.seen.get(&destination).copied().unwrap_or_default()
+    }
+
+    /// Whether the last look saw a flow that is remembered by this destination.
+    pub fn is_remembered(&self, destination: u32) -> bool {
+        self.seen.contains_key(&destination)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::{Flows, Stage, Worth};
+
+    #[test]
+    fn a_look_sees_all_flows_of_all_lcores() {
+        let mut lcores = [Flows::new(200_000, [1, 2]), Flows::new(10, [3, 4])];
+        let mut remember = |lcore: usize, destination, count: u64| {
+            for number in 0..count {
+                let flows: &mut Flows = &mut lcores[lcore];
+                let spot = flows.spot([number, u64::from(destination)]);
+                let flow = Flow { destination, slot: 1, stage: Stage::Established, seen: 7 };
+                flows.insert(spot, &flow, |_| Worth::Everything);
+            }
+        };
+        remember(0, 5, 150_000);
+        remember(0, 6, 3);
+        remember(1, 6, 4);
+        let mut look = Look::new(lcores.iter().map(Flows::remembered).collect());
+        assert_eq!(look.step(None), None, "as long as an lcore may remember by what is gone");
+        let mut steps = 0;
+        let serial = loop {
+            steps += 1;
+            // What is adopted meanwhile is of the next look.
+            if let Some(serial) = look.step(Some(8 + steps)) {
+                break serial;
+            }
+        };
+        assert_eq!((serial, steps), (9, 225_000_u32.div_ceil(STEP as u32) + 1));
+        assert_eq!([5, 6, 7].map(|destination| look.seen(destination).flows), [150_000, 7, 0]);
+        assert_eq!([5, 6, 7].map(|destination| look.is_remembered(destination)), [true, true, false]);
+    }
+}
