@@ -35,6 +35,8 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use super::{Seconds, fold, key};
 
+#[cfg(all(test, penstock_loom))]
+mod models;
 #[cfg(all(test, not(penstock_loom)))]
 mod stress;
 #[cfg(all(test, not(penstock_loom)))]
