@@ -1,7 +1,8 @@
 //! What lcores know of flows: the translations of `snat` and the sources that these have, which flows of `dnat-dsr` an lcore has seen begin,
-//! and to which lcore a NIC deals them.
+//! to which lcore a NIC deals them, and where the clients of `source-ip` affinity went.
 
 mod begun;
+mod clients;
 mod dealing;
 mod nat;
 mod rule;
@@ -9,6 +10,7 @@ mod sources;
 mod table;
 
 pub use begun::{Begun, Mark};
+pub use clients::{Client, ClientSpot, Clients};
 pub use dealing::Dealing;
 pub use nat::{Address, Ends, Head, KeyV4, Nat, Seconds, Slot, Table, Translation, Via};
 pub use rule::{Choice, Fate, Goes, Known, Says, worth};
