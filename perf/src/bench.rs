@@ -10,14 +10,21 @@ use penstock::service::Forwarding;
 
 use crate::hugepages::Hugepages;
 use crate::machine::{self, Machine};
+use crate::node::Task;
 use crate::report::{ModeSample, Report, Sample};
 use crate::stats::Summary;
+use crate::traffic::Kind;
 use crate::{interrupt, maglev, node, testpmd, traffic};
 
 pub const VIP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 80);
 pub const BACKENDS: usize = 100;
 /// Flows of the frames that forwarding modes are compared by.
 pub const MODE_FLOWS: usize = 1_000;
+/// With how many SYNs and floods are measured.
+pub const MOST_FLOWS: usize = 1_000_000;
+/// Flows that are established in a flood, and those there is room for.
+const ESTABLISHED: usize = 100_000;
+const ROOM: usize = 131_072;
 /// Frames of the capture that `replay` is timed with.
 const REPLAYED: usize = 1_000_000;
 
@@ -30,10 +37,10 @@ pub struct Options {
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
     /// Numbers of flows.
-    #[arg(long, value_delimiter = ',', default_values_t = [1, 1_000, 100_000])]
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 1_000, 100_000, MOST_FLOWS])]
     flows: Vec<usize>,
     /// Who is measured.
-    #[arg(long, value_delimiter = ',', default_values_t = [Contestant::Io, Contestant::Swap, Contestant::Penstock])]
+    #[arg(long, value_delimiter = ',', default_values_t = Contestant::ALL)]
     contestants: Vec<Contestant>,
     /// Forwarding modes that are measured besides `ipip`, or "none"; at 1 k flows, where these are among the flows.
     #[arg(long, value_delimiter = ',', default_values_t = others())]
@@ -73,14 +80,34 @@ pub enum Contestant {
     Swap,
     /// penstock balances to 100 backends over ipip.
     Penstock,
+    /// The same, and it remembers every flow: each packet is of one that it knows.
+    Tracked,
+    /// The same, and each packet is a SYN of a flow that it does not know, and remembers; with a million flows, a quarter of which fit.
+    Syn,
+    /// Tracked, a million frames of 100 k flows.
+    Calm,
+    /// The same, but every tenth frame is a SYN of another flow.
+    Flooded,
 }
 
 impl Contestant {
+    pub const ALL: [Self; 7] =
+        [Self::Io, Self::Swap, Self::Penstock, Self::Tracked, Self::Syn, Self::Calm, Self::Flooded];
+
+    /// Whether it is measured with so many flows.
+    fn takes(self, flows: usize) -> bool {
+        !matches!(self, Self::Syn | Self::Calm | Self::Flooded) || flows == MOST_FLOWS
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Io => "io",
             Self::Swap => "5tswap",
             Self::Penstock => "penstock",
+            Self::Tracked => "penstock, tracked",
+            Self::Syn => "penstock, SYN only",
+            Self::Calm => "penstock, 100 k tracked",
+            Self::Flooded => "penstock, 100 k tracked, flooded",
         }
     }
 }
@@ -108,6 +135,7 @@ impl Rate {
 }
 
 /// What is the same for all contestants of a comparison.
+#[derive(Clone)]
 pub struct Rig {
     pub lcore: u16,
     pub main: u16,
@@ -129,6 +157,15 @@ impl Rig {
     pub const MEMPOOL_CACHE: usize = 256;
     /// An mbuf with 2176 bytes of room, its header and its place in the ring.
     const MBUF_BYTES: usize = 2400;
+
+    /// The same with as many frames of another kind.
+    fn with(&self, kind: Kind) -> anyhow::Result<Self> {
+        let capture = self.directory.join(format!("{kind:?}.pcap"));
+        if !capture.exists() {
+            traffic::write_kind(&capture, kind, MOST_FLOWS, VIP)?;
+        }
+        Ok(Self { capture, ..self.clone() })
+    }
 
     pub fn device(&self) -> String {
         format!("net_pcap0,rx_pcap={},infinite_rx=1", self.capture.display())
@@ -174,6 +211,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         for (flows, rig) in &rigs {
             // Each goes first in turn, so that a drift of the machine favours nobody.
             let mut order = options.contestants.clone();
+            order.retain(|contestant| contestant.takes(*flows));
             let first = round % order.len().max(1);
             order.rotate_left(first);
             for contestant in order {
@@ -183,7 +221,17 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
                         report.tsc_hz = hz;
                         rate
                     }
-                    Contestant::Penstock => node::measure(rig, &options.penstock, Forwarding::Ipip)?,
+                    Contestant::Penstock => node::measure(rig, &options.penstock, Task::Forward(Forwarding::Ipip))?,
+                    Contestant::Tracked => node::measure(rig, &options.penstock, Task::Remember(1 << 20))?,
+                    Contestant::Syn => {
+                        node::measure(&rig.with(Kind::Syns)?, &options.penstock, Task::RememberAll(MOST_FLOWS / 4))?
+                    }
+                    Contestant::Calm => {
+                        node::measure(&rig.with(Kind::Acks(ESTABLISHED))?, &options.penstock, Task::Remember(ROOM))?
+                    }
+                    Contestant::Flooded => {
+                        node::measure(&rig.with(Kind::Flood(ESTABLISHED))?, &options.penstock, Task::Remember(ROOM))?
+                    }
                 };
                 eprintln!(
                     "round {} of {rounds}, {flows} flows, {:8} {:6.2} Mpps, off its core {:.1} %",
@@ -195,7 +243,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
                 report.samples.push(Sample { round, flows: *flows, contestant, rate });
             }
             for &forwarding in modes.iter().filter(|_| *flows == MODE_FLOWS) {
-                let rate = node::measure(rig, &options.penstock, forwarding)?;
+                let rate = node::measure(rig, &options.penstock, Task::Forward(forwarding))?;
                 let (name, mpps) = (forwarding.name(), rate.pps / 1e6);
                 eprintln!("round {} of {rounds}, {flows} flows, {name:8} {mpps:6.2} Mpps", round + 1);
                 report.modes.push(ModeSample { round, forwarding, rate });

@@ -22,6 +22,9 @@ pub struct Options {
     /// Numbers of flows, each packet of another than the one before.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 1_000])]
     flows: Vec<usize>,
+    /// Count what flow memory costs: every packet is of a flow that is remembered.
+    #[arg(long)]
+    tracked: bool,
 }
 
 #[derive(clap::Args)]
@@ -32,6 +35,8 @@ pub struct Work {
     flows: usize,
     #[arg(long)]
     bursts: usize,
+    #[arg(long)]
+    tracked: bool,
 }
 
 /// Bursts of the two runs whose difference is taken: what a program does to start and to warm up is in both.
@@ -41,11 +46,11 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     println!("Instructions a packet, parse to apply, by callgrind; bursts of {BURST}.\n");
     println!("| mode |{}", options.flows.iter().map(|flows| format!(" {flows} flows |")).collect::<String>());
     println!("|---|{}", "--:|".repeat(options.flows.len()));
-    let bare: Vec<f64> = options.flows.iter().map(|&flows| count(None, flows)).collect::<anyhow::Result<_>>()?;
+    let bare: Vec<f64> = options.flows.iter().map(|&flows| count(None, flows, false)).collect::<anyhow::Result<_>>()?;
     for mode in bench::modes(&options.modes)? {
         let mut line = format!("| `{}` |", mode.name());
         for (&flows, bare) in options.flows.iter().zip(&bare) {
-            line += &format!(" {:.1} |", count(Some(mode), flows)? - bare);
+            line += &format!(" {:.1} |", count(Some(mode), flows, options.tracked)? - bare);
         }
         println!("{line}");
     }
@@ -53,18 +58,19 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 /// Of a packet of this mode; without one, of filling its buffer alone.
-fn count(mode: Option<Forwarding>, flows: usize) -> anyhow::Result<f64> {
-    let [few, many] = BURSTS.map(|bursts| collected(mode, flows, bursts));
+fn count(mode: Option<Forwarding>, flows: usize, tracked: bool) -> anyhow::Result<f64> {
+    let [few, many] = BURSTS.map(|bursts| collected(mode, flows, tracked, bursts));
     Ok((many? - few?) / ((BURSTS[1] - BURSTS[0]) * BURST) as f64)
 }
 
-fn collected(mode: Option<Forwarding>, flows: usize, bursts: usize) -> anyhow::Result<f64> {
+fn collected(mode: Option<Forwarding>, flows: usize, tracked: bool, bursts: usize) -> anyhow::Result<f64> {
     let mut valgrind = Command::new("valgrind");
     valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).arg(std::env::current_exe()?);
     valgrind.args(["pipeline", "--flows", &flows.to_string(), "--bursts", &bursts.to_string()]);
     if let Some(mode) = mode {
         valgrind.args(["--mode", mode.name()]);
     }
+    valgrind.args(tracked.then_some("--tracked"));
     let output = valgrind.stdin(Stdio::null()).output().context("valgrind cannot be run")?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{said}");
@@ -77,11 +83,19 @@ pub fn work(work: &Work) -> anyhow::Result<()> {
     let frames = traffic::frames(work.flows, work.flows.max(BURST), 1, VIP, traffic::NET_PCAP_MAC)?;
     let mode = work.mode.as_ref().map(|name| bench::modes(std::slice::from_ref(name))).transpose()?;
     let mode = mode.and_then(|modes| modes.first().copied());
-    let (config, services) = node::documents(&nowhere(), ([127, 0, 0, 1], 1).into(), mode.unwrap_or(Forwarding::Ipip));
+    let forwarding = mode.unwrap_or(Forwarding::Ipip);
+    let (config, services) = node::documents(&nowhere(), ([127, 0, 0, 1], 1).into(), forwarding);
     let (config, _) = Config::read(config, "penstock.toml")?;
-    let (definitions, _) = service::read(services, "services.json", None)?;
-    let snapshot = Compiler::new(config.environment()).compile(&definitions, &config.fabric(), Millis(0));
-    let mut pipeline = Pipeline::with(penstock::flow::Nat::new(snapshot.sources(), 0, [0; 2]));
+    let sets = if work.tracked { node::changing_services(forwarding).to_vec() } else { vec![services] };
+    let mut compiler = Compiler::new(config.environment());
+    let mut snapshot = None;
+    for set in sets {
+        let (definitions, _) = service::read(set, "services.json", None)?;
+        snapshot = Some(compiler.compile(&definitions, &config.fabric(), Millis(0)));
+    }
+    let snapshot = snapshot.context("no definitions")?;
+    let mut pipeline =
+        Pipeline::with(penstock::flow::Nat::new(snapshot.sources(), 0, [0; 2])).remembering(1 << 20, [1, 2]);
     let mut buffers = vec![Buffer::default(); BURST];
     let mut verdicts = [Verdict::Punt; BURST];
     let mut next = frames.iter().cycle();

@@ -19,13 +19,43 @@ use crate::traffic::{NET_PCAP_MAC, ROUTER_MAC};
 
 const START: Duration = Duration::from_secs(60);
 
-/// The rate at which a node on the rig forwards by this mode.
-pub fn measure(rig: &Rig, penstock: &Path, forwarding: Forwarding) -> anyhow::Result<Rate> {
+/// What a node does on the rig.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// Forwards by this mode, and remembers nothing.
+    Forward(Forwarding),
+    /// Remembers every flow that goes on (`ipip`), of at most so many.
+    Remember(usize),
+    /// Remembers every flow that begins (`ipip`, `"tracking": "full"`), of at most so many.
+    RememberAll(usize),
+}
+
+/// The rate at which a node on the rig does this.
+pub fn measure(rig: &Rig, penstock: &Path, task: Task) -> anyhow::Result<Rate> {
     let listen = free_address()?;
-    let (config, _) = write_files(rig, listen, forwarding)?;
+    let (forwarding, capacity) = match task {
+        Task::Forward(forwarding) => (forwarding, 1 << 20),
+        Task::Remember(capacity) | Task::RememberAll(capacity) => (Forwarding::Ipip, capacity),
+    };
+    let sets = match task {
+        Task::Forward(forwarding) => vec![services(forwarding, "none", "", "0")],
+        Task::Remember(_) => changing_services(forwarding).to_vec(),
+        Task::RememberAll(_) => vec![services(forwarding, "full", "", "0")],
+    };
+    let (config, file) = (rig.directory.join("penstock.toml"), rig.directory.join("services.json"));
+    fs::write(&config, self::config(rig, listen, forwarding, capacity))?;
+    fs::write(&file, &sets[0])?;
     let arguments = ["run".to_owned(), "--config".to_owned(), config.display().to_string()];
     let mut node = Process::start(&penstock.display().to_string(), &arguments, rig.realtime)?;
     wait_for_traffic(&mut node, listen)?;
+    for (version, set) in sets.iter().enumerate().skip(1) {
+        let new = file.with_extension("new");
+        fs::write(&new, set)?;
+        fs::rename(&new, &file)?;
+        wait_for(&mut node, listen, |text| {
+            text.contains(&format!("penstock_definitions_version_info{{version=\"{version}\"}} 1"))
+        })?;
+    }
     interrupt::sleep(rig.warm_up)?;
 
     let (start, before) = (Counts::read(listen)?, node.core_time()?);
@@ -42,6 +72,8 @@ pub fn measure(rig: &Rig, penstock: &Path, forwarding: Forwarding) -> anyhow::Re
         "penstock received {received} frames and forwarded {forwarded}; dropped in all: {:?}",
         end.dropped
     );
+    let is_remembered = task == Task::Forward(forwarding) || end.flows > 0.0;
+    ensure!(is_remembered, "penstock remembers no flow");
     Ok(Rate::new(forwarded / elapsed, after.off_core_since(before)))
 }
 
@@ -74,6 +106,39 @@ fn write_files(rig: &Rig, metrics: SocketAddr, forwarding: Forwarding) -> anyhow
 
 /// Configuration and definitions: one service, [`BACKENDS`] backends behind one router; those of `l2dsr` are neighbours.
 pub fn documents(rig: &Rig, metrics: SocketAddr, forwarding: Forwarding) -> (String, String) {
+    (config(rig, metrics, forwarding, 1 << 20), services(forwarding, "none", "", "1"))
+}
+
+/// Definitions between which every slot changes its owner, while all owners stay: so every flow is remembered after the second.
+pub fn changing_services(forwarding: Forwarding) -> [String; 2] {
+    let half = |first: usize, weight: usize| {
+        (first..first + BACKENDS)
+            .map(move |host| format!(",\n    {{\"address\": \"10.1.1.{}\", \"weight\": {weight}}}", host + 1))
+    };
+    [0, 1].map(|version| {
+        let (old, new) = if version == 0 { (100, 0) } else { (0, 100) };
+        let backends: String = half(0, old).chain(half(BACKENDS, new)).collect();
+        let extra = format!("{{\"address\": \"10.1.0.1\", \"weight\": 0}}{backends}");
+        services(forwarding, "transition", &extra, &version.to_string())
+    })
+}
+
+/// One service; `backends`: as they are written, or the usual ones.
+pub fn services(forwarding: Forwarding, tracking: &str, backends: &str, version: &str) -> String {
+    let usual = (0..BACKENDS).map(|backend| format!("{{\"address\": \"10.1.0.{}\"}}", backend + 1));
+    let usual = usual.collect::<Vec<_>>().join(",\n    ");
+    let backends = if backends.is_empty() { &usual } else { backends };
+    let code = if forwarding == Forwarding::Dscp { "\"dscp\": 5, " } else { "" };
+    format!(
+        "{{\"version\": \"{version}\", \"services\": [{{\"name\": \"web\", \"vip\": \"{}\", \"port\": {}, \"protocol\": \"tcp\",\n  \
+         \"forwarding\": \"{}\", {code}\"tracking\": \"{tracking}\", \"backends\": [\n    {backends}]}}]}}\n",
+        VIP.ip(),
+        VIP.port(),
+        forwarding.name()
+    )
+}
+
+fn config(rig: &Rig, metrics: SocketAddr, forwarding: Forwarding, capacity: usize) -> String {
     let mac = |bytes: [u8; 6]| bytes.map(|byte| format!("{byte:02x}")).join(":");
     let mut config = format!(
         r#"[node]
@@ -111,6 +176,9 @@ via = "10.0.0.254"
 [snat]
 ipv4 = ["10.0.0.1"]
 
+[flows]
+capacity = {capacity}
+
 [feed]
 kind = "file"
 path = "services.json"
@@ -125,28 +193,26 @@ listen = "{metrics}"
         port_mac = mac(NET_PCAP_MAC),
         router_mac = mac(ROUTER_MAC),
     );
-    let mut backends = String::new();
-    for backend in 0..BACKENDS {
-        let comma = if backend == 0 { "" } else { "," };
-        backends += &format!("{comma}\n    {{\"address\": \"10.1.0.{}\"}}", backend + 1);
-        if forwarding == Forwarding::L2dsr {
-            let (host, mac) = (backend + 1, mac([2, 0, 0, 1, 0, backend as u8]));
-            config += &format!("\n[[neighbor]]\naddress = \"10.1.0.{host}\"\nmac = \"{mac}\"\nport = \"wan0\"\n");
-        }
+    for backend in (0..BACKENDS).filter(|_| forwarding == Forwarding::L2dsr) {
+        let (host, mac) = (backend + 1, mac([2, 0, 0, 1, 0, backend as u8]));
+        config += &format!("\n[[neighbor]]\naddress = \"10.1.0.{host}\"\nmac = \"{mac}\"\nport = \"wan0\"\n");
     }
-    let code = if forwarding == Forwarding::Dscp { "\"dscp\": 5, " } else { "" };
-    let services = format!(
-        "{{\"version\": \"1\", \"services\": [{{\"name\": \"web\", \"vip\": \"{}\", \"port\": {}, \"protocol\": \"tcp\",\n  \
-         \"forwarding\": \"{}\", {code}\"tracking\": \"none\", \"backends\": [{backends}]}}]}}\n",
-        VIP.ip(),
-        VIP.port(),
-        forwarding.name()
-    );
-    (config, services)
+    config
 }
 
 fn free_address() -> anyhow::Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
+
+/// Waits until the metrics say something.
+fn wait_for(node: &mut Process, listen: SocketAddr, says: impl Fn(&str) -> bool) -> anyhow::Result<()> {
+    let deadline = Instant::now() + START;
+    while !says(&get(listen, "/metrics")?) {
+        node.check_alive()?;
+        ensure!(Instant::now() < deadline, "the new definitions are not in force within {START:?}");
+        interrupt::sleep(Duration::from_millis(50))?;
+    }
+    Ok(())
 }
 
 fn wait_for_traffic(node: &mut Process, listen: SocketAddr) -> anyhow::Result<()> {
@@ -169,6 +235,7 @@ struct Counts {
     at: Instant,
     received: f64,
     forwarded: f64,
+    flows: f64,
     dropped: BTreeMap<String, f64>,
 }
 
@@ -184,6 +251,7 @@ impl Counts {
             at,
             received: series(&text, "penstock_received_packets_total").map(|(_, value)| value).sum(),
             forwarded: series(&text, "penstock_forwarded_packets_total").map(|(_, value)| value).sum(),
+            flows: series(&text, "penstock_flows").map(|(_, value)| value).sum(),
             dropped: series(&text, "penstock_dropped_packets_total")
                 .filter_map(labels)
                 .filter(|&(_, n)| n > 0.0)

@@ -11,8 +11,8 @@ use penstock::service::Forwarding;
 
 use crate::bench::{BACKENDS, Contestant, MODE_FLOWS, Rate};
 use crate::machine::Machine;
-use crate::plot;
 use crate::stats::Summary;
+use crate::{plot, traffic};
 
 /// One measurement of one contestant.
 #[derive(Debug, Clone, Copy)]
@@ -103,7 +103,7 @@ impl Report {
         let _ = writeln!(
             text,
             "{}, {} CPUs, TSC {:.0} MHz · Linux {} · DPDK {} · {}\n{} rounds of {} s; lcore on CPU {}, the rest on CPU {}; \
-             load before {}; {BACKENDS} backends, `ipip`, no flow memory.{}{}\n",
+             load before {}; {BACKENDS} backends, `ipip`; no flow memory but where it says tracked.{}{}\n",
             machine.cpu,
             machine.cpus,
             self.tsc_hz / 1e6,
@@ -121,12 +121,13 @@ impl Report {
         text += "| flows | who | Mpps: median (min – max) | cycles/packet | above `io` | × 5tswap: median (min – max) | off core, worst |\n";
         text += "|--:|---|--:|--:|--:|--:|--:|\n";
         for flows in self.flows() {
-            for contestant in [Contestant::Io, Contestant::Swap, Contestant::Penstock] {
+            for contestant in Contestant::ALL {
                 if let Some(row) = self.row(flows, contestant) {
                     text += &row;
                 }
             }
         }
+        text += &self.flood();
         text += &self.modes_table();
         if let Some(replay) = self.replay {
             let _ =
@@ -144,6 +145,24 @@ impl Report {
             let _ = writeln!(text, "\n![packets per second by flows]({plot})");
         }
         text
+    }
+
+    /// What a flood of SYNs leaves of the rate of established flows.
+    fn flood(&self) -> String {
+        const SYNS: f64 = 1.0 / traffic::FLOOD as f64;
+        let calm = |round| self.samples.iter().find(|s| s.contestant == Contestant::Calm && s.round == round);
+        let flooded = || self.samples.iter().filter(|sample| sample.contestant == Contestant::Flooded);
+        let left = flooded().filter_map(|s| Some(s.rate.pps * (1.0 - SYNS) / calm(s.round)?.rate.pps));
+        let (Some(left), Some(syns)) = (Summary::of(left), Summary::of(flooded().map(|s| s.rate.pps * SYNS))) else {
+            return String::new();
+        };
+        format!(
+            "\nUnder a flood of {:.2} M SYN/s, each of another flow, established flows have {:.3} ({:.3} – {:.3}) of the rate that they have without.\n",
+            syns.median / 1e6,
+            left.median,
+            left.min,
+            left.max
+        )
     }
 
     /// The modes against `ipip` in the same round.
@@ -186,7 +205,7 @@ impl Report {
         Some(format!(
             "| {} | {} | {:.2} ({:.2} – {:.2}) | {cycles:.1} | {} | {} | {:.1} % |\n",
             thousands(flows),
-            if contestant == Contestant::Penstock { format!("**{name}**") } else { format!("`{name}`") },
+            if name.starts_with("penstock") { format!("**{name}**") } else { format!("`{name}`") },
             pps.median / 1e6,
             pps.min / 1e6,
             pps.max / 1e6,

@@ -63,7 +63,10 @@ pub fn write(
     vip: SocketAddrV4,
     mac: [u8; 6],
 ) -> anyhow::Result<()> {
-    let frames = self::frames(flows, frames, seed, vip, mac)?;
+    write_frames(path, &self::frames(flows, frames, seed, vip, mac)?)
+}
+
+fn write_frames(path: &Path, frames: &[[u8; FRAME]]) -> anyhow::Result<()> {
     let file = File::create(path).with_context(|| format!("{} cannot be written", path.display()))?;
     let mut pcap = PcapWriter::new(BufWriter::with_capacity(1 << 20, file))?;
     for (frame, index) in frames.iter().zip(0u64..) {
@@ -83,6 +86,39 @@ pub fn frames(
 ) -> anyhow::Result<Vec<[u8; FRAME]>> {
     let clients = clients(flows, seed)?;
     Ok(clients.iter().cycle().take(frames).map(|&client| ack(client, vip, mac)).collect())
+}
+
+/// What a capture consists of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// ACKs of so many flows.
+    Acks(usize),
+    /// SYNs, each of another flow.
+    Syns,
+    /// ACKs of so many flows, and every tenth frame the SYN of yet another.
+    Flood(usize),
+}
+
+/// Of a flood, each so-manieth frame is a SYN.
+pub const FLOOD: usize = 10;
+
+/// Writes a capture of `frames` frames of this kind.
+pub fn write_kind(path: &Path, kind: Kind, frames: usize, vip: SocketAddrV4) -> anyhow::Result<()> {
+    let (flows, is_syn): (usize, fn(usize) -> bool) = match kind {
+        Kind::Acks(flows) => (flows, |_| false),
+        Kind::Syns => (0, |_| true),
+        Kind::Flood(flows) => (flows, |at| at % FLOOD == FLOOD - 1),
+    };
+    let syns = (0..frames).filter(|&at| is_syn(at)).count();
+    let clients = clients(flows + syns, 1)?;
+    let (established, new) = clients.split_at(flows);
+    let (mut established, mut new) = (established.iter().cycle(), new.iter());
+    let frames = (0..frames).map(|at| match is_syn(at) {
+        true => new.next().map(|&client| syn(client, vip, NET_PCAP_MAC)),
+        false => established.next().map(|&client| ack(client, vip, NET_PCAP_MAC)),
+    });
+    let frames: Option<Vec<_>> = frames.collect();
+    write_frames(path, &frames.context("no flows")?)
 }
 
 /// `count` different clients in an order without a pattern.
@@ -115,6 +151,17 @@ fn ack(client: SocketAddrV4, vip: SocketAddrV4, mac: [u8; 6]) -> [u8; FRAME] {
     frame
 }
 
+/// What opens a connection.
+fn syn(client: SocketAddrV4, vip: SocketAddrV4, mac: [u8; 6]) -> [u8; FRAME] {
+    let mut frame = [0; FRAME];
+    let packet = PacketBuilder::ethernet2(ROUTER_MAC, mac)
+        .ipv4(client.ip().octets(), vip.ip().octets(), 64)
+        .tcp(client.port(), vip.port(), 1_000_000, 512)
+        .syn();
+    packet.write(&mut &mut frame[..], &[]).expect("54 bytes fit into 60");
+    frame
+}
+
 /// Steele, Lea and Flood's generator (2014): short, seeded, the same everywhere.
 struct SplitMix64(u64);
 
@@ -140,6 +187,27 @@ mod tests {
     use etherparse::SlicedPacket;
 
     const VIP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 80);
+
+    #[test]
+    fn of_a_flood_every_tenth_frame_opens_a_flow_of_its_own() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        write_kind(file.path(), Kind::Flood(7), 100, VIP).unwrap();
+        let mut reader = pcap_file::pcap::PcapReader::new(File::open(file.path()).unwrap()).unwrap();
+        let (mut established, mut new) = (HashSet::new(), HashSet::new());
+        for at in 0..100 {
+            let frame = reader.next_packet().unwrap().unwrap().data;
+            let packet = SlicedPacket::from_ethernet(&frame).unwrap();
+            let Some(etherparse::TransportSlice::Tcp(tcp)) = packet.transport else { panic!("{at}") };
+            assert_eq!((tcp.syn(), tcp.ack()), (at % 10 == 9, at % 10 != 9), "{at}");
+            let flow = (frame[26..30].to_vec(), tcp.source_port());
+            if tcp.syn() {
+                new.insert(flow)
+            } else {
+                established.insert(flow)
+            };
+        }
+        assert_eq!((established.len(), new.len(), established.intersection(&new).count()), (7, 10, 0));
+    }
 
     #[test]
     fn a_frame_is_a_padded_ack_with_right_checksums() {

@@ -4,6 +4,7 @@
 //! owner of its slot *now*, and what goes on with one to the slot's *base*, where flows are that nobody remembers. While the two differ
 //! every flow of the slot is entered; at rest only what `full` wants remembered.
 
+use super::table::Entry;
 use super::{Flow, Flows, Inserted, Seconds, Spot, Stage, Worth};
 use crate::service::Tracking;
 use crate::wire::tcp::{ACK, FIN, RST, SYN};
@@ -52,6 +53,7 @@ impl Fate {
     /// Of a destination that is gone.
     pub const GONE: Self = Self { is_there: false, keeps: false, takes_new: false, idle: [0; 3] };
 
+    #[inline(always)]
     fn idle(&self, stage: Stage) -> u32 {
         self.idle[stage as usize - 1]
     }
@@ -92,27 +94,27 @@ pub enum Goes {
 }
 
 impl Flows {
-    /// Where a flow goes that is remembered, and whose backend keeps it. Notes what its packet says.
+    /// Where a flow goes that is remembered, and whose backend keeps it. Notes what its packet says. `look`: what is known of a destination
+    /// to which the packet may go.
     #[inline(always)]
-    pub fn follow(&mut self, spot: Spot, says: Says, now: Seconds, known: &impl Known) -> Option<u32> {
-        let place = self.find(spot)?;
-        let flow = self.get(place);
-        let fate = known.fate(flow.destination);
-        if !fate.keeps || flow.age(now) > fate.idle(flow.stage) || !known.is_asked_for(flow.destination) {
+    pub fn follow<T>(
+        &self,
+        spot: Spot,
+        says: Says,
+        now: Seconds,
+        look: impl FnOnce(u32) -> Option<(Fate, T)>,
+    ) -> Option<T> {
+        let entry = self.entry_of(spot)?;
+        let flow = entry.flow();
+        let (fate, found) = look(flow.destination)?;
+        if !fate.keeps || flow.age(now) > fate.idle(flow.stage) {
             return None;
         }
-        // Who opens a connection anew need not go where nothing came of the last, or where it is ending.
-        let is_anew = says == Says::Opens && flow.stage != Stage::Established;
-        if is_anew && !fate.takes_new {
-            return None;
-        }
-        let stage = if is_anew { Stage::Opening } else { after(flow.stage, says) };
-        let seen = now.0 % Flow::SECONDS;
         // Most packets say nothing new, and leave their cache line as it is.
-        if (stage, seen) != (flow.stage, flow.seen) && says != Says::Nothing {
-            self.set(place, &Flow { stage, seen, ..flow });
+        if says == Says::GoesOn && flow.stage == Stage::Established && flow.seen == now.0 % Flow::SECONDS {
+            return Some(found);
         }
-        Some(flow.destination)
+        is_noted(entry, &flow, says, now, fate.takes_new).then_some(found)
     }
 
     /// Decides on a packet, and remembers what is to be remembered. `choose` is asked where the flow is not known.
@@ -124,7 +126,8 @@ impl Flows {
         known: &impl Known,
         choose: impl FnOnce() -> Choice,
     ) -> Goes {
-        if let Some(destination) = self.follow(spot, says, now, known) {
+        let look = |destination| known.is_asked_for(destination).then(|| (known.fate(destination), destination));
+        if let Some(destination) = self.follow(spot, says, now, look) {
             return Goes::To(destination);
         }
         let place = self.find(spot);
@@ -171,6 +174,22 @@ impl Flows {
             }
         }
     }
+}
+
+/// Notes what a packet says of its flow, if it is of that flow.
+#[inline(never)]
+fn is_noted(entry: &Entry, flow: &Flow, says: Says, now: Seconds, takes_new: bool) -> bool {
+    // Who opens a connection anew need not go where nothing came of the last, or where it is ending.
+    let is_anew = says == Says::Opens && flow.stage != Stage::Established;
+    if is_anew && !takes_new {
+        return false;
+    }
+    let stage = if is_anew { Stage::Opening } else { after(flow.stage, says) };
+    let seen = now.0 % Flow::SECONDS;
+    if (stage, seen) != (flow.stage, flow.seen) && says != Says::Nothing {
+        entry.put(entry.fingerprint(), &Flow { stage, seen, ..*flow });
+    }
+    true
 }
 
 /// The stage after a packet of the client's.

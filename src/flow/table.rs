@@ -47,7 +47,7 @@ struct Bucket([Entry; WAYS]);
 
 /// 56 bits of the hash and 8 of state; destination, slot and seconds. All zeros: free.
 #[derive(Debug, Default)]
-struct Entry {
+pub struct Entry {
     head: AtomicU64,
     rest: AtomicU64,
 }
@@ -129,6 +129,13 @@ pub enum Inserted {
     None,
 }
 
+impl Bucket {
+    #[inline(always)]
+    fn entry_of(&self, fingerprint: u64) -> Option<&Entry> {
+        self.0.iter().find(|entry| entry.fingerprint() == fingerprint)
+    }
+}
+
 impl Entry {
     #[inline]
     fn head(&self) -> u64 {
@@ -141,12 +148,12 @@ impl Entry {
     }
 
     #[inline]
-    fn fingerprint(&self) -> u64 {
+    pub fn fingerprint(&self) -> u64 {
         self.head() >> 8
     }
 
-    #[inline]
-    fn flow(&self) -> Flow {
+    #[inline(always)]
+    pub fn flow(&self) -> Flow {
         let (head, rest) = (self.head(), self.rest.load(Relaxed));
         let stage = match head & 3 {
             1 => Stage::Opening,
@@ -163,7 +170,7 @@ impl Entry {
 
     /// Whoever reads the head of a new flow also sees its rest, be it after a crash.
     #[inline]
-    fn put(&self, fingerprint: u64, flow: &Flow) {
+    pub fn put(&self, fingerprint: u64, flow: &Flow) {
         let rest = u64::from(flow.destination % Flow::DESTINATIONS) << 44
             | u64::from(flow.slot % Flow::SLOTS) << 20
             | u64::from(flow.seen % Flow::SECONDS);
@@ -267,6 +274,18 @@ impl Flows {
         }
         self.find_in(spot.first, spot.fingerprint)
             .or_else(|| self.find_in(self.other(spot.fingerprint, spot.first), spot.fingerprint))
+    }
+
+    /// The entry of a flow, if any.
+    #[inline(always)]
+    pub fn entry_of(&self, spot: Spot) -> Option<&Entry> {
+        self.buckets.get(spot.first as usize)?.entry_of(spot.fingerprint).or_else(|| self.entry_elsewhere(spot))
+    }
+
+    /// In its other bucket, where few are.
+    #[inline(never)]
+    fn entry_elsewhere(&self, spot: Spot) -> Option<&Entry> {
+        self.buckets.get(self.other(spot.fingerprint, spot.first) as usize)?.entry_of(spot.fingerprint)
     }
 
     #[inline]

@@ -466,10 +466,10 @@ impl Burst {
     }
 
     #[inline(always)]
-    fn follow<'a>(&self, train: usize, snapshot: &'a Snapshot, state: &mut State) -> Option<&'a Target> {
-        let view = View { snapshot, service: self.services[train] };
-        let destination = state.flows.follow(self.spots[train], self.says[train], state.now, &view)?;
-        snapshot.recalled(view.service, destination)
+    fn follow<'a>(&self, train: usize, snapshot: &'a Snapshot, state: &State) -> Option<&'a Target> {
+        let service = self.services[train];
+        let look = |destination| snapshot.recalled(service, destination);
+        state.flows.follow(self.spots[train], self.says[train], state.now, look)
     }
 
     /// Whether any of these trains has its hash sent with it.

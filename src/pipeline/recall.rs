@@ -95,9 +95,9 @@ pub fn enter<'a>(
         Goes::To(destination) => {
             // That there are more of them says more than the first alone.
             if says == Says::Datagram && packets > 1 {
-                flows.follow(spot, says, now, view);
+                flows.follow(spot, says, now, |destination| snapshot.recalled(service, destination));
             }
-            snapshot.recalled(service, destination)
+            snapshot.recalled(service, destination).map(|(_, target)| target)
         }
         Goes::Nowhere => None,
         Goes::Refused => Some(snapshot.no_room(service, lcore, packets)),

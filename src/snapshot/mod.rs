@@ -442,11 +442,16 @@ impl Snapshot {
         self.destinations.get(destination).is_some_and(|destination| destination.service == service)
     }
 
-    /// The target of a remembered flow of `service`; `None`: its backend is gone, or another service's.
+    /// The fate and target of a remembered flow of `service`; `None`: its backend is gone, or another service's.
     #[inline(always)]
-    pub fn recalled(&self, service: ServiceIndex, destination: u32) -> Option<&Target> {
-        let destination = self.destinations.get(destination).filter(|destination| destination.service == service)?;
-        self.services.get(service.0 as usize)?.targets.get(usize::from(destination.member))
+    pub fn recalled(&self, service: ServiceIndex, destination: u32) -> Option<(Fate, &Target)> {
+        let &Destination { service: of, member, keeps, takes_new } = self.destinations.get(destination)?;
+        if of != service {
+            return None;
+        }
+        let service = self.services.get(service.0 as usize)?;
+        let fate = Fate { is_there: true, keeps, takes_new, idle: service.idle };
+        Some((fate, service.targets.get(usize::from(member))?))
     }
 
     /// Whether an endpoint has this address, from which replies come.
