@@ -114,7 +114,7 @@ impl Contestant {
 
 impl std::fmt::Display for Contestant {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        f.write_str(self.name())
+        f.write_str(self.to_possible_value().as_ref().map_or("", |value| value.get_name()))
     }
 }
 

@@ -4,6 +4,7 @@
 mod begun;
 mod clients;
 mod dealing;
+mod memory;
 mod nat;
 mod rule;
 mod sources;

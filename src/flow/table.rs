@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 
+use super::memory::Memory;
 use super::{Seconds, fold, key};
 
 /// Entries of a bucket.
@@ -27,7 +28,7 @@ const MOVES: u8 = 3;
 
 /// The remembered flows of one lcore, which alone changes them.
 pub struct Flows {
-    buckets: Arc<[Bucket]>,
+    buckets: Arc<Memory>,
     /// Entries that may be taken; and those that are, be it by flows that are over.
     capacity: usize,
     taken: usize,
@@ -38,12 +39,12 @@ pub struct Flows {
 
 /// The flows that an lcore remembers, as any other thread sees them: each for itself, while they change.
 #[derive(Debug, Clone)]
-pub struct Remembered(Arc<[Bucket]>);
+pub struct Remembered(Arc<Memory>);
 
 /// Plain words to its lcore, which is their only writer: a relaxed load or store is an ordinary one.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-struct Bucket([Entry; WAYS]);
+pub struct Bucket([Entry; WAYS]);
 
 /// 56 bits of the hash and 8 of state; destination, slot and seconds. All zeros: free.
 #[derive(Debug, Default)]
@@ -207,7 +208,7 @@ impl Flows {
         let entries = (capacity * NINTHS).div_ceil(NINTHS - 1);
         // With fewer than a few buckets there is nowhere to move.
         let buckets = if capacity == 0 { 0 } else { entries.div_ceil(WAYS).max(8) };
-        let buckets = (0..buckets).map(|_| Bucket::default()).collect();
+        let buckets = Arc::new(Memory::private(buckets).expect("there is memory for the flows"));
         Self { buckets, capacity, taken: 0, swept: 0, key: key(seed) }
     }
 
@@ -260,10 +261,16 @@ impl Flows {
         ((sum + buckets - u64::from(bucket)) % buckets) as u32
     }
 
-    /// Has the first bucket of a spot fetched: gives something of it that nobody need wait for.
+    /// Has the bucket fetched in which a flow most likely is.
     #[inline(always)]
-    pub fn touch(&self, spot: Spot) -> u64 {
-        self.buckets.get(spot.first as usize).map_or(0, |bucket| bucket.0[0].head())
+    pub fn prefetch(&self, spot: Spot) {
+        self.buckets.prefetch(spot.first);
+    }
+
+    /// Has the other one fetched, too.
+    #[inline(always)]
+    pub fn prefetch_other(&self, spot: Spot) {
+        self.buckets.prefetch(self.other(spot.fingerprint, spot.first));
     }
 
     /// The place of a flow's entry.

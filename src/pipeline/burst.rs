@@ -407,7 +407,6 @@ impl Burst {
     fn ask(&mut self, snapshot: &Snapshot, flows: &Flows) -> u32 {
         let mut asked = self.asked;
         let mut plain = self.plain;
-        let mut fetched = 0;
         while plain != 0 {
             let train = take_bit(&mut plain);
             let is_named = self.special & 1 << train != 0 && self.choices[train].target.is_some();
@@ -416,12 +415,14 @@ impl Burst {
             }
             asked |= 1 << train;
             let flow = self.flows[train];
-            let spot = flows.spot(flow.key().words());
-            // Nobody waits for it: what matters is that it is on its way.
-            fetched ^= flows.touch(spot);
-            (self.spots[train], self.says[train]) = (spot, flow.says());
+            let (spot, says) = (flows.spot(flow.key().words()), flow.says());
+            flows.prefetch(spot);
+            if says == Says::Opens {
+                // It is hardly ever known, and then looked for in both.
+                flows.prefetch_other(spot);
+            }
+            (self.spots[train], self.says[train]) = (spot, says);
         }
-        std::hint::black_box(fetched);
         asked
     }
 

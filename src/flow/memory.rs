@@ -1,0 +1,62 @@
+//! The memory that flows are remembered in: pages of its own, huge ones where there are any, since every packet goes to another place.
+
+#![allow(unsafe_code, reason = "a mapping is bytes, and a table is of words")]
+
+use std::fmt;
+use std::io;
+use std::ops::Deref;
+
+use memmap2::{Advice, MmapOptions, MmapRaw};
+
+use super::table::Bucket;
+
+/// Zeros, or what was there before; a table's buckets, which any thread may read and one changes.
+pub struct Memory {
+    map: MmapRaw,
+    buckets: usize,
+}
+
+impl Memory {
+    /// Of this process alone. All free.
+    ///
+    /// Pages come when they are first touched, from the NUMA node of whoever touches them.
+    pub fn private(buckets: usize) -> io::Result<Self> {
+        let mut options = MmapOptions::new();
+        options.len((buckets * size_of::<Bucket>()).max(1));
+        let map = MmapRaw::from(options.map_anon()?);
+        // As many systems have them for whoever asks. Without, all goes on, only slower.
+        let _ = map.advise(Advice::HugePage);
+        Ok(Self { map, buckets })
+    }
+}
+
+impl Memory {
+    /// Hints that a bucket will be read soon.
+    #[inline(always)]
+    pub fn prefetch(&self, bucket: u32) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(bucket) = self.get(bucket as usize) {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            // SAFETY: a prefetch reads nothing that the program sees and never faults; the address is that of a bucket besides.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(bucket).cast()) };
+        }
+    }
+}
+
+impl Deref for Memory {
+    type Target = [Bucket];
+
+    #[inline(always)]
+    fn deref(&self) -> &[Bucket] {
+        // SAFETY: the mapping is of at least so many buckets (both constructors see to it), begins at a page and so at an address that a
+        // bucket may have, and lives as long as `self`, whose borrow the slice has. A bucket is nothing but atomic words, which have no
+        // invalid values and may be changed by whoever shares them; nothing makes a `&mut` of any byte of the mapping.
+        unsafe { std::slice::from_raw_parts(self.map.as_ptr().cast::<Bucket>(), self.buckets) }
+    }
+}
+
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Memory").field("buckets", &self.buckets).finish_non_exhaustive()
+    }
+}
