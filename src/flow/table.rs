@@ -258,7 +258,8 @@ impl Flows {
         let buckets = self.buckets.len() as u64;
         let sum = ((fingerprint.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) * buckets) >> 32;
         // Either one less than the other from the same sum.
-        ((sum + buckets - u64::from(bucket)) % buckets) as u32
+        let difference = sum + buckets - u64::from(bucket);
+        (if difference >= buckets { difference - buckets } else { difference }) as u32
     }
 
     /// Has the bucket fetched in which a flow most likely is.
@@ -271,6 +272,16 @@ impl Flows {
     #[inline(always)]
     pub fn prefetch_other(&self, spot: Spot) {
         self.buckets.prefetch(self.other(spot.fingerprint, spot.first));
+    }
+
+    /// The destination of a flow of which a packet would say nothing new, being like the last: established, and seen in this second. Of some
+    /// such flows only the entry tells.
+    #[inline(always)]
+    pub fn settled(&self, spot: Spot, now: Seconds) -> Option<u32> {
+        let head = spot.fingerprint << 8 | Stage::Established as u64;
+        let entry = self.buckets.get(spot.first as usize)?.0.iter().find(|entry| entry.head() == head)?;
+        let rest = entry.rest.load(Relaxed);
+        (rest as u32 % Flow::SECONDS == now.0 % Flow::SECONDS).then_some((rest >> 44) as u32)
     }
 
     /// The place of a flow's entry.

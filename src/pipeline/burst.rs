@@ -43,9 +43,10 @@ pub struct Burst {
     /// The trains that are chosen for otherwise, a bit each, and how.
     special: u32,
     choices: [Choice; BURST],
-    /// Of the trains whose flow may be remembered: where it is looked for, and what they say of it. Of plain ones from their flow, once
-    /// it is asked for; of others where the bit is set.
+    /// The trains whose flow may be remembered, a bit each: where it is looked for, and what they say of it.
     asked: u32,
+    /// Whether some of these were not plain.
+    is_mixed: bool,
     spots: [Spot; BURST],
     says: [Says; BURST],
     /// What goes on to the target: all that came, less what is refused on the way.
@@ -126,6 +127,7 @@ impl Burst {
         special: 0,
         choices: [Choice { client: 0, slot: 0, target: None }; BURST],
         asked: 0,
+        is_mixed: false,
         spots: [Spot::NONE; BURST],
         says: [Says::Nothing; BURST],
         sent: [Sum { packets: 0, bytes: 0 }; BURST],
@@ -162,7 +164,7 @@ impl Burst {
         }
         (self.frames, self.count) = (frames.len().min(BURST), count.min(BURST));
         self.plain = self.all();
-        (self.free, self.special, self.asked) = (0, 0, 0);
+        (self.free, self.special, self.asked, self.is_mixed) = (0, 0, 0, false);
         others
     }
 
@@ -176,12 +178,16 @@ impl Burst {
     #[inline(always)]
     pub fn find(&mut self, snapshot: &Snapshot, state: &State) -> u32 {
         let mut rest = 0_u32;
+        let recalls = snapshot.recalls();
         for train in 0..self.count {
             let flow = self.flows[train];
             match matching::find_plain(flow, snapshot) {
                 Some(service) => {
                     self.services[train] = service;
                     self.clients[train] = Client::v4(flow.source(), flow.source_port());
+                    if recalls && snapshot.recalls_of(service) {
+                        self.ask(train, flow, &state.flows);
+                    }
                 }
                 None => rest |= 1 << train,
             }
@@ -197,7 +203,7 @@ impl Burst {
         }
         let mut others = 0;
         while rest != 0 {
-            others |= self.find_other(take_bit(&mut rest), snapshot);
+            others |= self.find_other(take_bit(&mut rest), snapshot, state);
         }
         others
     }
@@ -230,7 +236,7 @@ impl Burst {
     }
 
     /// Matches a train of a service that asks for more than its table.
-    fn find_other(&mut self, train: usize, snapshot: &Snapshot) -> u32 {
+    fn find_other(&mut self, train: usize, snapshot: &Snapshot, state: &State) -> u32 {
         let flow = self.flows[train].tuple();
         let found = snapshot.service(flow.destination, flow.destination_port, flow.protocol);
         let is_for =
@@ -245,10 +251,26 @@ impl Burst {
             Some(service) => {
                 self.services[train] = service;
                 self.choose(train, &flow, None, snapshot);
+                if snapshot.recalls_of(service) {
+                    self.ask(train, self.flows[train], &state.flows);
+                }
                 0
             }
             None => self.break_up(train),
         }
+    }
+
+    /// Notes where the flow of a plain train may be remembered, and has it fetched from there.
+    #[inline(always)]
+    fn ask(&mut self, train: usize, flow: Flow, flows: &Flows) {
+        let (spot, says) = (flows.spot(flow.key().words()), flow.says());
+        flows.prefetch(spot);
+        if says == Says::Opens {
+            // It is hardly ever known, and then looked for in both.
+            flows.prefetch_other(spot);
+        }
+        (self.spots[train], self.says[train]) = (spot, says);
+        self.asked |= 1 << train;
     }
 
     /// Notes a translation, which takes the place of the hash.
@@ -312,6 +334,7 @@ impl Burst {
         if let Some((spot, says)) = asked {
             (self.spots[train], self.says[train]) = (spot, says);
             self.asked |= 1 << train;
+            self.is_mixed = true;
         }
         self.choose(train, &parsed.flow, target, snapshot);
     }
@@ -373,10 +396,10 @@ impl Burst {
     /// The same where flows may be remembered: whose is goes where it went, and needs no hash.
     #[inline(never)]
     fn select_or_recall<'a>(&mut self, snapshot: &'a Snapshot, state: &mut State, targets: &mut [&'a Target; BURST]) {
-        let asked = self.ask(snapshot, &state.flows);
+        let asked = self.asked;
         let recalled = match () {
             () if state.flows.is_empty() => 0,
-            () if self.asked == 0 => self.recall(asked, snapshot, state, targets),
+            () if !self.is_mixed => self.recall(asked, snapshot, state, targets),
             () => self.recall_in_order(asked, snapshot, state, targets),
         };
         let (missed, unasked) = (asked & !recalled, self.all() & !asked);
@@ -402,43 +425,47 @@ impl Burst {
         }
     }
 
-    /// The trains whose flow may be remembered; has what is remembered fetched.
-    #[inline(always)]
-    fn ask(&mut self, snapshot: &Snapshot, flows: &Flows) -> u32 {
-        let mut asked = self.asked;
-        let mut plain = self.plain;
-        while plain != 0 {
-            let train = take_bit(&mut plain);
-            let is_named = self.special & 1 << train != 0 && self.choices[train].target.is_some();
-            if is_named || !snapshot.recalls_of(self.services[train]) {
-                continue;
-            }
-            asked |= 1 << train;
-            let flow = self.flows[train];
-            let (spot, says) = (flows.spot(flow.key().words()), flow.says());
-            flows.prefetch(spot);
-            if says == Says::Opens {
-                // It is hardly ever known, and then looked for in both.
-                flows.prefetch_other(spot);
-            }
-            (self.spots[train], self.says[train]) = (spot, says);
-        }
-        asked
-    }
-
     /// Finds the targets of those trains whose flow is remembered, and which they are.
     #[inline(always)]
     fn recall<'a>(
         &mut self,
         mut asked: u32,
         snapshot: &'a Snapshot,
-        state: &mut State,
+        state: &State,
+        targets: &mut [&'a Target; BURST],
+    ) -> u32 {
+        let (mut recalled, mut others) = (0, 0);
+        while asked != 0 {
+            let train = take_bit(&mut asked);
+            let (service, spot) = (self.services[train], self.spots[train]);
+            let is_like_others = matches!(self.says[train], Says::GoesOn | Says::Datagram | Says::Nothing);
+            let destination = if is_like_others { state.flows.settled(spot, state.now) } else { None };
+            match destination.and_then(|destination| snapshot.kept_at(service, destination)) {
+                Some(target) => {
+                    targets[train] = target;
+                    recalled |= 1 << train;
+                }
+                None => others |= 1 << train,
+            }
+        }
+        if others != 0 { recalled | self.recall_others(others, snapshot, state, targets) } else { recalled }
+    }
+
+    /// The same of those of which something is to be noted.
+    #[inline(never)]
+    fn recall_others<'a>(
+        &mut self,
+        mut others: u32,
+        snapshot: &'a Snapshot,
+        state: &State,
         targets: &mut [&'a Target; BURST],
     ) -> u32 {
         let mut recalled = 0;
-        while asked != 0 {
-            let train = take_bit(&mut asked);
-            if let Some(target) = self.follow(train, snapshot, state) {
+        while others != 0 {
+            let train = take_bit(&mut others);
+            let service = self.services[train];
+            let look = |destination| snapshot.recalled(service, destination);
+            if let Some(target) = state.flows.follow(self.spots[train], self.says[train], state.now, look) {
                 targets[train] = target;
                 recalled |= 1 << train;
             }
@@ -464,13 +491,6 @@ impl Burst {
             }
         }
         recalled
-    }
-
-    #[inline(always)]
-    fn follow<'a>(&self, train: usize, snapshot: &'a Snapshot, state: &State) -> Option<&'a Target> {
-        let service = self.services[train];
-        let look = |destination| snapshot.recalled(service, destination);
-        state.flows.follow(self.spots[train], self.says[train], state.now, look)
     }
 
     /// Whether any of these trains has its hash sent with it.

@@ -83,6 +83,20 @@ pub struct Flow(u128);
 /// The flags that count.
 const SAYING: u8 = tcp::FIN | tcp::SYN | tcp::RST | tcp::ACK;
 
+/// What stands in their place where the packet is UDP.
+const DATAGRAM: u8 = 0x20;
+
+/// What either says.
+const SAYS: [Says; 0x40] = {
+    let mut says = [Says::Datagram; 0x40];
+    let mut flags = 0;
+    while flags < DATAGRAM {
+        says[flags as usize] = Says::of_tcp(flags);
+        flags += 1;
+    }
+    says
+};
+
 impl Flow {
     /// That of no packet.
     pub const NONE: Self = Self(0);
@@ -90,13 +104,13 @@ impl Flow {
     #[inline(always)]
     fn of(ip: &ipv4::Plain, flags: u8) -> Self {
         const DIFFER: u128 = u128::from_le_bytes([0xff, 0, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        Self(ip.tuple() & !DIFFER | u128::from(flags & SAYING))
+        Self(ip.tuple() & !DIFFER | u128::from(flags))
     }
 
     /// What its packets say of it.
     #[inline(always)]
     pub fn says(self) -> Says {
-        if self.protocol() == protocol::TCP { Says::of_tcp(self.0 as u8) } else { Says::Datagram }
+        SAYS[self.0 as usize % SAYS.len()]
     }
 
     /// What its packets have in common; their length is not.
@@ -175,8 +189,8 @@ impl Parsed {
         let total = usize::from(ip.total_length());
         let room = total.checked_sub(ipv4::HEADER)?;
         let flags = match ip.protocol() {
-            protocol::TCP if tcp::is_whole(segment, room) => segment[tcp::FLAGS],
-            protocol::UDP if udp::is_whole(segment, room) => 0,
+            protocol::TCP if tcp::is_whole(segment, room) => segment[tcp::FLAGS] & SAYING,
+            protocol::UDP if udp::is_whole(segment, room) => DATAGRAM,
             _ => return None,
         };
         if total > length - IP || ip.is_fragment() {

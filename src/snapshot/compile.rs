@@ -468,7 +468,7 @@ impl Compiler {
                 let backend = &definition.backends[place as usize];
                 let takes_new = backend.state == State::Active && backend.weight > 0;
                 let keeps = backend.state != State::Down;
-                self.destinations.set(number, Destination { service: index, member, keeps, takes_new });
+                self.destinations.set(number, Destination::new(index, member, keeps, takes_new));
             }
         }
     }

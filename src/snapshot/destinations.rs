@@ -15,6 +15,8 @@ type Chunk = [Destination; CHUNK];
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Destination {
     pub service: ServiceIndex,
+    /// The same, or where it is down none.
+    keeper: ServiceIndex,
     /// Its place in the service's table.
     pub member: u16,
     /// It is not down.
@@ -25,7 +27,12 @@ pub struct Destination {
 
 impl Destination {
     /// That of a backend which is gone.
-    const GONE: Self = Self { service: ServiceIndex::NONE, member: 0, keeps: false, takes_new: false };
+    const GONE: Self = Self::new(ServiceIndex::NONE, 0, false, false);
+
+    pub const fn new(service: ServiceIndex, member: u16, keeps: bool, takes_new: bool) -> Self {
+        let keeper = if keeps { service } else { ServiceIndex::NONE };
+        Self { service, keeper, member, keeps, takes_new }
+    }
 }
 
 /// By number, as lcores read them.
@@ -33,6 +40,13 @@ impl Destination {
 pub struct Destinations(Box<[Arc<Chunk>]>);
 
 impl Destinations {
+    /// The place of a backend of `service` that is not down.
+    #[inline(always)]
+    pub fn member(&self, number: u32, service: ServiceIndex) -> Option<u16> {
+        let destination = self.0.get(number as usize / CHUNK)?.get(number as usize % CHUNK)?;
+        (destination.keeper == service).then_some(destination.member)
+    }
+
     /// `None`: it is gone.
     #[inline]
     pub fn get(&self, number: u32) -> Option<&Destination> {
@@ -105,7 +119,7 @@ mod tests {
     use super::*;
 
     fn of(service: u32) -> Destination {
-        Destination { service: ServiceIndex(service), member: 3, keeps: true, takes_new: false }
+        Destination::new(ServiceIndex(service), 3, true, false)
     }
 
     #[test]

@@ -442,10 +442,17 @@ impl Snapshot {
         self.destinations.get(destination).is_some_and(|destination| destination.service == service)
     }
 
+    /// The target of a remembered flow of `service`; `None`: its backend is down or gone, or another service's.
+    #[inline(always)]
+    pub fn kept_at(&self, service: ServiceIndex, destination: u32) -> Option<&Target> {
+        let member = self.destinations.member(destination, service)?;
+        self.services.get(service.0 as usize)?.targets.get(usize::from(member))
+    }
+
     /// The fate and target of a remembered flow of `service`; `None`: its backend is gone, or another service's.
     #[inline(always)]
     pub fn recalled(&self, service: ServiceIndex, destination: u32) -> Option<(Fate, &Target)> {
-        let &Destination { service: of, member, keeps, takes_new } = self.destinations.get(destination)?;
+        let &Destination { service: of, member, keeps, takes_new, .. } = self.destinations.get(destination)?;
         if of != service {
             return None;
         }
