@@ -98,26 +98,33 @@ fn chosen(mut scenes: Vec<Scene>, word: &str) -> Result<Vec<Scene>> {
 
 /// Builds a lab, plays the scenes in order, and takes it down.
 fn play(title: &str, scenes: Vec<Scene>) -> Result<bool> {
+    in_lab(&format!("{title}\n{}", lab::DRAWING), lab::BACKENDS, |lab, story| {
+        for scene in scenes {
+            if wait::interrupted() {
+                break;
+            }
+            story.scene(scene.title, |story| {
+                lab.node.ensure_running()?;
+                (scene.play)(lab, story)
+            });
+        }
+    })
+}
+
+/// Builds a lab, plays in it, and takes it down; whether all that was claimed holds.
+fn in_lab(opening: &str, backends: usize, play: impl FnOnce(&mut Lab, &mut Story)) -> Result<bool> {
     wait::heed_signals()?;
     standing::sweep();
     let mut story = Story::new();
-    story.line(format!("\n{title}\n{}", lab::DRAWING));
-    let mut lab =
-        Lab::build(&format!("penstock-{}", std::process::id()), Life::WithLab).context("the lab could not be built")?;
+    story.line(format!("\n{opening}"));
+    let mut lab = Lab::build(&format!("penstock-{}", std::process::id()), Life::WithLab, backends)
+        .context("the lab could not be built")?;
     story.note(format!(
-        "Namespaces, veth pairs and three nginx stand after {:.1} s.\nThe backends decapsulate by {}.",
+        "Namespaces, veth pairs and {backends} nginx stand after {:.1} s.\nThe backends decapsulate by {}.",
         story.elapsed().as_secs_f64(),
         lab.decapsulator.says()
     ));
-    for scene in scenes {
-        if wait::interrupted() {
-            break;
-        }
-        story.scene(scene.title, |story| {
-            lab.node.ensure_running()?;
-            (scene.play)(&mut lab, story)
-        });
-    }
+    play(&mut lab, &mut story);
     if wait::interrupted() {
         drop(lab);
         bail!("interrupted; everything is taken down");
