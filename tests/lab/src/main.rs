@@ -4,12 +4,15 @@
 //! penstock-lab demo            the demo: builds the lab, plays its scenes, takes it down
 //! penstock-lab test [WORD]     the demo's scenes and the longer ones (those whose title has WORD)
 //! penstock-lab modes [WORD]    every forwarding mode in front of real receivers
+//! penstock-lab changes [SEED]  thousands of connections while backends come and go and the node starts again
 //! penstock-lab up | down       the lab, left standing, and its end
 //! ```
 
 mod backend;
 mod capture;
+mod changes;
 mod client;
+mod crowd;
 mod datagram;
 mod decapsulator;
 mod frames;
@@ -62,6 +65,8 @@ fn run(words: &[&str]) -> Result<bool> {
         ["test", word] => play("Penstock: chosen scenes", chosen(scenes::all(), word)?),
         ["modes"] => play("Penstock: every mode and its receivers", scenes::modes()),
         ["modes", word] => play("Penstock: chosen modes", chosen(scenes::modes(), word)?),
+        ["changes"] => changes::changes(changes::Dice::of_now()),
+        ["changes", seed] => changes::changes(changes::Dice(seed.parse()?)),
         ["up"] => standing::up().map(|()| true),
         ["down"] => standing::down().map(|()| true),
         // What the lab runs inside its namespaces.
@@ -82,8 +87,13 @@ fn run(words: &[&str]) -> Result<bool> {
         ["churn", address, connections, workers] => {
             traffic::churn(address.parse()?, connections.parse()?, workers.parse()?).map(|()| true)
         }
+        ["crowd", seats, pause, rate, clients, services] => {
+            let clients = clients.split(',').map(str::parse).collect::<Result<_, _>>()?;
+            let services = services.split(',').map(str::parse).collect::<Result<_, _>>()?;
+            crowd::connections::run(clients, services, seats.parse()?, micros(pause)?, rate.parse()?).map(|()| true)
+        }
         ["beat", address, pause] => traffic::beat(address.parse()?, micros(pause)?).map(|()| true),
-        _ => bail!("demo, test [WORD], modes [WORD], up or down?"),
+        _ => bail!("demo, test [WORD], modes [WORD], changes [SEED], up or down?"),
     }
 }
 

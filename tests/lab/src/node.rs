@@ -1,5 +1,6 @@
 //! The load balancer under test: the real `penstock run` on a DPDK port, in its namespace.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
@@ -13,7 +14,7 @@ use crate::metrics::Metrics;
 use crate::namespace::Namespace;
 use crate::process::{Process, output};
 use crate::sixth::NODE as NODE6;
-use crate::wait::{until, with};
+use crate::wait::{PATIENCE, until, with};
 
 /// The veth that plays the NIC. The kernel owns no address on it.
 pub const NIC: &str = "nic0";
@@ -99,11 +100,7 @@ impl Node {
         std::fs::write(self.configuration(), self.configuration_text(options))?;
         // A narrow port has narrowed its interface, which a wider one does not undo.
         self.namespace.ip(&format!("link set {NIC} mtu {FABRIC_MTU}"))?;
-        let mut command = self.namespace.helper(&self.program);
-        command.arg("run").arg("--config").arg(self.configuration());
-        // DPDK keeps its runtime files there instead of in /var/run, where they would stay.
-        command.env("RUNTIME_DIRECTORY", self.directory.join("run"));
-        let mut process = Process::start(&mut command, &self.log_file())?;
+        let mut process = self.run(&self.log_file())?;
         let twin = until(&format!("penstock makes its twin, {TWIN}"), Duration::from_secs(30), || {
             let made = self.namespace.ip(&format!("link show {TWIN}")).is_ok();
             Ok((made || !process.running()).then_some(made))
@@ -125,6 +122,27 @@ impl Node {
         Ok(())
     }
 
+    /// Starts it as one that has never run, with these services.
+    pub fn start_anew(&mut self, options: &Options, services: &Value) -> Result<()> {
+        self.stop()?;
+        let state = self.directory.join("state");
+        std::fs::remove_dir_all(&state)?;
+        std::fs::create_dir(&state)?;
+        self.write(services)?;
+        self.start(options)?;
+        self.until_version(version_of(services)?)?;
+        self.until_resolved()
+    }
+
+    /// One more `penstock run` on the configuration as it is. `log`: of its output.
+    pub fn run(&self, log: &Path) -> Result<Process> {
+        let mut command = self.namespace.helper(&self.program);
+        command.arg("run").arg("--config").arg(self.configuration());
+        // DPDK keeps its runtime files there instead of in /var/run, where they would stay.
+        command.env("RUNTIME_DIRECTORY", self.directory.join("run"));
+        Process::start(&mut command, log)
+    }
+
     /// Publishes a set of services as an operator would: a new file beside the old, then a rename. Gives when that was.
     pub fn write(&self, services: &Value) -> Result<SystemTime> {
         self.write_text(&format!("{services:#}\n"))
@@ -141,12 +159,12 @@ impl Node {
     /// Publishes, and waits until the node says that this version is in force.
     pub fn publish(&self, services: &Value) -> Result<SystemTime> {
         let at = self.write(services)?;
-        self.until_version(services["version"].as_str().context("the lab's services have versions")?)?;
+        self.until_version(version_of(services)?)?;
         Ok(at)
     }
 
     pub fn until_version(&self, version: &str) -> Result<()> {
-        until(&format!("definitions \"{version}\" are in force"), Duration::from_secs(5), || {
+        until(&format!("definitions \"{version}\" are in force"), PATIENCE, || {
             Ok((self.metrics()?.version() == Some(version)).then_some(()))
         })
     }
@@ -184,6 +202,15 @@ impl Node {
     /// What `penstock backend recipe` prints for these words.
     pub fn recipe(&self, words: &str) -> Result<String> {
         output(Command::new(&self.program).args(["backend", "recipe"]).args(words.split_whitespace()))
+    }
+
+    /// Which backend `penstock explain` names for a client's new connection under the services of that file; `None`: no one.
+    pub fn explain(&self, services: &Path, client: SocketAddr, server: SocketAddr) -> Result<Option<IpAddr>> {
+        let mut command = Command::new(&self.program);
+        command.arg("explain").arg("--config").arg(self.configuration()).arg("--services").arg(services);
+        let said = output(command.args([client.to_string(), server.to_string(), "tcp".into()]))?;
+        let named = said.lines().find_map(|line| line.strip_prefix("backend ")?.trim().split([',', ' ']).next());
+        Ok(named.and_then(|endpoint| endpoint.parse::<SocketAddr>().ok()).map(|endpoint| endpoint.ip()))
     }
 
     /// What `penstock replay` prints.
@@ -282,6 +309,10 @@ listen = "{METRICS}"
 "#
         )
     }
+}
+
+fn version_of(services: &Value) -> Result<&str> {
+    services["version"].as_str().context("the lab's services have versions")
 }
 
 /// The binary: `PENSTOCK`, else the one built beside the lab's own.
