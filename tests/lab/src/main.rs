@@ -5,6 +5,7 @@
 //! penstock-lab test [WORD]     the demo's scenes and the longer ones (those whose title has WORD)
 //! penstock-lab modes [WORD]    every forwarding mode in front of real receivers
 //! penstock-lab changes [SEED]  thousands of connections while backends come and go and the node starts again
+//! penstock-lab soak [MINUTES]  hundreds of connections and random changes for so long, an eye on memory
 //! penstock-lab up | down       the lab, left standing, and its end
 //! ```
 
@@ -67,6 +68,8 @@ fn run(words: &[&str]) -> Result<bool> {
         ["modes", word] => play("Penstock: chosen modes", chosen(scenes::modes(), word)?),
         ["changes"] => changes::changes(changes::Dice::of_now()),
         ["changes", seed] => changes::changes(changes::Dice(seed.parse()?)),
+        ["soak"] => changes::soak(30.0),
+        ["soak", minutes] => changes::soak(minutes.parse()?),
         ["up"] => standing::up().map(|()| true),
         ["down"] => standing::down().map(|()| true),
         // What the lab runs inside its namespaces.
@@ -93,7 +96,7 @@ fn run(words: &[&str]) -> Result<bool> {
             crowd::connections::run(clients, services, seats.parse()?, micros(pause)?, rate.parse()?).map(|()| true)
         }
         ["beat", address, pause] => traffic::beat(address.parse()?, micros(pause)?).map(|()| true),
-        _ => bail!("demo, test [WORD], modes [WORD], changes [SEED], up or down?"),
+        _ => bail!("demo, test [WORD], modes [WORD], changes [SEED], soak [MINUTES], up or down?"),
     }
 }
 

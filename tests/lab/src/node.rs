@@ -35,6 +35,8 @@ pub struct Options {
     pub hold: &'static str,
     /// The ports that `snat` sends from.
     pub sources: &'static str,
+    /// Room for so many in each lcore's flow table.
+    pub flows: usize,
 }
 
 /// The DPDK driver of the port.
@@ -57,6 +59,7 @@ impl Default for Options {
             mtu: FABRIC_MTU,
             hold: "0ms",
             sources: "1024-32767",
+            flows: 1 << 20,
         }
     }
 }
@@ -255,12 +258,20 @@ impl Node {
         Ok((words[11].parse::<f64>()? + words[12].parse::<f64>()?) / 100.0)
     }
 
+    /// Memory that it has resident, in bytes.
+    pub fn resident_bytes(&mut self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process()?.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let kilobytes = line.trim().strip_suffix(" kB").context("VmRSS is not in kB")?;
+        Ok(kilobytes.parse::<u64>()? * 1024)
+    }
+
     pub fn leave_standing(&mut self) {
         self.process.iter_mut().for_each(Process::leave_standing);
     }
 
     fn configuration_text(&self, options: &Options) -> String {
-        let Options { lcores, idle, stop_grace, driver, mtu, hold, sources } = options;
+        let Options { lcores, idle, stop_grace, driver, mtu, hold, sources, flows } = options;
         let (directory, queues) = (self.directory.display(), lcores.len());
         let device = match driver {
             Driver::AfPacket => format!("net_af_packet0,iface={NIC},qpairs={queues}"),
@@ -292,6 +303,9 @@ ipv6_source = "{NODE6}"
 ipv4 = ["{NODE}"]
 ipv6 = ["{NODE6}"]
 ports = "{sources}"
+
+[flows]
+capacity = {flows}
 
 [fragments]
 hold = "{hold}"

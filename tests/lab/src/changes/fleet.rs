@@ -30,7 +30,7 @@ pub struct Member {
 pub struct Fleet(pub BTreeMap<usize, Member>);
 
 /// As many go on taking new flows, whatever chance does.
-const LEAST: usize = 3;
+pub const LEAST: usize = 3;
 
 const NEW: Member = Member { weight: 100, state: State::Active };
 
@@ -86,7 +86,12 @@ impl Fleet {
         taking.map(|(&number, member)| (backend_name(number), f64::from(member.weight))).collect()
     }
 
-    fn numbers(&self, are: impl Fn(&Member) -> bool) -> Vec<usize> {
+    /// Those that are down.
+    pub fn down(&self) -> Vec<usize> {
+        self.numbers(|member| member.state == State::Down)
+    }
+
+    pub fn numbers(&self, are: impl Fn(&Member) -> bool) -> Vec<usize> {
         self.0.iter().filter(|(_, member)| are(member)).map(|(&number, _)| number).collect()
     }
 

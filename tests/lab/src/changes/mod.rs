@@ -4,7 +4,9 @@
 mod dice;
 mod events;
 mod fleet;
+mod memory;
 mod shares;
+mod soak;
 mod table;
 mod trial;
 
@@ -23,6 +25,14 @@ pub fn changes(dice: Dice) -> Result<bool> {
     allow_many_files()?;
     in_lab("Penstock: thousands of connections, and everything around them changes", BACKENDS, |lab, story| {
         events::play(lab, story, dice);
+    })
+}
+
+/// `make lab-soak`.
+pub fn soak(minutes: f64) -> Result<bool> {
+    allow_many_files()?;
+    in_lab(&format!("Penstock: random changes under load, for {minutes} minutes"), BACKENDS, |lab, story| {
+        soak::play(lab, story, minutes, Dice::of_now());
     })
 }
 
