@@ -4,14 +4,16 @@
 SHELL := /bin/bash
 export PATH := $(HOME)/.cargo/bin:/usr/local/sbin:/usr/sbin:/sbin:$(PATH)
 
-.PHONY: help demo test bench lab lab-down lab-modes
+.PHONY: help demo test bench lab lab-down lab-modes lab-changes lab-soak
 
 help:
-	@echo 'make demo       HTTP through a DPDK data path, in network namespaces of this machine: every claim is checked'
-	@echo 'make lab-modes  every forwarding mode in front of a real receiver: kernels with tunnels, by User Mode Linux where needed'
-	@echo 'make test       all tests'
-	@echo 'make bench      packets per second against testpmd; the result goes to perf/RESULTS.md'
-	@echo "make lab        the demo's lab, left standing, with hints what to try; make lab-down removes it"
+	@echo 'make demo         HTTP through a DPDK data path, in network namespaces of this machine: every claim is checked'
+	@echo 'make lab-modes    every forwarding mode in front of a real receiver: kernels with tunnels, by User Mode Linux where needed'
+	@echo 'make lab-changes  2000 connections while backends come and go and the node starts again: none breaks; two minutes'
+	@echo 'make lab-soak     500 connections and random changes for half an hour (MINUTES=30), an eye on memory'
+	@echo 'make test         all tests'
+	@echo 'make bench        packets per second against testpmd; the result goes to perf/RESULTS.md'
+	@echo "make lab          the demo's lab, left standing, with hints what to try; make lab-down removes it"
 
 # One `cargo build` for both, so that the lab finds penstock beside itself.
 LAB := cargo build --release --quiet --package penstock --package penstock-lab && \
@@ -32,6 +34,18 @@ lab-modes:
 	@echo 'Building …'
 	@cargo build --release --quiet --package penstock-lab-quic
 	@$(LAB) modes
+
+lab-changes:
+	@scripts/setup demo
+	@echo 'Building …'
+	@$(LAB) changes
+
+MINUTES ?= 30
+
+lab-soak:
+	@scripts/setup demo
+	@echo 'Building …'
+	@$(LAB) soak $(MINUTES)
 
 lab-down:
 	@scripts/setup lab-down

@@ -99,7 +99,7 @@ pub fn configuration(name: &str, directory: &Path, has_ipv6: bool) -> String {
 master_process off;
 pid {directory}/nginx.pid;
 error_log stderr;
-events {{ worker_connections 1024; }}
+events {{ worker_connections 8192; }}
 http {{
     access_log {directory}/access.log;
     client_body_temp_path {directory}/body;
@@ -109,12 +109,17 @@ http {{
     scgi_temp_path {directory}/scgi;
     client_max_body_size 8m;
     default_type text/plain;
+    # A connection is closed by the client alone.
+    keepalive_timeout 1d;
+    keepalive_requests 1000000000;
     server {{
         listen 80;
         listen {DNAT_PORT};
         {sixth}
         # Who answers, whom it saw, and as whom it was addressed.
         location / {{ return 200 "{name} $remote_addr:$remote_port $server_addr:$server_port\n"; }}
+        # The same for a crowd, whose requests would fill the log.
+        location = /crowd {{ access_log off; return 200 "{name}\n"; }}
         # What is to be fetched, and what is put there.
         location /files/ {{ root {directory}; dav_methods PUT; }}
         location = /big {{ root {directory}; }}

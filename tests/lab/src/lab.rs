@@ -71,8 +71,9 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Builds it all and starts the load balancer. `run`: the prefix of every name, so that labs do not meet.
-    pub fn build(run: &str, life: Life) -> Result<Self> {
+    /// Builds it all and starts the load balancer. `run`: the prefix of every name, so that labs do not meet; `backends`: how many, at
+    /// least two.
+    pub fn build(run: &str, life: Life, backends: usize) -> Result<Self> {
         let directory = Directory::create(run)?;
         let decapsulator = Decapsulator::choose(run, directory.path())?;
         let host = |name: &str| Namespace::create(format!("{run}-{name}"), life).map(Rc::new);
@@ -91,8 +92,9 @@ impl Lab {
         // A change of the router's MAC address is announced, as a failover between two routers would be.
         router.sysctl(&format!("net.ipv4.conf.{TO_NODE}.arp_notify"), "1")?;
 
+        let numbers = 1..=backends;
         let mut backends = Vec::new();
-        for number in 1..=BACKENDS {
+        for number in numbers {
             let (name, address, port) = (backend_name(number), backend_address(number), to_backend(number));
             let backend = host(&name)?;
             cable((&router, &port), (&backend, "eth0"), FABRIC_MTU)?;

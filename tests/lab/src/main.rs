@@ -4,12 +4,16 @@
 //! penstock-lab demo            the demo: builds the lab, plays its scenes, takes it down
 //! penstock-lab test [WORD]     the demo's scenes and the longer ones (those whose title has WORD)
 //! penstock-lab modes [WORD]    every forwarding mode in front of real receivers
+//! penstock-lab changes [SEED]  thousands of connections while backends come and go and the node starts again
+//! penstock-lab soak [MINUTES]  hundreds of connections and random changes for so long, an eye on memory
 //! penstock-lab up | down       the lab, left standing, and its end
 //! ```
 
 mod backend;
 mod capture;
+mod changes;
 mod client;
+mod crowd;
 mod datagram;
 mod decapsulator;
 mod frames;
@@ -62,6 +66,10 @@ fn run(words: &[&str]) -> Result<bool> {
         ["test", word] => play("Penstock: chosen scenes", chosen(scenes::all(), word)?),
         ["modes"] => play("Penstock: every mode and its receivers", scenes::modes()),
         ["modes", word] => play("Penstock: chosen modes", chosen(scenes::modes(), word)?),
+        ["changes"] => changes::changes(changes::Dice::of_now()),
+        ["changes", seed] => changes::changes(changes::Dice(seed.parse()?)),
+        ["soak"] => changes::soak(30.0),
+        ["soak", minutes] => changes::soak(minutes.parse()?),
         ["up"] => standing::up().map(|()| true),
         ["down"] => standing::down().map(|()| true),
         // What the lab runs inside its namespaces.
@@ -82,8 +90,13 @@ fn run(words: &[&str]) -> Result<bool> {
         ["churn", address, connections, workers] => {
             traffic::churn(address.parse()?, connections.parse()?, workers.parse()?).map(|()| true)
         }
+        ["crowd", seats, pause, rate, clients, services] => {
+            let clients = clients.split(',').map(str::parse).collect::<Result<_, _>>()?;
+            let services = services.split(',').map(str::parse).collect::<Result<_, _>>()?;
+            crowd::connections::run(clients, services, seats.parse()?, micros(pause)?, rate.parse()?).map(|()| true)
+        }
         ["beat", address, pause] => traffic::beat(address.parse()?, micros(pause)?).map(|()| true),
-        _ => bail!("demo, test [WORD], modes [WORD], up or down?"),
+        _ => bail!("demo, test [WORD], modes [WORD], changes [SEED], soak [MINUTES], up or down?"),
     }
 }
 
@@ -98,26 +111,33 @@ fn chosen(mut scenes: Vec<Scene>, word: &str) -> Result<Vec<Scene>> {
 
 /// Builds a lab, plays the scenes in order, and takes it down.
 fn play(title: &str, scenes: Vec<Scene>) -> Result<bool> {
+    in_lab(&format!("{title}\n{}", lab::DRAWING), lab::BACKENDS, |lab, story| {
+        for scene in scenes {
+            if wait::interrupted() {
+                break;
+            }
+            story.scene(scene.title, |story| {
+                lab.node.ensure_running()?;
+                (scene.play)(lab, story)
+            });
+        }
+    })
+}
+
+/// Builds a lab, plays in it, and takes it down; whether all that was claimed holds.
+fn in_lab(opening: &str, backends: usize, play: impl FnOnce(&mut Lab, &mut Story)) -> Result<bool> {
     wait::heed_signals()?;
     standing::sweep();
     let mut story = Story::new();
-    story.line(format!("\n{title}\n{}", lab::DRAWING));
-    let mut lab =
-        Lab::build(&format!("penstock-{}", std::process::id()), Life::WithLab).context("the lab could not be built")?;
+    story.line(format!("\n{opening}"));
+    let mut lab = Lab::build(&format!("penstock-{}", std::process::id()), Life::WithLab, backends)
+        .context("the lab could not be built")?;
     story.note(format!(
-        "Namespaces, veth pairs and three nginx stand after {:.1} s.\nThe backends decapsulate by {}.",
+        "Namespaces, veth pairs and {backends} nginx stand after {:.1} s.\nThe backends decapsulate by {}.",
         story.elapsed().as_secs_f64(),
         lab.decapsulator.says()
     ));
-    for scene in scenes {
-        if wait::interrupted() {
-            break;
-        }
-        story.scene(scene.title, |story| {
-            lab.node.ensure_running()?;
-            (scene.play)(&mut lab, story)
-        });
-    }
+    play(&mut lab, &mut story);
     if wait::interrupted() {
         drop(lab);
         bail!("interrupted; everything is taken down");

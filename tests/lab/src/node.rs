@@ -1,5 +1,6 @@
 //! The load balancer under test: the real `penstock run` on a DPDK port, in its namespace.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
@@ -13,7 +14,7 @@ use crate::metrics::Metrics;
 use crate::namespace::Namespace;
 use crate::process::{Process, output};
 use crate::sixth::NODE as NODE6;
-use crate::wait::{until, with};
+use crate::wait::{PATIENCE, until, with};
 
 /// The veth that plays the NIC. The kernel owns no address on it.
 pub const NIC: &str = "nic0";
@@ -34,6 +35,8 @@ pub struct Options {
     pub hold: &'static str,
     /// The ports that `snat` sends from.
     pub sources: &'static str,
+    /// Room for so many in each lcore's flow table.
+    pub flows: usize,
 }
 
 /// The DPDK driver of the port.
@@ -56,6 +59,7 @@ impl Default for Options {
             mtu: FABRIC_MTU,
             hold: "0ms",
             sources: "1024-32767",
+            flows: 1 << 20,
         }
     }
 }
@@ -99,11 +103,7 @@ impl Node {
         std::fs::write(self.configuration(), self.configuration_text(options))?;
         // A narrow port has narrowed its interface, which a wider one does not undo.
         self.namespace.ip(&format!("link set {NIC} mtu {FABRIC_MTU}"))?;
-        let mut command = self.namespace.helper(&self.program);
-        command.arg("run").arg("--config").arg(self.configuration());
-        // DPDK keeps its runtime files there instead of in /var/run, where they would stay.
-        command.env("RUNTIME_DIRECTORY", self.directory.join("run"));
-        let mut process = Process::start(&mut command, &self.log_file())?;
+        let mut process = self.run(&self.log_file())?;
         let twin = until(&format!("penstock makes its twin, {TWIN}"), Duration::from_secs(30), || {
             let made = self.namespace.ip(&format!("link show {TWIN}")).is_ok();
             Ok((made || !process.running()).then_some(made))
@@ -125,6 +125,27 @@ impl Node {
         Ok(())
     }
 
+    /// Starts it as one that has never run, with these services.
+    pub fn start_anew(&mut self, options: &Options, services: &Value) -> Result<()> {
+        self.stop()?;
+        let state = self.directory.join("state");
+        std::fs::remove_dir_all(&state)?;
+        std::fs::create_dir(&state)?;
+        self.write(services)?;
+        self.start(options)?;
+        self.until_version(version_of(services)?)?;
+        self.until_resolved()
+    }
+
+    /// One more `penstock run` on the configuration as it is. `log`: of its output.
+    pub fn run(&self, log: &Path) -> Result<Process> {
+        let mut command = self.namespace.helper(&self.program);
+        command.arg("run").arg("--config").arg(self.configuration());
+        // DPDK keeps its runtime files there instead of in /var/run, where they would stay.
+        command.env("RUNTIME_DIRECTORY", self.directory.join("run"));
+        Process::start(&mut command, log)
+    }
+
     /// Publishes a set of services as an operator would: a new file beside the old, then a rename. Gives when that was.
     pub fn write(&self, services: &Value) -> Result<SystemTime> {
         self.write_text(&format!("{services:#}\n"))
@@ -141,12 +162,12 @@ impl Node {
     /// Publishes, and waits until the node says that this version is in force.
     pub fn publish(&self, services: &Value) -> Result<SystemTime> {
         let at = self.write(services)?;
-        self.until_version(services["version"].as_str().context("the lab's services have versions")?)?;
+        self.until_version(version_of(services)?)?;
         Ok(at)
     }
 
     pub fn until_version(&self, version: &str) -> Result<()> {
-        until(&format!("definitions \"{version}\" are in force"), Duration::from_secs(5), || {
+        until(&format!("definitions \"{version}\" are in force"), PATIENCE, || {
             Ok((self.metrics()?.version() == Some(version)).then_some(()))
         })
     }
@@ -184,6 +205,15 @@ impl Node {
     /// What `penstock backend recipe` prints for these words.
     pub fn recipe(&self, words: &str) -> Result<String> {
         output(Command::new(&self.program).args(["backend", "recipe"]).args(words.split_whitespace()))
+    }
+
+    /// Which backend `penstock explain` names for a client's new connection under the services of that file; `None`: no one.
+    pub fn explain(&self, services: &Path, client: SocketAddr, server: SocketAddr) -> Result<Option<IpAddr>> {
+        let mut command = Command::new(&self.program);
+        command.arg("explain").arg("--config").arg(self.configuration()).arg("--services").arg(services);
+        let said = output(command.args([client.to_string(), server.to_string(), "tcp".into()]))?;
+        let named = said.lines().find_map(|line| line.strip_prefix("backend ")?.trim().split([',', ' ']).next());
+        Ok(named.and_then(|endpoint| endpoint.parse::<SocketAddr>().ok()).map(|endpoint| endpoint.ip()))
     }
 
     /// What `penstock replay` prints.
@@ -228,12 +258,20 @@ impl Node {
         Ok((words[11].parse::<f64>()? + words[12].parse::<f64>()?) / 100.0)
     }
 
+    /// Memory that it has resident, in bytes.
+    pub fn resident_bytes(&mut self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process()?.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let kilobytes = line.trim().strip_suffix(" kB").context("VmRSS is not in kB")?;
+        Ok(kilobytes.parse::<u64>()? * 1024)
+    }
+
     pub fn leave_standing(&mut self) {
         self.process.iter_mut().for_each(Process::leave_standing);
     }
 
     fn configuration_text(&self, options: &Options) -> String {
-        let Options { lcores, idle, stop_grace, driver, mtu, hold, sources } = options;
+        let Options { lcores, idle, stop_grace, driver, mtu, hold, sources, flows } = options;
         let (directory, queues) = (self.directory.display(), lcores.len());
         let device = match driver {
             Driver::AfPacket => format!("net_af_packet0,iface={NIC},qpairs={queues}"),
@@ -266,6 +304,9 @@ ipv4 = ["{NODE}"]
 ipv6 = ["{NODE6}"]
 ports = "{sources}"
 
+[flows]
+capacity = {flows}
+
 [fragments]
 hold = "{hold}"
 
@@ -282,6 +323,10 @@ listen = "{METRICS}"
 "#
         )
     }
+}
+
+fn version_of(services: &Value) -> Result<&str> {
+    services["version"].as_str().context("the lab's services have versions")
 }
 
 /// The binary: `PENSTOCK`, else the one built beside the lab's own.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::lab::{FIRST_USER, LOADED_MODULE, Lab, TO_NODE, VIP, path_of};
+use crate::lab::{BACKENDS, FIRST_USER, LOADED_MODULE, Lab, TO_NODE, VIP, path_of};
 use crate::namespace::{self, Life};
 use crate::node::METRICS;
 use crate::say::Story;
@@ -18,7 +18,7 @@ pub fn up() -> Result<()> {
     sweep();
     take_down(NAME);
     let story = Story::new();
-    let lab = Lab::build(NAME, Life::Standing)?;
+    let lab = Lab::build(NAME, Life::Standing, BACKENDS)?;
     let (services, configuration, log) = (lab.node.services(), lab.node.configuration(), lab.node.log_file());
     story.line(format!("\nThe lab stands.\n{}", lab::DRAWING));
     story.line(format!("The backends decapsulate by {}. To try:\n", lab.decapsulator.says()));
