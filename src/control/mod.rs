@@ -3,9 +3,10 @@
 //! Everything that changes what an lcore does goes through here, one change after another. Tables are built here, old
 //! snapshots are dropped here, and nothing in this room waits for a packet or makes one wait.
 
+mod bases;
 mod clients;
 mod fabric;
-mod last_good;
+mod kept;
 mod memory;
 mod report;
 mod traffic;
@@ -26,6 +27,8 @@ use crate::quiescent::{self, Publisher, Reader};
 use crate::service::{self, Definitions, Errors, Warning};
 use crate::snapshot::{Compiler, Fabric, Millis, Snapshot};
 
+use bases::Saved;
+use kept::Kept;
 pub use report::{Count, Report};
 
 /// Metrics that are recorded here when they happen.
@@ -42,6 +45,8 @@ pub struct Setup {
     pub clock: Clock,
     /// What each lcore remembers.
     pub remembered: Vec<Remembered>,
+    /// Whether they remember what the process before did.
+    pub knows_flows: bool,
 }
 
 /// Tells the time.
@@ -151,7 +156,7 @@ struct Thread {
     /// `None`: no port has a twin.
     kernel: Option<Kernel>,
     facts: watch::Receiver<Facts>,
-    keeper: last_good::Keeper,
+    keeper: kept::Keeper,
     definitions: Option<Arc<Definitions>>,
     has_definitions: Arc<AtomicBool>,
     fabric: Fabric,
@@ -177,7 +182,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 impl Thread {
     async fn begin(setup: Setup, has_definitions: Arc<AtomicBool>) -> Result<(Self, Vec<Reader<Snapshot>>), Error> {
-        let Setup { config, fixed, twins, clock, remembered } = setup;
+        let Setup { config, fixed, twins, clock, remembered, knows_flows } = setup;
         let state_dir = config.node.state_dir.clone();
         let kernel = if twins.is_empty() { None } else { Some(Kernel::start(&twins).await?) };
         let facts = match &kernel {
@@ -188,6 +193,9 @@ impl Thread {
         has_definitions.store(definitions.is_some(), Ordering::Relaxed);
         let fabric = fabric::merge(&fixed, &facts.borrow());
         let mut compiler = Compiler::new(config.environment());
+        if let Some(saved) = load_bases(&config, clock(), knows_flows) {
+            compiler.restore(saved.bases, saved.numbers, knows_flows);
+        }
         let nothing = Arc::default();
         let first = compiler.compile(definitions.as_ref().unwrap_or(&nothing), &fabric, clock());
         // The lcores begin with it.
@@ -207,7 +215,7 @@ impl Thread {
             feed,
             kernel,
             facts,
-            keeper: last_good::Keeper::start(state_dir)?,
+            keeper: kept::Keeper::start(state_dir)?,
             definitions,
             has_definitions,
             fabric,
@@ -295,7 +303,7 @@ impl Thread {
         tracing::info!(
             "definitions, version {version}: {services} services, {backends} backends, in force after {took:.1?}"
         );
-        self.keeper.keep(text);
+        self.keeper.keep_definitions(text);
     }
 
     /// Compiles what is known now and has the lcores use it. `noticed`: when the change was.
@@ -313,6 +321,16 @@ impl Thread {
         while self.pending.is_some() && start.elapsed() < PATIENCE {
             std::thread::sleep(LOOK);
             self.settle();
+        }
+        self.keep_bases();
+    }
+
+    /// Has the bases kept, where they changed.
+    fn keep_bases(&mut self) {
+        if self.compiler.has_moved() {
+            let at = ((self.clock)(), SystemTime::now());
+            let (bases, numbers) = (self.compiler.bases(), self.compiler.numbers());
+            self.keeper.keep_bases(Saved { bases, numbers, at });
         }
     }
 
@@ -344,6 +362,7 @@ impl Thread {
         {
             metrics::histogram!(PUBLISH_DURATION).record(noticed.elapsed().as_secs_f64());
             self.compiler.adopted((self.clock)());
+            self.keep_bases();
             // No lcore counts for a backend any more that is in no snapshot.
             self.sums.add(self.compiler.registry().totals());
             self.compiler.forget_counters();
@@ -399,13 +418,24 @@ fn read(
     Ok((definitions, warnings))
 }
 
+/// The bases that were kept, where there are any.
+fn load_bases(config: &Config, now: Millis, knows_flows: bool) -> Option<Saved> {
+    let state_dir = &config.node.state_dir;
+    let text = Kept::Bases.load(state_dir).unwrap_or_else(|error| {
+        tracing::error!("{error}: flows of slots that were changing owners may move");
+        None
+    })?;
+    let saved = Saved::of_text(&text, (now, SystemTime::now()), knows_flows);
+    saved.map_err(|error| tracing::error!("{}: {error}; it is not used", Kept::Bases.path(state_dir).display())).ok()
+}
+
 /// The last good definitions, where there are any that still hold.
 fn load(config: &Config) -> Option<Arc<Definitions>> {
-    let text = last_good::load(&config.node.state_dir).unwrap_or_else(|error| {
+    let text = Kept::Definitions.load(&config.node.state_dir).unwrap_or_else(|error| {
         tracing::error!("{error}");
         None
     })?;
-    let path = last_good::path(&config.node.state_dir).display().to_string();
+    let path = Kept::Definitions.path(&config.node.state_dir).display().to_string();
     match read(config, &path, &text, None) {
         Ok((definitions, _)) => {
             let version = definitions.version.as_deref().unwrap_or("(none)");
@@ -478,7 +508,8 @@ mod tests {
             let name = directory.path().join("penstock.toml").display().to_string();
             let (config, _) = Config::read(document, &name).unwrap();
             let clock: Clock = Box::new(|| Millis(0));
-            let setup = Setup { fixed: config.fabric(), config, twins, clock, remembered: Vec::new() };
+            let setup =
+                Setup { fixed: config.fabric(), config, twins, clock, remembered: Vec::new(), knows_flows: false };
             let (control, mut lcores) = Control::start(setup).unwrap();
             Self { directory, control, lcore: lcores.remove(0) }
         }
@@ -556,7 +587,7 @@ mod tests {
 
         let Scene { directory, control, .. } = scene;
         drop(control);
-        fs::write(last_good::path(directory.path()), "damaged").unwrap();
+        fs::write(Kept::Definitions.path(directory.path()), "damaged").unwrap();
         let mut scene = Scene::in_directory(directory);
         assert_eq!(scene.lcore.quiescent().version(), None);
         scene.write(&set("2", &[1]));

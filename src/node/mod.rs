@@ -124,6 +124,7 @@ impl Node {
             twins: twins(&opened, &taps),
             clock: Box::new(move || clock.now()),
             remembered: pipelines.iter().map(Pipeline::remembered).collect(),
+            knows_flows: false,
         })?;
 
         let Wiring { lanes, bridges, counts } = wire(eal, &mut opened, taps, cpus.len())?;

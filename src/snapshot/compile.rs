@@ -21,7 +21,7 @@ use super::transition::Bases;
 use super::tunnels::Tunnels;
 use super::vips::Vips;
 use super::{
-    Asked, CompiledService, Destination, Details, Environment, Fabric, Kept, Limiter, Memory, Millis, NextHop,
+    Asked, CompiledService, Destination, Details, Environment, Fabric, Kept, Limiter, Memory, Millis, NextHop, Numbers,
     ServiceIndex, Snapshot, Target, TargetIndex,
 };
 use crate::counters::{Reason, Registry, TrafficId};
@@ -45,6 +45,15 @@ pub struct Compiler {
     entries: HashMap<Key, Entry>,
     /// The bases of whoever is at rest.
     rest: (Arc<Bases>, Arc<Layers>),
+    /// What a process before left, of services that have not been compiled yet.
+    restored: HashMap<Key, Arc<Bases>>,
+    restored_numbers: Numbers,
+    /// Whether lcores may remember flows from before.
+    knows_flows: bool,
+    /// The numbers of destinations that the newest snapshot has.
+    numbers: Numbers,
+    /// Whether any bases changed since [`Compiler::has_moved`] was last asked.
+    has_moved: bool,
     /// What lcores get of the entries, by their index.
     services: Vec<CompiledService>,
     destinations: Register,
@@ -136,6 +145,11 @@ impl Compiler {
             tables: Tables::default(),
             entries: HashMap::new(),
             rest: Default::default(),
+            restored: HashMap::new(),
+            restored_numbers: Numbers::default(),
+            knows_flows: false,
+            numbers: Numbers::default(),
+            has_moved: false,
             services: Vec::new(),
             destinations: Register::default(),
             vips: Arc::new(Vips::new([].into_iter())),
@@ -184,10 +198,38 @@ impl Compiler {
     pub fn adopted(&mut self, now: Millis) {
         let mut known: HashMap<(usize, Millis), Arc<Bases>> = HashMap::new();
         for entry in self.entries.values_mut().filter(|entry| entry.bases.waits()) {
+            self.has_moved = true;
             let idle = idle(&entry.definition);
             let adopted = known.entry((Arc::as_ptr(&entry.bases) as usize, idle));
             entry.bases = adopted.or_insert_with(|| Arc::new((*entry.bases).clone().adopted(now, idle))).clone();
         }
+    }
+
+    /// Begins with the bases of a process before, and with its numbers where the lcores know its flows; call it before anything is
+    /// compiled.
+    pub fn restore(&mut self, bases: impl IntoIterator<Item = (Key, Arc<Bases>)>, numbers: Numbers, knows_flows: bool) {
+        self.restored = bases.into_iter().collect();
+        if knows_flows {
+            self.destinations = Register::after(&numbers.all().collect());
+            self.restored_numbers = numbers;
+            self.knows_flows = true;
+        }
+    }
+
+    /// The numbers that flows are remembered by.
+    pub fn numbers(&self) -> Numbers {
+        self.numbers.clone()
+    }
+
+    /// Whether any bases or numbers changed since this was last asked.
+    pub fn has_moved(&mut self) -> bool {
+        std::mem::take(&mut self.has_moved)
+    }
+
+    /// The bases of the services that are not at rest.
+    pub fn bases(&self) -> Vec<(Key, Arc<Bases>)> {
+        let moving = self.entries.iter().filter(|(_, entry)| !entry.bases.is_at_rest());
+        moving.map(|(key, entry)| (*key, entry.bases.clone())).collect()
     }
 
     /// When the next base moves; then what is compiled differs.
@@ -257,6 +299,13 @@ impl Compiler {
             has_other_services |= self.put_in(service, &shape, places, &mut moves);
         }
         self.tables.forget_unused();
+        if !definitions.services.is_empty() {
+            // What it left of others is of no use: they are gone.
+            self.restored.clear();
+            for number in std::mem::take(&mut self.restored_numbers).all() {
+                self.destinations.leave(number, self.serial);
+            }
+        }
         if has_other_services {
             self.vips = Arc::new(self.vips());
         }
@@ -328,12 +377,14 @@ impl Compiler {
     fn take_out(&mut self) -> bool {
         let gone = self.entries.iter().filter(|(_, entry)| entry.serial != self.serial).map(|(&key, _)| key);
         let gone: Vec<Key> = gone.collect();
+        self.has_moved |= gone.iter().any(|key| self.entries.get(key).is_some_and(|entry| !entry.bases.is_at_rest()));
         for key in &gone {
             let Some(entry) = self.entries.remove(key) else { continue };
             let service = self.services.swap_remove(entry.index.0 as usize);
             for &number in service.memory.numbers.iter().filter(|&&number| number != Memory::NO_NUMBER) {
                 self.destinations.leave(number, self.serial);
             }
+            self.numbers.remove(key);
             self.uncount(&entry.definition);
             entry.tunnels.iter().for_each(|tunnel| self.tunnels.remove(tunnel));
             // The last one took its place.
@@ -358,10 +409,12 @@ impl Compiler {
 
         let (bases, layers) = match (&old, &before) {
             (Some(old), Some(before)) if remembers => bases_after(old, &before.memory, &table, &self.rest, moves),
+            (None, _) if remembers => self.restored_bases(&key, &table, moves),
             _ => self.rest.clone(),
         };
+        self.has_moved |= old.as_ref().is_some_and(|old| !Arc::ptr_eq(&old.bases, &bases));
         let memory = Memory {
-            numbers: self.numbers(service, &places, remembers, before.as_ref()),
+            numbers: self.number(&key, service, &places, remembers, before.as_ref()),
             was_resized: before
                 .as_ref()
                 .is_some_and(|before| before.memory.was_resized || before.table_size() != table.now.len() as u32),
@@ -371,6 +424,7 @@ impl Compiler {
         let recalls = remembers
             && (service.tracking == Tracking::Full
                 || !memory.layers.is_at_rest()
+                || before.is_none() && self.knows_flows
                 || before.as_ref().is_some_and(|before| before.recalls));
 
         if let Some(old) = &old {
@@ -434,15 +488,28 @@ impl Compiler {
         is_found_otherwise
     }
 
+    /// What a process before left of a service, as far as it still holds.
+    fn restored_bases(&mut self, key: &Key, table: &Arc<Table>, moves: &mut Moves) -> (Arc<Bases>, Arc<Layers>) {
+        let Some(bases) = self.restored.remove(key) else { return self.rest.clone() };
+        let key = [0, Arc::as_ptr(&bases) as usize, Arc::as_ptr(table) as usize];
+        let restored = moves.entry(key).or_insert_with(|| {
+            let bases = table.bases_after(table, &bases);
+            let layers = Layers::new(&bases, table, &Layers::default());
+            if bases.is_at_rest() { self.rest.clone() } else { (Arc::new(bases), Arc::new(layers)) }
+        });
+        restored.clone()
+    }
+
     /// The numbers of the destinations of a service's members: those that they had, and new ones.
-    fn numbers(
+    fn number(
         &mut self,
+        key: &Key,
         service: &Service,
         places: &[u32],
         remembers: bool,
         before: Option<&CompiledService>,
     ) -> Box<[u32]> {
-        let mut known: HashMap<SocketAddr, u32> = HashMap::new();
+        let mut known = self.restored_numbers.take(key);
         if let Some(before) = before {
             let of =
                 |&place: &u32| before.details.definition.endpoint(&before.details.definition.backends[place as usize]);
@@ -456,6 +523,12 @@ impl Compiler {
         };
         let numbers = if remembers { places.iter().map(&mut number).collect() } else { Box::default() };
         known.into_values().for_each(|number| self.destinations.leave(number, self.serial));
+        let is_same = before.is_some_and(|before| before.memory.numbers == numbers);
+        if !is_same && !numbers.is_empty() {
+            let endpoint = |&place: &u32| service.endpoint(&service.backends[place as usize]);
+            self.numbers.insert(*key, places.iter().map(endpoint).zip(numbers.iter().copied()));
+            self.has_moved = true;
+        }
         numbers
     }
 
@@ -489,6 +562,7 @@ impl Compiler {
                 if bases.is_at_rest() { self.rest.clone() } else { (Arc::new(bases), Arc::new(layers)) }
             });
             (entry.bases, entry.rests_since) = (bases.clone(), self.serial);
+            self.has_moved = true;
             let Memory { numbers, was_resized, .. } = &*service.memory;
             let (numbers, was_resized) = (numbers.clone(), *was_resized);
             service.memory = Arc::new(Memory { numbers, layers: layers.clone(), was_resized });

@@ -3,6 +3,7 @@
 //! A number whose backend left names nobody, so that no flow goes there any more; it is given out again only once no lcore's memory
 //! has it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::ServiceIndex;
@@ -67,6 +68,14 @@ pub struct Register {
 }
 
 impl Register {
+    /// One that has given these numbers out; those between may be remembered from before.
+    pub fn after(given: &HashSet<u32>) -> Self {
+        let count = given.iter().max().map_or(0, |last| last.saturating_add(1).min(Flow::DESTINATIONS));
+        let chunks = (0..(count as usize).div_ceil(CHUNK)).map(|_| Arc::new([Destination::GONE; CHUNK])).collect();
+        let left = (0..count).filter(|number| !given.contains(number)).map(|number| (number, 0)).collect();
+        Self { chunks, count, free: Vec::new(), left }
+    }
+
     /// A number that nobody has; `None`: there are no more.
     pub fn take(&mut self) -> Option<u32> {
         self.free.pop().or_else(|| {
@@ -139,6 +148,15 @@ mod tests {
         register.free(2, |number| number == 5);
         assert_eq!(register.left, [(5, 2), (8, 3)]);
         assert_eq!((register.take(), register.take()), (Some(6), Some(600)));
+    }
+
+    #[test]
+    fn what_was_given_before_is_not_given_again_nor_what_lies_between() {
+        let mut register = Register::after(&HashSet::from([3, 1]));
+        register.set(3, of(1));
+        assert_eq!((register.take(), register.left.as_slice()), (Some(4), &[(0, 0), (2, 0)][..]));
+        register.free(1, |number| number == 0);
+        assert_eq!((register.take(), register.take()), (Some(2), Some(5)));
     }
 
     #[test]

@@ -1,0 +1,197 @@
+//! The bases of slots as text, for a process that is to go on where another ended.
+//!
+//! Times are those of the wall, since the node's clock begins with the process.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::service::{Ports, Protocol};
+use crate::snapshot::{Bases, Held, Key, Millis, Numbers, Until};
+
+/// How long bases are held after a start at least: what was sent to a process that had ended comes again, and shows whose it is.
+const AGAIN: Millis = Millis(120_000);
+
+/// The bases of all services that are not at rest, and the numbers that flows are remembered by, at one moment.
+#[derive(Debug, Clone)]
+pub struct Saved {
+    pub bases: Vec<(Key, Arc<Bases>)>,
+    pub numbers: Numbers,
+    /// By the node's clock and by the wall's.
+    pub at: (Millis, SystemTime),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Document {
+    /// Whom slots are of.
+    endpoints: Vec<SocketAddr>,
+    /// Of services with the same history one.
+    bases: Vec<Vec<Layer>>,
+    services: Vec<Named>,
+    numbers: Vec<Numbered>,
+}
+
+/// The destinations of a service.
+#[derive(Debug, Serialize, Deserialize)]
+struct Numbered {
+    vip: IpNet,
+    ports: (u16, u16),
+    protocol: u8,
+    destinations: Vec<(SocketAddr, u32)>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Layer {
+    size: u32,
+    /// Slot, which of the endpoints, and milliseconds since 1970; none: not every lcore had adopted it.
+    held: Vec<(u32, u32, Option<u64>)>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Named {
+    vip: IpNet,
+    ports: (u16, u16),
+    protocol: u8,
+    /// Which of the bases.
+    bases: usize,
+}
+
+impl Saved {
+    pub fn to_text(&self) -> String {
+        let numbers = self.numbers.iter().map(|(key, destinations)| Numbered {
+            vip: key.vip,
+            ports: (key.ports.first, key.ports.last),
+            protocol: key.protocol.number(),
+            destinations: destinations.collect(),
+        });
+        let numbers = numbers.collect();
+        let mut document = Document { endpoints: Vec::new(), bases: Vec::new(), services: Vec::new(), numbers };
+        let mut known: Vec<&Arc<Bases>> = Vec::new();
+        let mut numbers = std::collections::HashMap::new();
+        for (key, bases) in &self.bases {
+            let place = known.iter().position(|other| Arc::ptr_eq(other, bases)).unwrap_or_else(|| {
+                known.push(bases);
+                let layers = bases.layers().map(|(size, held)| {
+                    let row = |held: &Held| {
+                        let number = *numbers.entry(held.base).or_insert_with(|| {
+                            document.endpoints.push(held.base);
+                            document.endpoints.len() as u32 - 1
+                        });
+                        (held.slot, number, self.moment(held.until))
+                    };
+                    Layer { size, held: held.iter().map(row).collect() }
+                });
+                document.bases.push(layers.collect());
+                known.len() - 1
+            });
+            let (ports, protocol) = ((key.ports.first, key.ports.last), key.protocol.number());
+            document.services.push(Named { vip: key.vip, ports, protocol, bases: place });
+        }
+        serde_json::to_string(&document).expect("plain data has a JSON form")
+    }
+
+    /// Milliseconds since 1970.
+    fn moment(&self, until: Until) -> Option<u64> {
+        let Until::At(at) = until else { return None };
+        let moment = self.at.1 + Duration::from_millis(at.0.saturating_sub(self.at.0.0));
+        Some(moment.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64))
+    }
+
+    /// What [`Saved::to_text`] wrote, at the moment `at` of another process. `knows_flows`: whether that remembers what the other did; else
+    /// everybody has to show himself anew, and deadlines begin again.
+    pub fn of_text(text: &str, at: (Millis, SystemTime), knows_flows: bool) -> Result<Self, serde_json::Error> {
+        let document: Document = serde_json::from_str(text)?;
+        let wall = at.1.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        let until = |until: Option<u64>| match until.filter(|_| knows_flows) {
+            None => Until::Adopted,
+            Some(until) => Until::At(Millis(at.0.0 + until.saturating_sub(wall).max(AGAIN.0))),
+        };
+        let held = |&(slot, number, moment): &(u32, u32, Option<u64>)| {
+            let base = *document.endpoints.get(number as usize)?;
+            Some(Held { slot, base, until: until(moment) })
+        };
+        let layer = |layer: &Layer| (layer.size, layer.held.iter().filter_map(held).collect());
+        let bases = document.bases.iter().map(|layers| Arc::new(Bases::from_layers(layers.iter().map(layer))));
+        let bases: Vec<Arc<Bases>> = bases.collect();
+        let key = |vip, (first, last), protocol| {
+            Some(Key { vip, ports: Ports { first, last }, protocol: Protocol::numbered(protocol)? })
+        };
+        let service =
+            |named: &Named| Some((key(named.vip, named.ports, named.protocol)?, bases.get(named.bases)?.clone()));
+        let bases = document.services.iter().filter_map(service).collect();
+        let destinations = |of: Numbered| Some((key(of.vip, of.ports, of.protocol)?, of.destinations));
+        let numbers = document.numbers.into_iter().filter_map(destinations);
+        Ok(Self { bases, numbers: if knows_flows { numbers.collect() } else { Numbers::default() }, at })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held(slot: u32, last: u8, until: Until) -> Held {
+        Held { slot, base: SocketAddr::from(([10, 0, 0, last], 0)), until }
+    }
+
+    fn saved() -> Saved {
+        let bases = Arc::new(Bases::from_layers([
+            (7, vec![held(1, 1, Until::At(Millis(5_000))), held(6, 2, Until::Adopted)]),
+            (13, vec![held(0, 1, Until::At(Millis(500_000)))]),
+        ]));
+        let key = |port| Key { vip: "192.0.2.1/32".parse().unwrap(), ports: Ports::one(port), protocol: Protocol::Tcp };
+        let numbers =
+            [(key(82), vec![(SocketAddr::from(([10, 0, 0, 1], 80)), 7), (SocketAddr::from(([10, 0, 0, 2], 80)), 9)])];
+        let (bases, numbers) = (vec![(key(80), bases.clone()), (key(81), bases)], numbers.into_iter().collect());
+        Saved { bases, numbers, at: (Millis(1_000), wall(100)) }
+    }
+
+    fn wall(seconds: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    fn untils(saved: &Saved) -> Vec<Until> {
+        saved.bases[0].1.held().map(|(_, held)| held.until).collect()
+    }
+
+    #[test]
+    fn what_is_read_again_is_what_was_written() {
+        let (before, text) = (saved(), saved().to_text());
+        let after = Saved::of_text(&text, before.at, true).unwrap();
+        let kept = |saved: &Saved| {
+            let slots =
+                |bases: &Bases| bases.held().map(|(size, held)| (size, held.slot, held.base)).collect::<Vec<_>>();
+            saved.bases.iter().map(|(key, bases)| (*key, slots(bases))).collect::<Vec<_>>()
+        };
+        assert_eq!(kept(&after), kept(&before));
+        let numbers =
+            |saved: &Saved| saved.numbers.iter().map(|(key, of)| (*key, of.collect::<Vec<_>>())).collect::<Vec<_>>();
+        assert_eq!((numbers(&after), numbers(&after)[0].1.len()), (numbers(&before), 2));
+        assert!(Arc::ptr_eq(&after.bases[0].1, &after.bases[1].1), "one for both");
+    }
+
+    #[test]
+    fn a_deadline_stays_but_is_not_so_near_that_nobody_could_show_himself() {
+        // 20 s later by the wall; the clock began anew.
+        let after = Saved::of_text(&saved().to_text(), (Millis(3), wall(120)), true).unwrap();
+        assert_eq!(untils(&after), [Until::At(Millis(120_003)), Until::Adopted, Until::At(Millis(479_003))]);
+    }
+
+    #[test]
+    fn without_its_flows_all_deadlines_begin_again() {
+        let after = Saved::of_text(&saved().to_text(), (Millis(3), wall(120)), false).unwrap();
+        assert_eq!((untils(&after), after.numbers.iter().count()), (vec![Until::Adopted; 3], 0));
+    }
+
+    #[test]
+    fn what_makes_no_sense_holds_nothing() {
+        let text = r#"{"endpoints": ["10.0.0.1:0"], "bases": [[{"size": 3, "held": [[2, 0, null], [1, 0, null]]}, {"size": 5, "held": [[5, 0, null]]},
+            {"size": 7, "held": [[1, 9, null]]}]], "services": [{"vip": "192.0.2.1/32", "ports": [80, 80], "protocol": 6, "bases": 0},
+            {"vip": "192.0.2.1/32", "ports": [80, 80], "protocol": 6, "bases": 1}], "numbers": []}"#;
+        let saved = Saved::of_text(text, (Millis(0), wall(0)), true).unwrap();
+        assert_eq!(saved.bases.iter().map(|(_, bases)| bases.is_at_rest()).collect::<Vec<_>>(), [true]);
+        assert!(Saved::of_text("{}", (Millis(0), wall(0)), true).is_err());
+    }
+}
