@@ -176,7 +176,7 @@ impl Loop {
         });
         let (lanes, counters) = (lanes.collect::<Vec<_>>(), Arc::new(LcoreBlock::new(devices.len())));
         let stop = Arc::new(AtomicBool::new(false));
-        let (block, flag, clock) = (counters.clone(), stop.clone(), Clock::start(eal()));
+        let (block, flag, clock) = (counters.clone(), stop.clone(), Clock::start(eal(), Millis(0)));
         let thread = thread::spawn(move || {
             let _registered = dpdk::Registered::new(eal()).unwrap();
             lcore::run(Plan { ports: lanes, work: AsTold::default(), counters: block, clock, idle, stop: flag });
@@ -359,7 +359,7 @@ fn sleep_saves_cpu_and_pause_and_poll_do_not() {
             ports: vec![Lane { queue, punt: None, inject: None }],
             work: AsTold::default(),
             counters: Arc::new(LcoreBlock::new(1)),
-            clock: Clock::start(eal()),
+            clock: Clock::start(eal(), Millis(0)),
             idle,
             stop: stop.clone(),
         };

@@ -12,6 +12,7 @@ mod report;
 mod traffic;
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -429,6 +430,12 @@ fn load_bases(config: &Config, now: Millis, knows_flows: bool) -> Option<Saved> 
     saved.map_err(|error| tracing::error!("{}: {error}; it is not used", Kept::Bases.path(state_dir).display())).ok()
 }
 
+/// Whether it is known by which numbers a process before remembered flows.
+pub fn knows_numbers(state_dir: &Path) -> bool {
+    let text = Kept::Bases.load(state_dir).ok().flatten();
+    text.is_some_and(|text| Saved::of_text(&text, (Millis(0), SystemTime::now()), true).is_ok())
+}
+
 /// The last good definitions, where there are any that still hold.
 fn load(config: &Config) -> Option<Arc<Definitions>> {
     let text = Kept::Definitions.load(&config.node.state_dir).unwrap_or_else(|error| {
@@ -452,7 +459,6 @@ fn load(config: &Config) -> Option<Arc<Definitions>> {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::path::Path;
     use std::process::Command;
 
     use super::*;

@@ -3,6 +3,7 @@
 #![allow(unsafe_code, reason = "a mapping is bytes, and a table is of words")]
 
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::ops::Deref;
 
@@ -17,12 +18,31 @@ pub struct Memory {
 }
 
 impl Memory {
+    /// Bytes of a bucket.
+    pub const BUCKET: usize = size_of::<Bucket>();
+
+    /// Of a file, which outlives the process; what is in it are buckets, or zeros. Longer than so many buckets at least, and changed by
+    /// nobody else as long as this lives: others would mix flows up, but harm no memory.
+    ///
+    /// All pages are touched, so that they come now and from the NUMA node of whoever calls this.
+    pub fn of_file(file: &File, buckets: usize) -> io::Result<Self> {
+        let length = buckets * Self::BUCKET;
+        if file.metadata()?.len() < length as u64 {
+            return Err(io::Error::other("the file is shorter than the memory"));
+        }
+        let map = MmapOptions::new().map_raw(file)?;
+        let _ = map.advise(Advice::HugePage);
+        let memory = Self { map, buckets };
+        memory.iter().step_by(4096 / Self::BUCKET).for_each(Bucket::touch);
+        Ok(memory)
+    }
+
     /// Of this process alone. All free.
     ///
     /// Pages come when they are first touched, from the NUMA node of whoever touches them.
     pub fn private(buckets: usize) -> io::Result<Self> {
         let mut options = MmapOptions::new();
-        options.len((buckets * size_of::<Bucket>()).max(1));
+        options.len((buckets * Self::BUCKET).max(1));
         let map = MmapRaw::from(options.map_anon()?);
         // As many systems have them for whoever asks. Without, all goes on, only slower.
         let _ = map.advise(Advice::HugePage);

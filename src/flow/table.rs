@@ -131,6 +131,11 @@ pub enum Inserted {
 }
 
 impl Bucket {
+    /// Has its page come, and leaves it as it is.
+    pub fn touch(&self) {
+        self.0[0].head.fetch_or(0, Relaxed);
+    }
+
     #[inline(always)]
     fn entry_of(&self, fingerprint: u64) -> Option<&Entry> {
         self.0.iter().find(|entry| entry.fingerprint() == fingerprint)
@@ -203,13 +208,32 @@ impl Remembered {
 }
 
 impl Flows {
+    /// Another with each change of how buckets and entries are laid out, or where they are looked for.
+    pub const LAYOUT: u32 = 1;
+
     /// With room for `capacity` flows. `seed`: a secret of the process.
     pub fn new(capacity: usize, seed: [u64; 2]) -> Self {
-        let entries = (capacity * NINTHS).div_ceil(NINTHS - 1);
+        let memory = Memory::private(Self::buckets(capacity)).expect("there is memory for the flows");
+        Self { buckets: Arc::new(memory), capacity, taken: 0, swept: 0, key: key(seed) }
+    }
+
+    /// In memory of [`Flows::buckets`] that may remember flows already, under the same seed.
+    pub fn on(memory: Memory, capacity: usize, seed: [u64; 2]) -> Self {
+        let taken = memory.iter().flat_map(|bucket| &bucket.0).filter(|entry| !entry.is_free()).count();
+        Self { buckets: Arc::new(memory), capacity, taken, swept: 0, key: key(seed) }
+    }
+
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        self.buckets.iter().flat_map(|bucket| &bucket.0).for_each(Entry::clear);
+        self.taken = 0;
+    }
+
+    /// Buckets of a table of this capacity.
+    pub const fn buckets(capacity: usize) -> usize {
+        let buckets = (capacity * NINTHS).div_ceil(NINTHS - 1).div_ceil(WAYS);
         // With fewer than a few buckets there is nowhere to move.
-        let buckets = if capacity == 0 { 0 } else { entries.div_ceil(WAYS).max(8) };
-        let buckets = Arc::new(Memory::private(buckets).expect("there is memory for the flows"));
-        Self { buckets, capacity, taken: 0, swept: 0, key: key(seed) }
+        if capacity > 0 && buckets < 8 { 8 } else { buckets }
     }
 
     /// What other threads see of it.
@@ -219,13 +243,18 @@ impl Flows {
 
     /// Bytes that a table of this capacity takes.
     pub const fn bytes(capacity: usize) -> usize {
-        (capacity * NINTHS).div_ceil(NINTHS - 1) * size_of::<Entry>()
+        Self::buckets(capacity) * Memory::BUCKET
     }
 
     /// Whether it remembers nothing.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.taken == 0
+    }
+
+    /// Entries that may be taken.
+    pub fn capacity(&self) -> usize {
+        self.capacity
     }
 
     /// Entries that are taken, be it by flows that are over.
@@ -474,7 +503,7 @@ mod tests {
                 place.is_some_and(|place| flows.get(place) == flow(k as u32 % Flow::SLOTS))
             });
             assert_eq!(found.count(), capacity - refused);
-            assert!(Flows::bytes(capacity) <= capacity * 18 + 16);
+            assert!(Flows::bytes(capacity) <= capacity * 18 + Memory::BUCKET);
         }
     }
 

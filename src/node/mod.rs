@@ -5,6 +5,7 @@
 //! way round: health says no, traffic goes on for `stop_grace`, lcores stop, then everything that they used.
 
 mod eal;
+mod flow_memory;
 mod ports;
 mod signals;
 mod state_dir;
@@ -27,6 +28,7 @@ use crate::punt::{self, Bridge, Counts, Punt, Tap};
 use crate::snapshot::PortIndex;
 use crate::telemetry::{self, Device, Health, Lcores, Server, Sources, TwinCounts};
 use crate::wire::Mac;
+use flow_memory::FlowMemory;
 use ports::Opened;
 use signals::{Said, Signals};
 use state_dir::StateDir;
@@ -104,7 +106,7 @@ impl Node {
         let cpus = &config.dpdk.lcores;
         let devices: Vec<&str> = config.ports.iter().map(|port| port.device.as_str()).collect();
         let eal = Eal::init(cpus, eal::arguments(&config.dpdk, &devices, &config.node.state_dir))?;
-        let clock = Clock::start(eal);
+        let clock = Clock::start(eal, Clock::uptime());
         let pool = Mempool::new(eal, "frames", config.dpdk.mempool_mbufs, config.dpdk.mbuf_data_room)?;
 
         let mut opened = Vec::new();
@@ -117,14 +119,14 @@ impl Node {
             tracing::info!("{port}");
         }
 
-        let pipelines = pipelines(config, ports::dealing(&opened));
+        let (pipelines, knows_flows) = pipelines(eal, config, ports::dealing(&opened))?;
         let (control, readers) = Control::start(Setup {
             config: config.clone(),
             fixed: config.fabric_on(|index| Mac(opened[index].info.mac)),
             twins: twins(&opened, &taps),
             clock: Box::new(move || clock.now()),
             remembered: pipelines.iter().map(Pipeline::remembered).collect(),
-            knows_flows: false,
+            knows_flows,
         })?;
 
         let Wiring { lanes, bridges, counts } = wire(eal, &mut opened, taps, cpus.len())?;
@@ -229,20 +231,40 @@ impl Node {
     }
 }
 
-/// Those of all lcores.
-fn pipelines(config: &Config, dealing: Option<Dealing>) -> Vec<Pipeline> {
-    let environment = config.environment();
+/// Those of all lcores, and whether they remember the flows of a process before.
+fn pipelines(eal: Eal, config: &Config, dealing: Option<Dealing>) -> Result<(Vec<Pipeline>, bool), Error> {
+    let (environment, cpus) = (config.environment(), &config.dpdk.lcores);
+    let capacity = environment.flows;
+    let memory = FlowMemory::find(&config.node.state_dir, cpus.len(), capacity, secret)?;
+    let mut knows_flows = memory.knows_flows;
     // One for all, so that a client has the same source address by each.
     let nat_seed = secret();
-    let pipeline = |index| {
+    let mut pipelines = Vec::new();
+    for (index, ((lcore, &cpu), part)) in eal.lcores().into_iter().zip(cpus).zip(memory.parts).enumerate() {
+        let file = part.file().to_owned();
+        let opening = lcore.launch(move || part.open(capacity)).map_err(|reason| Error::Launch { cpu, reason })?;
+        let (flows, error) = opening.join().map_err(|_| Error::LcoreDied { cpu })?;
+        if let Some(error) = error {
+            knows_flows = false;
+            tracing::warn!("{}: {error}; lcore on CPU {cpu} forgets its flows when the process ends", file.display());
+        }
         let nat = Nat::new(&environment.sources, index, nat_seed);
-        let pipeline = Pipeline::with(nat).remembering(environment.flows, secret());
-        match dealing {
+        let pipeline = Pipeline::with(nat).remembering_in(flows, secret());
+        pipelines.push(match dealing {
             Some(dealing) => pipeline.dealt_by(dealing),
             None => pipeline,
-        }
-    };
-    (0..config.dpdk.lcores.len()).map(pipeline).collect()
+        });
+    }
+    // What is remembered by numbers that nobody knows any more is nobody's.
+    if !knows_flows || !control::knows_numbers(&config.node.state_dir) {
+        knows_flows = false;
+        pipelines.iter_mut().for_each(Pipeline::forget_flows);
+    }
+    let remembered: usize = pipelines.iter().map(Pipeline::flows).sum();
+    if remembered > 0 {
+        tracing::info!("{remembered} flows are remembered from before");
+    }
+    Ok((pipelines, knows_flows))
 }
 
 /// The twins that there are, for netlink.

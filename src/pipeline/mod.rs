@@ -90,9 +90,15 @@ impl Pipeline {
 
     /// With memory for so many flows. `seed`: a secret of the process.
     #[must_use]
-    pub fn remembering(mut self, flows: usize, seed: [u64; 2]) -> Self {
-        self.state.flows = Flows::new(flows, seed);
-        self.state.begun = Begun::new(flows, seed);
+    pub fn remembering(self, flows: usize, seed: [u64; 2]) -> Self {
+        self.remembering_in(Flows::new(flows, seed), seed)
+    }
+
+    /// As [`Pipeline::remembering`], in memory of its own.
+    #[must_use]
+    pub fn remembering_in(mut self, flows: Flows, seed: [u64; 2]) -> Self {
+        self.state.begun = Begun::new(flows.capacity(), seed);
+        self.state.flows = flows;
         self
     }
 
@@ -104,6 +110,11 @@ impl Pipeline {
     /// Entries of remembered flows, be they of flows that are over.
     pub fn flows(&self) -> usize {
         self.state.flows.taken()
+    }
+
+    /// Forgets all flows.
+    pub fn forget_flows(&mut self) {
+        self.state.flows.clear();
     }
 
     /// Frees the entries of flows that are over, in the next part of the memory: all of it in `round`, of which so much time has `passed`.

@@ -68,9 +68,13 @@ pub struct Register {
 }
 
 impl Register {
-    /// One that has given these numbers out; those between may be remembered from before.
+    /// Numbers behind the last that is known from before, which may have been given out without being noted.
+    const UNNOTED: u32 = 4096;
+
+    /// One that has given these numbers out; others up to there may be remembered from before.
     pub fn after(given: &HashSet<u32>) -> Self {
-        let count = given.iter().max().map_or(0, |last| last.saturating_add(1).min(Flow::DESTINATIONS));
+        let last = given.iter().max().copied().unwrap_or(0);
+        let count = last.saturating_add(1 + Self::UNNOTED).min(Flow::DESTINATIONS);
         let chunks = (0..(count as usize).div_ceil(CHUNK)).map(|_| Arc::new([Destination::GONE; CHUNK])).collect();
         let left = (0..count).filter(|number| !given.contains(number)).map(|number| (number, 0)).collect();
         Self { chunks, count, free: Vec::new(), left }
@@ -154,15 +158,18 @@ mod tests {
     fn what_was_given_before_is_not_given_again_nor_what_lies_between() {
         let mut register = Register::after(&HashSet::from([3, 1]));
         register.set(3, of(1));
-        assert_eq!((register.take(), register.left.as_slice()), (Some(4), &[(0, 0), (2, 0)][..]));
-        register.free(1, |number| number == 0);
-        assert_eq!((register.take(), register.take()), (Some(2), Some(5)));
+        let unnoted = 4..4 + Register::UNNOTED;
+        let left = [0, 2].into_iter().chain(unnoted.clone()).map(|number| (number, 0));
+        assert_eq!((register.take(), &register.left), (Some(unnoted.end), &left.collect()));
+        register.free(1, |number| number == 0 || unnoted.contains(&number));
+        assert_eq!((register.take(), register.take()), (Some(2), Some(unnoted.end + 1)));
     }
 
     #[test]
     fn there_are_so_many_and_no_more() {
         let mut register = Register { count: Flow::DESTINATIONS - 1, ..Register::default() };
-        register.chunks = vec![Arc::new([Destination::GONE; CHUNK]); Flow::DESTINATIONS as usize / CHUNK];
+        let chunk = || Arc::new([Destination::GONE; CHUNK]);
+        register.chunks = (0..Flow::DESTINATIONS as usize / CHUNK).map(|_| chunk()).collect();
         assert_eq!((register.take(), register.take()), (Some(Flow::DESTINATIONS - 1), None));
     }
 }
