@@ -11,6 +11,7 @@ mod memory;
 mod report;
 mod traffic;
 
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::{self, Config};
 use crate::feed::{Feed, Text, Update};
-use crate::flow::Remembered;
+use crate::flow::{Clients, Remembered};
 use crate::kernel::{self, Facts, Kernel, Twin};
 use crate::quiescent::{self, Publisher, Reader};
 use crate::service::{self, Definitions, Errors, Warning};
@@ -46,7 +47,9 @@ pub struct Setup {
     pub clock: Clock,
     /// What each lcore remembers.
     pub remembered: Vec<Remembered>,
-    /// Whether they remember what the process before did.
+    /// Where clients went: what all lcores remember.
+    pub clients: Arc<Clients>,
+    /// Whether lcores remember what the process before did.
     pub knows_flows: bool,
 }
 
@@ -163,7 +166,9 @@ struct Thread {
     fabric: Fabric,
     /// Next hops of backends and routes whose MAC addresses are not known.
     unresolved: Vec<IpAddr>,
-    clients: clients::Clients,
+    asked_for: clients::Clients,
+    /// Where clients went: what all lcores remember.
+    clients: Arc<Clients>,
     look: memory::Look,
     /// When the change was noticed that not every lcore has adopted yet.
     pending: Option<Instant>,
@@ -183,7 +188,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 impl Thread {
     async fn begin(setup: Setup, has_definitions: Arc<AtomicBool>) -> Result<(Self, Vec<Reader<Snapshot>>), Error> {
-        let Setup { config, fixed, twins, clock, remembered, knows_flows } = setup;
+        let Setup { config, fixed, twins, clock, remembered, clients, knows_flows } = setup;
         let state_dir = config.node.state_dir.clone();
         let kernel = if twins.is_empty() { None } else { Some(Kernel::start(&twins).await?) };
         let facts = match &kernel {
@@ -221,7 +226,8 @@ impl Thread {
             has_definitions,
             fabric,
             unresolved,
-            clients: clients::Clients::default(),
+            asked_for: clients::Clients::default(),
+            clients,
             look: memory::Look::new(remembered),
             pending: None,
             sums: traffic::Sums::default(),
@@ -340,19 +346,25 @@ impl Thread {
         let mut has_learned = self.compiler.learn((self.clock)());
         let adopted = self.pending.is_none().then(|| self.compiler.serial());
         if let Some(serial) = self.look.step(adopted) {
-            has_learned |= self.compiler.learn_remembered(serial, |destination| self.look.is_remembered(destination));
+            let (now, mut destinations) = ((self.clock)(), HashSet::new());
+            self.clients.sweep(
+                |client| self.compiler.is_client_over(client, now),
+                |client| _ = destinations.insert(client.destination),
+            );
+            let is_remembered = |number| self.look.is_remembered(number) || destinations.contains(&number);
+            has_learned |= self.compiler.learn_remembered(serial, is_remembered);
         }
         if has_learned {
             self.publish(Instant::now());
         }
-        if self.clients.update(self.compiler.asked().take(), Instant::now()) {
+        if self.asked_for.update(self.compiler.asked().take(), Instant::now()) {
             self.want();
         }
     }
 
     fn want(&self) {
         if let Some(kernel) = &self.kernel {
-            kernel.want(self.unresolved.iter().copied().chain(self.clients.wanted()).collect());
+            kernel.want(self.unresolved.iter().copied().chain(self.asked_for.wanted()).collect());
         }
     }
 
@@ -514,8 +526,15 @@ mod tests {
             let name = directory.path().join("penstock.toml").display().to_string();
             let (config, _) = Config::read(document, &name).unwrap();
             let clock: Clock = Box::new(|| Millis(0));
-            let setup =
-                Setup { fixed: config.fabric(), config, twins, clock, remembered: Vec::new(), knows_flows: false };
+            let setup = Setup {
+                fixed: config.fabric(),
+                config,
+                twins,
+                clock,
+                remembered: Vec::new(),
+                clients: Arc::new(Clients::new(8, [0; 2])),
+                knows_flows: false,
+            };
             let (control, mut lcores) = Control::start(setup).unwrap();
             Self { directory, control, lcore: lcores.remove(0) }
         }

@@ -21,11 +21,12 @@ pub mod snat;
 mod udp_tunnel;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::counters::Reason;
-use crate::flow::{Begun, Flows, Nat, Seconds};
+use crate::flow::{Begun, Clients, Flows, Nat, Seconds};
 use crate::service::{Backend, Forwarding, Service};
 use crate::wire::{Frame, ethernet, ipv4, ipv6};
 
@@ -110,6 +111,8 @@ pub struct State {
     pub nat: Nat,
     /// Where flows went.
     pub flows: Flows,
+    /// Where clients went: one for all lcores.
+    pub clients: Option<Arc<Clients>>,
     /// The flows that `dnat-dsr` has seen begin.
     pub begun: Begun,
     /// The second of the burst.
@@ -118,7 +121,7 @@ pub struct State {
 
 impl State {
     pub fn new(nat: Nat, flows: Flows, begun: Begun) -> Self {
-        Self { id: Identification::default(), nat, flows, begun, now: Seconds(0) }
+        Self { id: Identification::default(), nat, flows, clients: None, begun, now: Seconds(0) }
     }
 }
 

@@ -20,7 +20,7 @@ use dpdk::{Eal, Mempool, Running};
 use crate::config::{self, Config};
 use crate::control::{self, Control, Setup};
 use crate::counters::LcoreBlock;
-use crate::flow::{Dealing, Nat};
+use crate::flow::{Clients, Dealing, Nat};
 use crate::kernel::Twin;
 use crate::lcore::{self, Clock, Forwarding, Handoff, Lane, Plan};
 use crate::pipeline::Pipeline;
@@ -119,13 +119,15 @@ impl Node {
             tracing::info!("{port}");
         }
 
-        let (pipelines, knows_flows) = pipelines(eal, config, ports::dealing(&opened))?;
+        let clients = Arc::new(Clients::new(config.environment().flows, secret()));
+        let (pipelines, knows_flows) = pipelines(eal, config, ports::dealing(&opened), &clients)?;
         let (control, readers) = Control::start(Setup {
             config: config.clone(),
             fixed: config.fabric_on(|index| Mac(opened[index].info.mac)),
             twins: twins(&opened, &taps),
             clock: Box::new(move || clock.now()),
             remembered: pipelines.iter().map(Pipeline::remembered).collect(),
+            clients,
             knows_flows,
         })?;
 
@@ -232,7 +234,12 @@ impl Node {
 }
 
 /// Those of all lcores, and whether they remember the flows of a process before.
-fn pipelines(eal: Eal, config: &Config, dealing: Option<Dealing>) -> Result<(Vec<Pipeline>, bool), Error> {
+fn pipelines(
+    eal: Eal,
+    config: &Config,
+    dealing: Option<Dealing>,
+    clients: &Arc<Clients>,
+) -> Result<(Vec<Pipeline>, bool), Error> {
     let (environment, cpus) = (config.environment(), &config.dpdk.lcores);
     let capacity = environment.flows;
     let memory = FlowMemory::find(&config.node.state_dir, cpus.len(), capacity, secret)?;
@@ -249,7 +256,7 @@ fn pipelines(eal: Eal, config: &Config, dealing: Option<Dealing>) -> Result<(Vec
             tracing::warn!("{}: {error}; lcore on CPU {cpu} forgets its flows when the process ends", file.display());
         }
         let nat = Nat::new(&environment.sources, index, nat_seed);
-        let pipeline = Pipeline::with(nat).remembering_in(flows, secret());
+        let pipeline = Pipeline::with(nat).remembering_in(flows, secret()).sharing(clients.clone());
         pipelines.push(match dealing {
             Some(dealing) => pipeline.dealt_by(dealing),
             None => pipeline,

@@ -1,7 +1,7 @@
 //! The packets of a burst that belong to services, stage by stage: arrays that each stage reads and writes as a whole, so that
 //! it keeps what it needs in registers, and the cache misses of different packets overlap.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::matching;
 use super::parse::{Flow, Parsed, Tuple};
@@ -55,6 +55,8 @@ pub struct Burst {
 
 const NO_TRAIN: u8 = u8::MAX;
 
+const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
 /// How a train is chosen for that is not an IPv4 client's to a service which goes by address and port.
 #[derive(Debug, Clone, Copy)]
 struct Choice {
@@ -64,6 +66,7 @@ struct Choice {
     slot: u64,
     /// The target, where the packet itself names it.
     target: Option<TargetIndex>,
+    source: IpAddr,
 }
 
 /// The lowest bit's number, and the bit off.
@@ -125,7 +128,7 @@ impl Burst {
         clients: [Client::NONE; BURST],
         hashes: [0; BURST],
         special: 0,
-        choices: [Choice { client: 0, slot: 0, target: None }; BURST],
+        choices: [Choice { client: 0, slot: 0, target: None, source: NOBODY }; BURST],
         asked: 0,
         is_mixed: false,
         spots: [Spot::NONE; BURST],
@@ -276,7 +279,7 @@ impl Burst {
     /// Notes a translation, which takes the place of the hash.
     fn translate(&mut self, train: usize, way: Outward) {
         let slot = way.slot.map_or(0, |slot| u64::from(slot.0));
-        self.choices[train] = Choice { client: slot, slot, target: Some(way.target) };
+        self.choices[train] = Choice { client: slot, slot, target: Some(way.target), source: NOBODY };
         self.special |= 1 << train;
     }
 
@@ -297,7 +300,7 @@ impl Burst {
             source => {
                 let client = hash.end(source, flow.source_port);
                 let slot = if by_client { client } else { hash.source(source) };
-                self.choices[train] = Choice { client, slot, target };
+                self.choices[train] = Choice { client, slot, target, source };
                 self.special |= 1 << train;
             }
         }
@@ -384,7 +387,7 @@ impl Burst {
     fn select_special<'a>(&mut self, mut special: u32, snapshot: &'a Snapshot, targets: &mut [&'a Target; BURST]) {
         while special != 0 {
             let train = take_bit(&mut special);
-            let Choice { client, slot, target } = self.choices[train];
+            let Choice { client, slot, target, .. } = self.choices[train];
             self.hashes[train] = client;
             targets[train] = match target {
                 Some(target) => snapshot.target(target),
@@ -464,10 +467,17 @@ impl Burst {
         while others != 0 {
             let train = take_bit(&mut others);
             let service = self.services[train];
-            let look = |destination| snapshot.recalled(service, destination);
-            if let Some(target) = state.flows.follow(self.spots[train], self.says[train], state.now, look) {
-                targets[train] = target;
-                recalled |= 1 << train;
+            let look = |destination| {
+                snapshot.recalled(service, destination).map(|(fate, target)| (fate, (destination, target)))
+            };
+            let says = self.says[train];
+            let Some((destination, target)) = state.flows.follow(self.spots[train], says, state.now, look) else {
+                continue;
+            };
+            targets[train] = target;
+            recalled |= 1 << train;
+            if says != Says::Nothing && snapshot.affinity(service).is_some() {
+                recall::renew_client(&View { snapshot, service }, destination, self.client(train), state);
             }
         }
         recalled
@@ -491,6 +501,15 @@ impl Burst {
             }
         }
         recalled
+    }
+
+    /// The client of a train.
+    fn client(&self, train: usize) -> IpAddr {
+        let bit = 1 << train;
+        match self.special & bit != 0 {
+            true => self.choices[train].source,
+            false => self.flows[train].source().into(),
+        }
     }
 
     /// Whether any of these trains has its hash sent with it.
@@ -528,8 +547,8 @@ impl Burst {
             };
             let view = View { snapshot, service: self.services[train] };
             let (spot, says) = (self.spots[train], self.says[train]);
-            let of = Train { spot, says, packets: self.sent[train].packets };
-            targets[train] = recall::enter(&mut state.flows, &view, of, slot, state.now, state.nat.lcore());
+            let of = Train { spot, says, packets: self.sent[train].packets, client: self.client(train) };
+            targets[train] = recall::enter(&view, of, slot, state);
         }
     }
 

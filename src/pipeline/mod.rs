@@ -17,8 +17,10 @@ mod recall;
 mod refusal;
 mod translation;
 
+use std::sync::Arc;
+
 use crate::counters::Reason;
-use crate::flow::{Begun, Dealing, Flows, Nat, Remembered, worth};
+use crate::flow::{Begun, Clients, Dealing, Flows, Nat, Remembered, worth};
 use crate::mode::{Content, Reply, State, link};
 use crate::service::Hash;
 use crate::snapshot::{Millis, PortIndex, ServiceIndex, Snapshot, TargetIndex};
@@ -121,6 +123,13 @@ impl Pipeline {
     pub fn sweep(&mut self, snapshot: &Snapshot, now: Millis, passed: Millis, round: Millis) {
         let now = translation::seconds(now);
         self.state.flows.sweep_part(passed.0, round.0, |flow| worth(flow, now, snapshot));
+    }
+
+    /// With a memory of clients that it shares with the other lcores.
+    #[must_use]
+    pub fn sharing(mut self, clients: Arc<Clients>) -> Self {
+        self.state.clients = Some(clients);
+        self
     }
 
     /// Whose frames, and those of the other lcores, are dealt so.

@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 
 use super::parse::{Parsed, Tuple};
-use crate::flow::{Address, Choice, Fate, Flows, Goes, Known, Says, Seconds, Spot};
-use crate::mode::{Content, snat};
+use crate::flow::{Address, Choice, Client, Clients, Fate, Flows, Goes, Known, Says, Seconds, Spot};
+use crate::mode::{Content, State, snat};
 use crate::service::{Protocol, Tracking};
-use crate::snapshot::{ServiceIndex, Snapshot, Target};
+use crate::snapshot::{Affinity, ServiceIndex, Snapshot, Target};
 use crate::wire::Frame;
 
 /// A snapshot, asked by a packet of a service.
@@ -62,25 +62,36 @@ pub fn says<F: Frame>(frame: &F, parsed: &Parsed) -> Says {
     }
 }
 
+/// Where a client went, if it came within the timeout and the backend takes new flows.
+fn find_client(clients: &Clients, affinity: Affinity, client: IpAddr, view: &View, now: Seconds) -> Option<u32> {
+    let found = clients.find(clients.spot(affinity.service, client))?;
+    let is_there = view.is_asked_for(found.destination) && view.fate(found.destination).takes_new;
+    (is_there && found.age(now) <= affinity.timeout).then_some(found.destination)
+}
+
+/// Notes that a client came again, which went to `destination` before.
+pub fn renew_client(view: &View, destination: u32, client: IpAddr, state: &State) {
+    if let Some((clients, affinity)) = state.clients.as_deref().zip(view.snapshot.affinity(view.service)) {
+        let is_over = |client: &Client| view.snapshot.is_client_over(client, state.now);
+        clients.note(clients.spot(affinity.service, client), destination, state.now, is_over);
+    }
+}
+
 /// Packets of one flow that say the same of it.
 #[derive(Debug, Clone, Copy)]
 pub struct Train {
     pub spot: Spot,
     pub says: Says,
     pub packets: u32,
+    pub client: IpAddr,
 }
 
 /// The target of packets whose flow is not known; `hash`: what their slot is found by.
-pub fn enter<'a>(
-    flows: &mut Flows,
-    view: &View<'a>,
-    train: Train,
-    hash: u64,
-    now: Seconds,
-    lcore: usize,
-) -> &'a Target {
-    let Train { spot, says, packets } = train;
+pub fn enter<'a>(view: &View<'a>, train: Train, hash: u64, state: &mut State) -> &'a Target {
+    let Train { spot, says, packets, client } = train;
     let View { snapshot, service } = *view;
+    let State { flows, clients, now, nat, .. } = state;
+    let now = *now;
     let compiled = snapshot.compiled_service(service);
     if compiled.tracking() == Tracking::Transition && compiled.is_at_rest() {
         return snapshot.select(service, hash);
@@ -90,9 +101,15 @@ pub fn enter<'a>(
     // What UDP begins anew has no base.
     let is_new = compiled.definition().protocol == Protocol::Udp && says == Says::Nothing;
     let base = number(slot.base).filter(|_| !is_new);
-    let choice = Choice { slot: slot.number, now: number(slot.now), base, tracking: compiled.tracking() };
+    let affinity = clients.as_deref().zip(snapshot.affinity(service)).filter(|_| says != Says::Nothing);
+    let affine = affinity.and_then(|(clients, affinity)| find_client(clients, affinity, client, view, now));
+    let choice = Choice { slot: slot.number, now: affine.or(number(slot.now)), base, tracking: compiled.tracking() };
     match flows.decide(spot, says, now, view, || choice) {
         Goes::To(destination) => {
+            if let Some((clients, affinity)) = affinity {
+                let is_over = |client: &Client| snapshot.is_client_over(client, now);
+                clients.note(clients.spot(affinity.service, client), destination, now, is_over);
+            }
             // That there are more of them says more than the first alone.
             if says == Says::Datagram && packets > 1 {
                 flows.follow(spot, says, now, |destination| snapshot.recalled(service, destination));
@@ -100,7 +117,7 @@ pub fn enter<'a>(
             snapshot.recalled(service, destination).map(|(_, target)| target)
         }
         Goes::Nowhere => None,
-        Goes::Refused => Some(snapshot.no_room(service, lcore, packets)),
+        Goes::Refused => Some(snapshot.no_room(service, nat.lcore(), packets)),
     }
     .unwrap_or_else(|| snapshot.select(service, hash))
 }

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::counters::{Reason, Totals};
-use crate::flow::{Dealing, Nat};
+use crate::flow::{Clients, Dealing, Nat};
 use crate::pipeline::{BURST, Held, Pipeline, Verdict};
 use crate::service::{Definitions, Tracking};
 use crate::snapshot::{Compiler, Environment, Fabric, Millis, PortIndex, Snapshot};
@@ -72,7 +72,8 @@ pub fn run<R: Read, W: Write>(
     let mut snapshot = compile(&mut plan.compiler, &definitions, &plan.fabric, Millis(0));
     let mut changes = std::mem::take(&mut plan.changes).into_iter().peekable();
     let dealing = Dealing::evenly(deal::ENTRIES, plan.lcores);
-    let of_index = |index| Lcore::new(plan.compiler.environment(), index, dealing);
+    let clients = Arc::new(Clients::new(plan.compiler.environment().flows, SEED));
+    let of_index = |index| Lcore::new(plan.compiler.environment(), index, dealing, clients.clone());
     let mut lcores: Vec<Lcore> = (0..plan.lcores).map(of_index).collect();
     let mut batch = Batch::default();
     let mut totals = Totals::default();
@@ -147,6 +148,9 @@ pub fn run<R: Read, W: Write>(
     Ok(Report { totals, backends })
 }
 
+/// Of the keys of memories: the same in every run.
+const SEED: [u64; 2] = [0; 2];
+
 /// How long it takes to look at all remembered flows for those that are over.
 const ROUND: Millis = Millis(3_600_000);
 
@@ -181,12 +185,11 @@ struct Lcore {
 }
 
 impl Lcore {
-    fn new(environment: &Environment, index: usize, dealing: Dealing) -> Self {
-        // The same in every run.
-        const SEED: [u64; 2] = [0; 2];
+    fn new(environment: &Environment, index: usize, dealing: Dealing, clients: Arc<Clients>) -> Self {
         let nat = Nat::new(&environment.sources, index, SEED);
+        let pipeline = Pipeline::with(nat).remembering(environment.flows, SEED).sharing(clients);
         Self {
-            pipeline: Pipeline::with(nat).remembering(environment.flows, SEED).dealt_by(dealing),
+            pipeline: pipeline.dealt_by(dealing),
             held: Held::default(),
             frames: vec![Buffer::default(); BURST],
             count: 0,

@@ -4,6 +4,7 @@
 //! it. So one change among thousands of services costs about as much as one service does.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -21,14 +22,14 @@ use super::transition::Bases;
 use super::tunnels::Tunnels;
 use super::vips::Vips;
 use super::{
-    Asked, CompiledService, Destination, Details, Environment, Fabric, Kept, Limiter, Memory, Millis, NextHop, Numbers,
-    ServiceIndex, Snapshot, Target, TargetIndex,
+    Affinity, Asked, CompiledService, Destination, Details, Environment, Fabric, Kept, Limiter, Memory, Millis,
+    NextHop, Numbers, ServiceIndex, Snapshot, Target, TargetIndex,
 };
 use crate::counters::{Reason, Registry, TrafficId};
-use crate::flow::Stage;
+use crate::flow::{Client, Seconds, Stage};
 use crate::maglev::{Member, SelectionHash};
 use crate::mode::{self, Context, Prepared, Tunnel};
-use crate::service::{Definitions, Hash, Ports, Protocol, Service, State, Tracking};
+use crate::service::{Definitions, Hash, IdleTimeout, Ports, Protocol, Service, State, Tracking};
 
 /// Makes snapshots, and keeps what goes from one to the next: tables, bases, counters, endpoints that left.
 #[derive(Debug)]
@@ -243,10 +244,12 @@ impl Compiler {
         moving.map(|entry| (&entry.definition.name, entry.bases.held().count()))
     }
 
-    /// Whether it would change anything to know what the lcores remember.
-    pub fn wants_to_know(&self) -> bool {
-        let may_forget = |service: &CompiledService| service.recalls && service.tracking != Tracking::Full;
-        self.destinations.has_left() || self.services.iter().any(|service| may_forget(service) && service.is_at_rest())
+    /// Whether a client may be forgotten by all: nobody will ask for it any more.
+    pub fn is_client_over(&self, client: &Client, now: Millis) -> bool {
+        let now = Seconds(u32::try_from(now.0 / 1000).unwrap_or(u32::MAX));
+        let Some(service) = self.destinations.get(client.destination).map(|of| of.service) else { return true };
+        let affinity = self.services.get(service.0 as usize).and_then(|service| service.details.affinity);
+        affinity.is_none_or(|affinity| client.age(now) > affinity.timeout)
     }
 
     /// Of the newest snapshot.
@@ -448,7 +451,9 @@ impl Compiler {
             }
             false => TrafficId::NONE,
         };
+        let affinity = affinity(service);
         let details = Details {
+            affinity,
             refused,
             table: table.clone(),
             definition: service.clone(),
@@ -464,6 +469,7 @@ impl Compiler {
             tracking: service.tracking,
             recalls,
             sends_hash,
+            has_affinity: affinity.is_some(),
             memory: Arc::new(memory),
             details: Arc::new(details),
         };
@@ -643,6 +649,15 @@ impl Compiler {
         self.served.retain(|_, endpoint| endpoint.until.is_none_or(|until| now < until));
         has_changed || self.served.len() != count
     }
+}
+
+/// How clients of a service are remembered, where they are to be.
+fn affinity(service: &Service) -> Option<Affinity> {
+    let is_kept = service.hash == Hash::SourceIp && service.tracking == Tracking::Full;
+    let timeout = service.affinity_timeout.filter(|_| is_kept && !service.forwarding.nature().keeps_flows)?;
+    let timeout = u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX).min(IdleTimeout::MOST);
+    let number = BuildHasherDefault::<DefaultHasher>::default().hash_one(Key::of(service));
+    Some(Affinity { service: number, timeout })
 }
 
 /// How long a flow that is not remembered may be silent.

@@ -109,17 +109,18 @@ impl Register {
         self.left.push((number, serial));
     }
 
-    /// Whether any left.
-    pub fn has_left(&self) -> bool {
-        !self.left.is_empty()
-    }
-
     /// Gives those out again that had left in the snapshot `serial`, but for those that `is_remembered`.
     pub fn free(&mut self, serial: u32, is_remembered: impl Fn(u32) -> bool) {
         let is_kept = |&&(number, left): &&(u32, u32)| left > serial || is_remembered(number);
         let (left, free): (Vec<_>, Vec<_>) = self.left.iter().partition(is_kept);
         self.left = left;
         self.free.extend(free.into_iter().map(|(number, _)| number));
+    }
+
+    /// Whose a number is now.
+    pub fn get(&self, number: u32) -> Option<&Destination> {
+        let destination = self.chunks.get(number as usize / CHUNK)?.get(number as usize % CHUNK)?;
+        (destination.service != ServiceIndex::NONE).then_some(destination)
     }
 
     pub fn snapshot(&self) -> Destinations {

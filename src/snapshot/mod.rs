@@ -27,7 +27,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::counters::{Traffic, TrafficId};
-use crate::flow::{Fate, Known, Sources};
+use crate::flow::{Client, Fate, Known, Seconds, Sources};
 use crate::maglev::{self, NOBODY, SelectionHash};
 use crate::mode::{Encap, Prepared, Reply, Tunnel};
 use crate::service::{Backend, Hash, Service, Tracking};
@@ -160,6 +160,8 @@ pub struct CompiledService {
     recalls: bool,
     /// Whether what is sent depends on the hash of the client's address and port.
     sends_hash: bool,
+    /// Whether clients are remembered, too.
+    has_affinity: bool,
     memory: Arc<Memory>,
     details: Arc<Details>,
 }
@@ -185,6 +187,7 @@ impl Memory {
 /// What few packets need.
 #[derive(Debug)]
 struct Details {
+    affinity: Option<Affinity>,
     /// Where it is counted what there was no room to remember.
     refused: TrafficId,
     ranges: Option<Ranges>,
@@ -215,6 +218,15 @@ pub struct Target {
     pub room: u16,
     /// What is done to packets, or why they cannot go there.
     pub mode: Prepared,
+}
+
+/// How clients of a service are remembered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Affinity {
+    /// What tells the service from others.
+    pub service: u64,
+    /// Seconds after its last packet that a client is forgotten.
+    pub timeout: u32,
 }
 
 /// Names a service of a snapshot.
@@ -449,6 +461,19 @@ impl Snapshot {
     pub fn kept_at(&self, service: ServiceIndex, destination: u32) -> Option<&Target> {
         let member = self.destinations.member(destination, service)?;
         self.services.get(service.0 as usize)?.targets.get(usize::from(member))
+    }
+
+    /// How clients of this service are remembered, where they are.
+    #[inline]
+    pub fn affinity(&self, service: ServiceIndex) -> Option<Affinity> {
+        let service = self.services.get(service.0 as usize).filter(|service| service.has_affinity)?;
+        service.details.affinity
+    }
+
+    /// Whether a client is forgotten: it was silent for too long. One whose destination this snapshot does not know may be a newer one's.
+    pub fn is_client_over(&self, client: &Client, now: Seconds) -> bool {
+        let affinity = self.destinations.get(client.destination).and_then(|of| self.affinity(of.service));
+        affinity.is_some_and(|affinity| client.age(now) > affinity.timeout)
     }
 
     /// The fate and target of a remembered flow of `service`; `None`: its backend is gone, or another service's.
