@@ -104,6 +104,8 @@ impl Flows {
         // Who opens a connection anew need not go where nothing came of the last, or where it is ending.
         let is_anew = says == Says::Opens && flow.stage != Stage::Established;
         if is_anew && !fate.takes_new {
+            // Nor does what comes next of the new one, be it in the same burst.
+            self.remove(place);
             return None;
         }
         let stage = if is_anew { Stage::Opening } else { after(flow.stage, says) };
