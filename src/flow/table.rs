@@ -294,6 +294,13 @@ impl Flows {
         self.taken -= 1;
     }
 
+    /// The same of a flow that may be remembered.
+    pub fn forget(&mut self, spot: Spot) {
+        if let Some(place) = self.find(spot) {
+            self.remove(place);
+        }
+    }
+
     #[inline]
     fn entry(&self, place: Place) -> &Entry {
         &self.buckets[place.bucket as usize].0[usize::from(place.way) % WAYS]

@@ -83,6 +83,10 @@ pub fn enter<'a>(
     let View { snapshot, service } = *view;
     let compiled = snapshot.compiled_service(service);
     if compiled.tracking() == Tracking::Transition && compiled.is_at_rest() {
+        // What it went to before may return, but it is here now.
+        if says != Says::Nothing {
+            flows.forget(spot);
+        }
         return snapshot.select(service, hash);
     }
     let slot = compiled.slot(hash);
