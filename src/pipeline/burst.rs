@@ -146,6 +146,8 @@ impl Burst {
             let Some((total, flow)) = Parsed::plain(frame.bytes(), station) else {
                 self.trains[at] = NO_TRAIN;
                 others |= 1 << at;
+                // It may be of the same flow, and change what is known of it.
+                last = Flow::NONE;
                 continue;
             };
             if flow != last {
