@@ -299,7 +299,7 @@ fn a_client_comes_back_to_its_backend_within_the_timeout() {
     let affine = r#""protocol": "tcp", "tracking": "full", "hash": "source-ip", "affinity_timeout": "1h""#;
     let (few, more) = (set(&[(1, ""), (2, "")], affine), set(&[(1, ""), (2, ""), (3, ""), (4, ""), (5, "")], affine));
     let mut node = Node::new(&few);
-    let mut connect = |node: &mut Node, port: u16| -> Vec<u8> {
+    let connect = |node: &mut Node, port: u16| -> Vec<u8> {
         let send = |client| {
             let (verdict, buffer) = node.verdict_of(client_address(client), port, SYN);
             assert_eq!(verdict, Verdict::Forward(PortIndex(0)));

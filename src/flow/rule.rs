@@ -98,7 +98,7 @@ impl Flows {
     /// to which the packet may go.
     #[inline(always)]
     pub fn follow<T>(
-        &self,
+        &mut self,
         spot: Spot,
         says: Says,
         now: Seconds,
@@ -110,11 +110,19 @@ impl Flows {
         if !fate.keeps || flow.age(now) > fate.idle(flow.stage) {
             return None;
         }
+        // Who opens a connection anew need not go where nothing came of the last, or where it is ending.
+        if says == Says::Opens && flow.stage != Stage::Established && !fate.takes_new {
+            // Nor does what comes next of the new one, be it in the same burst.
+            entry.clear();
+            self.taken -= 1;
+            return None;
+        }
         // Most packets say nothing new, and leave their cache line as it is.
         if says == Says::GoesOn && flow.stage == Stage::Established && flow.seen == now.0 % Flow::SECONDS {
             return Some(found);
         }
-        is_noted(entry, &flow, says, now, fate.takes_new).then_some(found)
+        note(entry, &flow, says, now);
+        Some(found)
     }
 
     /// Decides on a packet, and remembers what is to be remembered. `choose` is asked where the flow is not known.
@@ -176,20 +184,15 @@ impl Flows {
     }
 }
 
-/// Notes what a packet says of its flow, if it is of that flow.
+/// Notes what a packet says of its flow.
 #[inline(never)]
-fn is_noted(entry: &Entry, flow: &Flow, says: Says, now: Seconds, takes_new: bool) -> bool {
-    // Who opens a connection anew need not go where nothing came of the last, or where it is ending.
+fn note(entry: &Entry, flow: &Flow, says: Says, now: Seconds) {
     let is_anew = says == Says::Opens && flow.stage != Stage::Established;
-    if is_anew && !takes_new {
-        return false;
-    }
     let stage = if is_anew { Stage::Opening } else { after(flow.stage, says) };
     let seen = now.0 % Flow::SECONDS;
     if (stage, seen) != (flow.stage, flow.seen) && says != Says::Nothing {
         entry.put(entry.fingerprint(), &Flow { stage, seen, ..*flow });
     }
-    true
 }
 
 /// The stage after a packet of the client's.

@@ -31,7 +31,7 @@ pub struct Flows {
     buckets: Arc<Memory>,
     /// Entries that may be taken; and those that are, be it by flows that are over.
     capacity: usize,
-    taken: usize,
+    pub(super) taken: usize,
     /// The next bucket to be swept.
     swept: usize,
     key: [u64; 2],
@@ -184,7 +184,7 @@ impl Entry {
         self.head.store(fingerprint << 8 | flow.stage as u64, Release);
     }
 
-    fn clear(&self) {
+    pub fn clear(&self) {
         self.head.store(0, Release);
     }
 }
@@ -358,6 +358,13 @@ impl Flows {
     pub fn remove(&mut self, place: Place) {
         self.entry(place).clear();
         self.taken -= 1;
+    }
+
+    /// The same of a flow that may be remembered.
+    pub fn forget(&mut self, spot: Spot) {
+        if let Some(place) = self.find(spot) {
+            self.remove(place);
+        }
     }
 
     #[inline]

@@ -151,6 +151,8 @@ impl Burst {
             let Some((total, flow)) = Parsed::plain(frame.bytes(), station) else {
                 self.trains[at] = NO_TRAIN;
                 others |= 1 << at;
+                // It may be of the same flow, and change what is known of it.
+                last = Flow::NONE;
                 continue;
             };
             if flow != last {
@@ -434,7 +436,7 @@ impl Burst {
         &mut self,
         mut asked: u32,
         snapshot: &'a Snapshot,
-        state: &State,
+        state: &mut State,
         targets: &mut [&'a Target; BURST],
     ) -> u32 {
         let (mut recalled, mut others) = (0, 0);
@@ -460,7 +462,7 @@ impl Burst {
         &mut self,
         mut others: u32,
         snapshot: &'a Snapshot,
-        state: &State,
+        state: &mut State,
         targets: &mut [&'a Target; BURST],
     ) -> u32 {
         let mut recalled = 0;

@@ -94,6 +94,10 @@ pub fn enter<'a>(view: &View<'a>, train: Train, hash: u64, state: &mut State) ->
     let now = *now;
     let compiled = snapshot.compiled_service(service);
     if compiled.tracking() == Tracking::Transition && compiled.is_at_rest() {
+        // What it went to before may return, but it is here now.
+        if says != Says::Nothing {
+            flows.forget(spot);
+        }
         return snapshot.select(service, hash);
     }
     let slot = compiled.slot(hash);

@@ -563,7 +563,8 @@ impl Compiler {
             let layers = &service.memory.layers;
             let key = [Arc::as_ptr(&entry.bases) as usize, Arc::as_ptr(layers) as usize, 0];
             let (bases, layers) = moved.entry(key).or_insert_with(|| {
-                let bases = (*entry.bases).clone().at(now, idle(&entry.definition), layers.had_no_room());
+                let idle = idle(&entry.definition);
+                let bases = (*entry.bases).clone().at(now, idle, layers.had_no_room(now, idle));
                 let layers = Layers::new(&bases, &entry.table, layers);
                 if bases.is_at_rest() { self.rest.clone() } else { (Arc::new(bases), Arc::new(layers)) }
             });

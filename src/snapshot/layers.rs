@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use super::Millis;
 use super::tables::Table;
 use super::transition::{Bases, Owners};
 use crate::maglev::{self, NOBODY};
@@ -30,8 +31,37 @@ struct Layer {
 #[derive(Debug, Default)]
 pub struct NoRoom {
     slots: Box<[AtomicU64]>,
-    /// Whether any had none: all that is known of the slots of other tables.
-    any: AtomicBool,
+    /// Whether any had none, be it one of the table before, which some lcores may still use: all that is known of the slots of other
+    /// tables.
+    any: Arc<Lately>,
+    /// Whether there was a table before that had other slots.
+    was_resized: bool,
+}
+
+/// Something that happens, and is asked for now and then.
+#[derive(Debug, Default)]
+struct Lately {
+    /// Since it was last asked for.
+    is_new: AtomicBool,
+    /// When it was last told, in milliseconds: those who wait for different times all hear of it.
+    told: AtomicU64,
+}
+
+impl Lately {
+    fn happens(&self) {
+        if !self.is_new.load(Ordering::Relaxed) {
+            self.is_new.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it may have happened within `idle` before `now`.
+    fn happened(&self, now: Millis, idle: Millis) -> bool {
+        if self.is_new.swap(false, Ordering::Relaxed) {
+            self.told.store(now.0, Ordering::Relaxed);
+        }
+        let told = self.told.load(Ordering::Relaxed);
+        told > 0 && told.saturating_add(idle.0) > now.0
+    }
 }
 
 impl Layers {
@@ -58,7 +88,11 @@ impl Layers {
             Layer { size, bases: bases.into() }
         };
         let slots = table.now.len() as u32;
-        let no_room = if before.slots == slots { before.no_room.clone() } else { Arc::new(NoRoom::new(slots)) };
+        let no_room = match () {
+            () if before.is_at_rest() => Arc::new(NoRoom::new(slots)),
+            () if before.slots == slots => before.no_room.clone(),
+            () => Arc::new(before.no_room.resized(slots)),
+        };
         let layers: Box<[Layer]> = bases.layers().map(layer).collect();
         // What a slot had no room for before it was held is of no account.
         no_room.keep(|slot| layers.iter().any(|layer| layer.size != slots || layer.bases[slot as usize] != NOBODY));
@@ -92,27 +126,38 @@ impl Layers {
         }
     }
 
-    /// Whether a slot had no room for a flow since this was last asked of it: by the size of its table, and its number.
-    pub fn had_no_room(&self) -> impl Fn(u32, u32) -> bool {
-        let any = self.no_room.any.swap(false, Ordering::Relaxed);
-        move |size, slot| if size == self.slots { self.no_room.take(slot) } else { any }
+    /// Whether a slot, whose base was held for `idle` until `now`, had no room for a flow meanwhile: by the size of its table, and its
+    /// number.
+    pub fn had_no_room(&self, now: Millis, idle: Millis) -> impl Fn(u32, u32) -> bool {
+        let any = self.no_room.any.happened(now, idle);
+        // One note is for the slots of all tables.
+        let is_all_of_one = self.layers.len() == 1 && !self.no_room.was_resized;
+        move |size, slot| {
+            let is_told = size == self.slots && self.no_room.take(slot);
+            is_told || any && !(size == self.slots && is_all_of_one)
+        }
     }
 }
 
 impl NoRoom {
     fn new(slots: u32) -> Self {
         let words = slots.div_ceil(u64::BITS);
-        Self { slots: (0..words).map(|_| AtomicU64::new(0)).collect(), any: AtomicBool::new(false) }
+        Self { slots: (0..words).map(|_| AtomicU64::new(0)).collect(), ..Self::default() }
+    }
+
+    /// What is known after the table became one of so many slots.
+    fn resized(&self, slots: u32) -> Self {
+        Self { any: self.any.clone(), was_resized: true, ..Self::new(slots) }
     }
 
     fn note(&self, slot: u32) {
-        if let Some(word) = self.slots.get((slot / u64::BITS) as usize) {
-            let bit = 1 << (slot % u64::BITS);
-            // Most notes are of what is known; a line that nobody writes stays in everybody's cache.
-            if word.load(Ordering::Relaxed) & bit == 0 {
-                word.fetch_or(bit, Ordering::Relaxed);
-                self.any.store(true, Ordering::Relaxed);
-            }
+        // Most notes are of what is known; a line that nobody writes stays in everybody's cache.
+        self.any.happens();
+        // The table of those who have no weight has no slots.
+        let Some(word) = self.slots.get((slot / u64::BITS) as usize) else { return };
+        let bit = 1 << (slot % u64::BITS);
+        if word.load(Ordering::Relaxed) & bit == 0 {
+            word.fetch_or(bit, Ordering::Relaxed);
         }
     }
 
@@ -157,6 +202,29 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_happened_is_told_to_all_who_waited_while_it_did() {
+        let lately = Lately::default();
+        assert!(!lately.happened(Millis(500), Millis(500)));
+        lately.happens();
+        assert!(lately.happened(Millis(1000), Millis(500)) && lately.happened(Millis(1499), Millis(500)));
+        assert!(!lately.happened(Millis(1500), Millis(500)), "once more only");
+    }
+
+    #[test]
+    fn what_is_noted_outlives_the_table_that_it_was_noted_of() {
+        for slots in [0, 130] {
+            let no_room = NoRoom::new(slots);
+            no_room.note(7);
+            let resized = no_room.resized(7).resized(9);
+            assert!(resized.any.happened(Millis(1000), Millis(500)), "{slots}");
+            // Some lcore still has the one before.
+            no_room.note(8);
+            assert!(resized.any.happened(Millis(1500), Millis(500)), "{slots}");
+        }
+        assert!(!NoRoom::new(130).resized(7).any.happened(Millis(1000), Millis(500)));
+    }
 
     #[test]
     fn slots_without_room_are_told_once() {
