@@ -66,15 +66,12 @@ fn check_says_what_is_good_and_what_the_tables_take() {
         "penstock.toml: good: node \"penstock\", 1 port, 1 lcore, 0 static neighbors, 0 static routes\n\
          services.json: good: version \"41\", 1 service, 2 backends\n\
          memory: 502 bytes for 1 Maglev table, shared by all lcores\n        \
-         502 bytes for 1 more table, while backends are draining or down\n\
+         502 bytes for 1 more table, while backends are draining or down\n        \
+         502 bytes more for a table, while the flows of a change are remembered\n        \
+         18.9 MB for 1048576 flows on 1 lcore, 10.5 MB for as many clients\n\
          ipip: 1 service, IPv4: packets grow by 20 bytes; clients will see an MSS of at most 1440\n"
     );
-    assert_eq!(
-        errors,
-        "warning: services.json: services[0].backends: a draining backend's flows move in this release, which remembers no \
-         flows: as under \"down\"\n"
-    );
-    assert_eq!(code, 0);
+    assert_eq!((code, errors.as_str()), (0, ""));
 }
 
 #[test]
@@ -129,7 +126,7 @@ fn with_json_stdout_is_one_document() {
     assert_eq!((code, &document["good"], &document["errors"]), (0, &true.into(), &serde_json::json!([])));
     assert_eq!(
         document["tables"],
-        serde_json::json!({"count": 1, "bytes": 502, "masked_count": 1, "masked_bytes": 502})
+        serde_json::json!({"count": 1, "bytes": 502, "masked_count": 1, "masked_bytes": 502, "changing_bytes": 502})
     );
     assert_eq!(document["definitions"]["version"], "41");
     let (code, out, errors) = check("bad.json");

@@ -17,6 +17,7 @@ const DOCUMENTS: &[&str] = &[
     "README.md",
     "CONTRIBUTING.md",
     "docs/architecture.md",
+    "docs/connections.md",
     "docs/modes.md",
     "docs/packets.md",
     "docs/selection.md",

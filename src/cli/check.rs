@@ -3,14 +3,16 @@
 use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde_json::json;
 
 use super::inputs::{Findings, find, warn};
 use super::{Failure, print_json};
 use crate::config::Config;
+use crate::flow::{Clients, Flows};
 use crate::mode;
-use crate::service::{Definitions, Errors, Problem, Service, State};
+use crate::service::{Definitions, Errors, Problem, Service, State, Tracking};
 use crate::wire::{ipv4, ipv6, tcp};
 
 /// Check a node's configuration and its service definitions
@@ -52,6 +54,16 @@ struct Tables {
     /// Beside these: the tables of those services that have draining or down backends now.
     masked_count: usize,
     masked_bytes: usize,
+}
+
+impl Tables {
+    /// What the bases of slots take besides, if every table that flows are remembered for is changing.
+    fn changing(definitions: &Definitions, config: &Config) -> usize {
+        let remembers =
+            |service: &&Arc<Service>| service.tracking != Tracking::None && !service.forwarding.nature().keeps_flows;
+        let services = definitions.services.iter().filter(remembers).cloned().collect();
+        Self::of(&Definitions { version: None, services }, config).bytes
+    }
 }
 
 /// What a mode costs in packet size, for the services of one mode and family.
@@ -156,6 +168,19 @@ fn print_summary(args: &Args, findings: &Findings) -> io::Result<()> {
                     bytes(tables.masked_bytes)
                 )?;
             }
+            let changing = Tables::changing(definitions, config);
+            if changing > 0 {
+                let more = if tables.count == 1 { "more for a table" } else { "more for all tables" };
+                writeln!(out, "        {} {more}, while the flows of a change are remembered", bytes(changing))?;
+            }
+            let (flows, lcores) = (config.environment().flows, config.dpdk.lcores.len());
+            writeln!(
+                out,
+                "        {} for {flows} flows on {}, {} for as many clients",
+                bytes(Flows::bytes(flows) * lcores),
+                if lcores == 1 { "1 lcore".to_owned() } else { format!("each of {lcores} lcores") },
+                bytes(Clients::bytes(flows))
+            )?;
             let sources = &config.environment().sources;
             if !sources.is_empty() {
                 let (flows, memory) = (sources.flows(), bytes(sources.memory()));
@@ -228,6 +253,14 @@ fn document(findings: &Findings) -> serde_json::Value {
                 "bytes": tables.bytes,
                 "masked_count": tables.masked_count,
                 "masked_bytes": tables.masked_bytes,
+                "changing_bytes": Tables::changing(definitions, config),
+            });
+            let (flows, lcores) = (config.environment().flows, config.dpdk.lcores.len());
+            document["memory"] = json!({
+                "flows": flows * lcores,
+                "flow_bytes": Flows::bytes(flows) * lcores,
+                "clients": flows,
+                "client_bytes": Clients::bytes(flows),
             });
             let growth = Growth::of(definitions, config).into_iter().map(|growth| {
                 json!({

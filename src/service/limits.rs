@@ -5,7 +5,7 @@
 use super::problem::{Errors, Report};
 use super::reader::Draft;
 use super::tree::Value;
-use super::{AllDown, CheckKind, State, Tracking};
+use super::{AllDown, CheckKind};
 
 /// A document of another family, told by its top.
 pub fn refuse_kubernetes(document: &Value<'_>, file: &str) -> Result<(), Errors> {
@@ -39,14 +39,6 @@ pub fn warn(drafts: &[Draft], report: &mut Report) {
         fails_open,
         report,
     );
-    let drains = |draft: &Draft| {
-        // Which keeps its flows by their translations.
-        !draft.mode.is_some_and(|mode| mode.nature().keeps_flows)
-            && draft.tracking != Some(Tracking::None)
-            && draft.backends.iter().any(|backend| backend.state == Some(State::Draining))
-    };
-    let text = "a draining backend's flows move in this release, which remembers no flows: as under \"down\"";
-    once(drafts, "backends", text, drains, report);
 }
 
 /// One warning at the first service that it is about, with the number of the others.

@@ -63,7 +63,7 @@ pub struct Service {
     pub table_size: Option<u32>,
     /// Read and kept; this release runs no health checks.
     pub health: Health,
-    /// Read and kept; this release has no affinity.
+    /// How long a client is remembered after its last packet, with [`Hash::SourceIp`] and [`Tracking::Full`].
     pub affinity_timeout: Option<Duration>,
     /// The code point of `dscp`, 1 to 63.
     pub dscp: Option<u8>,
@@ -308,10 +308,12 @@ choice! {
 }
 
 choice! {
-    /// How much is remembered of flows. Read and kept; this release remembers none.
+    /// How much is remembered of flows.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     Tracking {
+        /// Every flow that begins.
         Full "full"
+        /// Flows of slots whose owner changes, as long as that matters.
         Transition "transition"
         None "none"
     }

@@ -34,7 +34,6 @@ fn the_contracts_example_holds_with_warnings() {
         [
             "services.json: services[0].affinity_timeout: ignored: it needs \"hash\": \"source-ip\"",
             "services.json: services[0].health_check: health checks are not run by this release: the backends count as up",
-            "services.json: services[0].backends: a draining backend's flows move in this release, which remembers no flows: as under \"down\"",
         ]
     );
     let web = &definitions.services[0];
