@@ -67,7 +67,7 @@ impl Node {
         let (mut compiler, fabric) = (Compiler::new(config.environment()), config.fabric());
         let snapshot = compiler.compile(&definitions, &fabric, Millis(0));
         let lcores = std::array::from_fn(|index| Lcore {
-            pipeline: Pipeline::with(Nat::new(snapshot.sources(), index, [0; 2])),
+            pipeline: Pipeline::with(Nat::new(snapshot.sources(), index, [0; 2])).remembering(64, [0; 2]),
             held: Held::default(),
         });
         Self {

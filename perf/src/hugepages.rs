@@ -1,6 +1,7 @@
 //! 2 MiB hugepages for the time of a run.
 
 use std::fs;
+use std::process::Command;
 
 use anyhow::{Context, ensure};
 
@@ -9,14 +10,18 @@ const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
 /// More hugepages than there were; the old number is set again when this goes.
 pub struct Hugepages {
     before: u64,
+    has_mounted: bool,
 }
+
+/// Where files of them are, for the flows that a node remembers.
+const MOUNT: &str = "/dev/hugepages";
 
 impl Hugepages {
     /// Makes at least `megabytes` of hugepages free.
     pub fn reserve(megabytes: u64) -> anyhow::Result<Self> {
         let (before, free) = (read("nr_hugepages")?, read("free_hugepages")?);
         let needed = megabytes.div_ceil(2);
-        let guard = Self { before };
+        let guard = Self { before, has_mounted: mount()? };
         if free < needed {
             set(before + needed - free)?;
             let free = read("free_hugepages")?;
@@ -31,10 +36,24 @@ impl Hugepages {
 
 impl Drop for Hugepages {
     fn drop(&mut self) {
+        if self.has_mounted {
+            let _ = Command::new("umount").arg(MOUNT).status();
+        }
         if let Err(error) = set(self.before) {
             eprintln!("hugepages are not restored to {}: {error:#}", self.before);
         }
     }
+}
+
+/// Mounts a hugetlbfs where there is none; whether it did.
+fn mount() -> anyhow::Result<bool> {
+    if fs::read_to_string("/proc/mounts")?.contains(" hugetlbfs ") {
+        return Ok(false);
+    }
+    fs::create_dir_all(MOUNT)?;
+    let status = Command::new("mount").args(["-t", "hugetlbfs", "none", MOUNT]).status()?;
+    ensure!(status.success(), "{MOUNT}: a hugetlbfs cannot be mounted: run as root");
+    Ok(true)
 }
 
 fn read(name: &str) -> anyhow::Result<u64> {

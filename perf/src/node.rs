@@ -63,6 +63,7 @@ pub fn measure(rig: &Rig, penstock: &Path, task: Task) -> anyhow::Result<Rate> {
     let (end, after) = (Counts::read(listen)?, node.core_time()?);
     node.check_alive()?;
     node.stop(Duration::from_secs(10));
+    forget_flows(&rig.directory.join("state"))?;
 
     let elapsed = end.at.duration_since(start.at).as_secs_f64();
     let (received, forwarded) = (end.received - start.received, end.forwarded - start.forwarded);
@@ -75,6 +76,15 @@ pub fn measure(rig: &Rig, penstock: &Path, task: Task) -> anyhow::Result<Rate> {
     let is_remembered = task == Task::Forward(forwarding) || end.flows > 0.0;
     ensure!(is_remembered, "penstock remembers no flow");
     Ok(Rate::new(forwarded / elapsed, after.off_core_since(before)))
+}
+
+/// Removes what was remembered: the next measurement begins without.
+fn forget_flows(state: &Path) -> anyhow::Result<()> {
+    let record: serde_json::Value = serde_json::from_slice(&fs::read(state.join("flows"))?)?;
+    for lcore in record["lcores"].as_array().into_iter().flatten() {
+        let _ = fs::remove_file(lcore["file"].as_str().unwrap_or_default());
+    }
+    Ok(fs::remove_dir_all(state)?)
 }
 
 /// Frames a second that `penstock replay` puts through the pipeline: the whole command, files included.

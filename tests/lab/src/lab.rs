@@ -298,6 +298,7 @@ pub fn path_of(run: &str) -> PathBuf {
 impl Drop for Directory {
     fn drop(&mut self) {
         if !self.kept.get() {
+            crate::node::forget_flows(&self.path.join("penstock/state"));
             let _ = std::fs::remove_dir_all(&self.path);
         }
         if !self.names_existed {

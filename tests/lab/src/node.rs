@@ -71,6 +71,15 @@ pub struct Node {
     process: Option<Process>,
 }
 
+/// Removes the memory in which a node with this state directory remembers flows, and which outlives it.
+pub fn forget_flows(state: &Path) {
+    let record = std::fs::read(state.join("flows")).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
+    let lcores = record.as_ref().and_then(|record| record["lcores"].as_array());
+    for file in lcores.into_iter().flatten().filter_map(|lcore| lcore["file"].as_str()) {
+        let _ = std::fs::remove_file(file);
+    }
+}
+
 impl Node {
     pub fn new(namespace: Rc<Namespace>, directory: &Path) -> Result<Self> {
         let directory = directory.join("penstock");
@@ -129,6 +138,7 @@ impl Node {
     pub fn start_anew(&mut self, options: &Options, services: &Value) -> Result<()> {
         self.stop()?;
         let state = self.directory.join("state");
+        forget_flows(&state);
         std::fs::remove_dir_all(&state)?;
         std::fs::create_dir(&state)?;
         self.write(services)?;
