@@ -3,11 +3,11 @@
 
 use std::cell::RefCell;
 use std::collections::HashSet;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
-use penstock::flow::{Choice, Fate, Flows, Goes, Known, Says, Seconds};
-use penstock::maglev::{self, NOBODY};
-use penstock::service::Tracking;
+use penstock::flow::{Address, Choice, Dealing, Fate, Flow, Flows, Goes, Inserted, Known, Says, Seconds, Stage, Worth};
+use penstock::maglev::{self, NOBODY, SelectionHash};
+use penstock::service::{Protocol, Tracking};
 use penstock::snapshot::{Bases, Millis, Owners};
 use proptest::prelude::*;
 
@@ -153,6 +153,53 @@ fn step() -> impl Strategy<Value = Step> {
         2 => change.prop_map(|(states, drawn)| Step::Change(states, drawn)),
         6 => (1u32..40).prop_map(Step::Wait),
     ]
+}
+
+/// What the hashes of others make of a client's address and port, of which anybody can choose many that are alike: CRC-32 (reflected, as
+/// in many tables of flows), and the Toeplitz hash by which NICs deal.
+fn crc(client: (Ipv4Addr, u16)) -> u32 {
+    let bytes = client.0.octets().into_iter().chain(client.1.to_be_bytes());
+    !bytes.fold(u32::MAX, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 })
+    })
+}
+
+fn dealt(client: (Ipv4Addr, u16)) -> usize {
+    Dealing::evenly(512, 256).lcore(client.0.into(), VIP.into(), Some((client.1, 80)))
+}
+
+const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+
+/// Tuples that meet in one of 256 places by either hash spread over the table as any others do: as many fit as are promised, none goes
+/// unremembered. (Under a hash without a key each of these attacks would fill a few buckets, and have nearly all refused.)
+#[test]
+fn tuples_that_were_chosen_against_known_hashes_are_like_any_others() {
+    const MANY: usize = 10_000;
+    let clients =
+        || (0u32..).map(|number| (Ipv4Addr::from_bits(0xc612_0000 | number >> 12), 1024 + (number & 0xfff) as u16));
+    let attacks: [(&str, Vec<(Ipv4Addr, u16)>); 2] = [
+        ("crc", clients().filter(|&client| crc(client) & 0xff == 0x2a).take(MANY).collect()),
+        ("toeplitz", clients().filter(|&client| dealt(client) == 42).take(MANY).collect()),
+    ];
+    for (name, clients) in attacks {
+        let mut flows = Flows::new(MANY, [0x5eed, 0xfeed]);
+        let flow = Flow { destination: 1, slot: 1, stage: Stage::Opening, seen: 0 };
+        for &(address, port) in &clients {
+            let key = <[u8; 4]>::key((address.octets(), port), (VIP.octets(), 80), Protocol::Tcp);
+            let spot = flows.spot(key.words());
+            assert_eq!(flows.find(spot), None);
+            assert_eq!(flows.insert(spot, &flow, |_| Worth::Everything), Inserted::Room, "{name}");
+        }
+        assert_eq!(flows.taken(), MANY, "{name}");
+        // Nor do their slots: nobody aims at a backend.
+        let hash = SelectionHash::new(*b"0123456789abcdef");
+        let mut slots = [0; 101];
+        clients.iter().for_each(|&(address, port)| slots[maglev::slot(hash.end(address.into(), port), 101)] += 1);
+        let expected = MANY as f64 / 101.0;
+        let chi_square: f64 = slots.iter().map(|&count| (f64::from(count) - expected).powi(2) / expected).sum();
+        // Of 100 degrees: exceeded less than once in a million.
+        assert!(chi_square < 180.0, "{name}: {chi_square}");
+    }
 }
 
 /// In a full table, too: what waits for its backend to return is worth as much as what goes on.
