@@ -73,6 +73,11 @@ pub struct Choice {
 /// What is known of destinations and slots: a snapshot's part.
 pub trait Known {
     fn fate(&self, destination: u32) -> Fate;
+    /// Seconds that a silent flow of this stage is remembered; `None`: the destination is gone.
+    fn idle(&self, destination: u32, stage: Stage) -> Option<u32> {
+        let fate = self.fate(destination);
+        fate.is_there.then(|| fate.idle(stage))
+    }
     /// Whether the destination is of the service that the packet is for: its address and port may be another's by now.
     fn is_asked_for(&self, _destination: u32) -> bool {
         true
@@ -104,17 +109,7 @@ impl Flows {
         now: Seconds,
         look: impl FnOnce(u32) -> Option<(Fate, T)>,
     ) -> Option<T> {
-        let entry = self.entry_of(spot)?;
-        let flow = entry.flow();
-        let (fate, found) = look(flow.destination)?;
-        if !fate.keeps || flow.age(now) > fate.idle(flow.stage) {
-            return None;
-        }
-        // Most packets say nothing new, and leave their cache line as it is.
-        if says == Says::GoesOn && flow.stage == Stage::Established && flow.seen == now.0 % Flow::SECONDS {
-            return Some(found);
-        }
-        is_noted(entry, &flow, says, now, fate.takes_new).then_some(found)
+        follow(self.entry_of(spot)?, says, now, look)
     }
 
     /// Decides on a packet, and remembers what is to be remembered. `choose` is asked where the flow is not known.
@@ -126,11 +121,11 @@ impl Flows {
         known: &impl Known,
         choose: impl FnOnce() -> Choice,
     ) -> Goes {
+        let place = self.find(spot);
         let look = |destination| known.is_asked_for(destination).then(|| (known.fate(destination), destination));
-        if let Some(destination) = self.follow(spot, says, now, look) {
+        if let Some(destination) = place.and_then(|place| follow(self.entry(place), says, now, look)) {
             return Goes::To(destination);
         }
-        let place = self.find(spot);
         let Choice { slot, now: owner, base, tracking } = choose();
         let opens = matches!(says, Says::Opens | Says::Datagram);
         let chosen = if opens { owner } else { base.or(owner) };
@@ -157,7 +152,7 @@ impl Flows {
             self.set(place, &flow);
             return Goes::To(destination);
         }
-        match self.insert(spot, &flow, |flow| worth(flow, now, known)) {
+        match self.insert(spot, &flow, |flow, limit| worth(flow, limit, now, known)) {
             Inserted::Room => Goes::To(destination),
             Inserted::For(worth, other) => {
                 if worth == Worth::Substitutable {
@@ -174,6 +169,21 @@ impl Flows {
             }
         }
     }
+}
+
+/// As [`Flows::follow`], of an entry.
+#[inline(always)]
+fn follow<T>(entry: &Entry, says: Says, now: Seconds, look: impl FnOnce(u32) -> Option<(Fate, T)>) -> Option<T> {
+    let flow = entry.flow();
+    let (fate, found) = look(flow.destination)?;
+    if !fate.keeps || flow.age(now) > fate.idle(flow.stage) {
+        return None;
+    }
+    // Most packets say nothing new, and leave their cache line as it is.
+    if says == Says::GoesOn && flow.stage == Stage::Established && flow.seen == now.0 % Flow::SECONDS {
+        return Some(found);
+    }
+    is_noted(entry, &flow, says, now, fate.takes_new).then_some(found)
 }
 
 /// Notes what a packet says of its flow, if it is of that flow.
@@ -202,12 +212,20 @@ fn after(stage: Stage, says: Says) -> Stage {
     }
 }
 
-/// What an entry is worth to whoever needs its place.
-pub fn worth(flow: &Flow, now: Seconds, known: &impl Known) -> Worth {
-    let fate = known.fate(flow.destination);
+/// Whether a flow is over: silent for too long, or its destination is gone.
+#[inline(always)]
+pub fn is_over(flow: &Flow, now: Seconds, known: &impl Known) -> bool {
+    known.idle(flow.destination, flow.stage).is_none_or(|idle| flow.age(now) > idle)
+}
+
+/// What an entry is worth to whoever needs its place, where that is less than `limit`; else as much or more.
+#[inline(always)]
+fn worth(flow: &Flow, limit: Worth, now: Seconds, known: &impl Known) -> Worth {
     match () {
-        () if !fate.is_there || flow.age(now) > fate.idle(flow.stage) => Worth::Nothing,
+        () if is_over(flow, now, known) => Worth::Nothing,
         () if flow.stage == Stage::Opening => Worth::Little,
+        // The base is looked up elsewhere: only where it makes a difference.
+        () if limit <= Worth::Substitutable => Worth::Substitutable,
         () if known.base(flow.destination, flow.slot) == Some(flow.destination) => Worth::Substitutable,
         () => Worth::Everything,
     }

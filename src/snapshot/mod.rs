@@ -26,7 +26,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::counters::{Traffic, TrafficId};
-use crate::flow::{Fate, Known, Sources};
+use crate::flow::{Fate, Known, Sources, Stage};
 use crate::maglev::{self, NOBODY, SelectionHash};
 use crate::mode::{Encap, Prepared, Reply, Tunnel};
 use crate::service::{Backend, Hash, Service, Tracking};
@@ -618,6 +618,12 @@ impl Known for Snapshot {
             }
             None => Fate::GONE,
         }
+    }
+
+    #[inline(always)]
+    fn idle(&self, destination: u32, stage: Stage) -> Option<u32> {
+        let service = self.destinations.get(destination)?.service;
+        Some(self.services.get(service.0 as usize)?.idle[stage as usize - 1])
     }
 
     fn base(&self, destination: u32, slot: u32) -> Option<u32> {
