@@ -188,7 +188,7 @@ fn tuples_that_were_chosen_against_known_hashes_are_like_any_others() {
             let key = <[u8; 4]>::key((address.octets(), port), (VIP.octets(), 80), Protocol::Tcp);
             let spot = flows.spot(key.words());
             assert_eq!(flows.find(spot), None);
-            assert_eq!(flows.insert(spot, &flow, |_| Worth::Everything), Inserted::Room, "{name}");
+            assert_eq!(flows.insert(spot, &flow, |_, _| Worth::Everything), Inserted::Room, "{name}");
         }
         assert_eq!(flows.taken(), MANY, "{name}");
         // Nor do their slots: nobody aims at a backend.

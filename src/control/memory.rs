@@ -88,7 +88,7 @@ mod tests {
                 let flows: &mut Flows = &mut lcores[lcore];
                 let spot = flows.spot([number, u64::from(destination)]);
                 let flow = Flow { destination, slot: 1, stage: Stage::Established, seen: 7 };
-                flows.insert(spot, &flow, |_| Worth::Everything);
+                flows.insert(spot, &flow, |_, _| Worth::Everything);
             }
         };
         remember(0, 5, 150_000);

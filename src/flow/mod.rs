@@ -15,7 +15,7 @@ pub use clients::{Client, ClientSpot, Clients};
 pub use dealing::Dealing;
 pub use memory::Memory;
 pub use nat::{Address, Ends, Head, KeyV4, Nat, Seconds, Slot, Table, Translation, Via};
-pub use rule::{Choice, Fate, Goes, Known, Says, worth};
+pub use rule::{Choice, Fate, Goes, Known, Says, is_over};
 pub use sources::Sources;
 pub use table::{Flow, Flows, Inserted, Place, Remembered, Spot, Stage, Worth};
 

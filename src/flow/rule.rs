@@ -73,6 +73,11 @@ pub struct Choice {
 /// What is known of destinations and slots: a snapshot's part.
 pub trait Known {
     fn fate(&self, destination: u32) -> Fate;
+    /// Seconds that a silent flow of this stage is remembered; `None`: the destination is gone.
+    fn idle(&self, destination: u32, stage: Stage) -> Option<u32> {
+        let fate = self.fate(destination);
+        fate.is_there.then(|| fate.idle(stage))
+    }
     /// Whether the destination is of the service that the packet is for: its address and port may be another's by now.
     fn is_asked_for(&self, _destination: u32) -> bool {
         true
@@ -105,24 +110,13 @@ impl Flows {
         look: impl FnOnce(u32) -> Option<(Fate, T)>,
     ) -> Option<T> {
         let entry = self.entry_of(spot)?;
-        let flow = entry.flow();
-        let (fate, found) = look(flow.destination)?;
-        if !fate.keeps || flow.age(now) > fate.idle(flow.stage) {
-            return None;
-        }
-        // Who opens a connection anew need not go where nothing came of the last, or where it is ending.
-        if says == Says::Opens && flow.stage != Stage::Established && !fate.takes_new {
-            // Nor does what comes next of the new one, be it in the same burst.
+        let found = follow(entry, says, now, look);
+        if found.is_none() && says == Says::Opens {
+            // What comes next is of the new connection, be it in the same burst.
             entry.clear();
             self.taken -= 1;
-            return None;
         }
-        // Most packets say nothing new, and leave their cache line as it is.
-        if says == Says::GoesOn && flow.stage == Stage::Established && flow.seen == now.0 % Flow::SECONDS {
-            return Some(found);
-        }
-        note(entry, &flow, says, now);
-        Some(found)
+        found
     }
 
     /// Decides on a packet, and remembers what is to be remembered. `choose` is asked where the flow is not known.
@@ -134,11 +128,11 @@ impl Flows {
         known: &impl Known,
         choose: impl FnOnce() -> Choice,
     ) -> Goes {
+        let place = self.find(spot);
         let look = |destination| known.is_asked_for(destination).then(|| (known.fate(destination), destination));
-        if let Some(destination) = self.follow(spot, says, now, look) {
+        if let Some(destination) = place.and_then(|place| follow(self.entry(place), says, now, look)) {
             return Goes::To(destination);
         }
-        let place = self.find(spot);
         let Choice { slot, now: owner, base, tracking } = choose();
         let opens = matches!(says, Says::Opens | Says::Datagram);
         let chosen = if opens { owner } else { base.or(owner) };
@@ -165,7 +159,7 @@ impl Flows {
             self.set(place, &flow);
             return Goes::To(destination);
         }
-        match self.insert(spot, &flow, |flow| worth(flow, now, known)) {
+        match self.insert(spot, &flow, |flow, limit| worth(flow, limit, now, known)) {
             Inserted::Room => Goes::To(destination),
             Inserted::For(worth, other) => {
                 if worth == Worth::Substitutable {
@@ -184,15 +178,35 @@ impl Flows {
     }
 }
 
-/// Notes what a packet says of its flow.
+/// As [`Flows::follow`], of an entry.
+#[inline(always)]
+fn follow<T>(entry: &Entry, says: Says, now: Seconds, look: impl FnOnce(u32) -> Option<(Fate, T)>) -> Option<T> {
+    let flow = entry.flow();
+    let (fate, found) = look(flow.destination)?;
+    if !fate.keeps || flow.age(now) > fate.idle(flow.stage) {
+        return None;
+    }
+    // Most packets say nothing new, and leave their cache line as it is.
+    if says == Says::GoesOn && flow.stage == Stage::Established && flow.seen == now.0 % Flow::SECONDS {
+        return Some(found);
+    }
+    is_noted(entry, &flow, says, now, fate.takes_new).then_some(found)
+}
+
+/// Notes what a packet says of its flow, if it is of that flow.
 #[inline(never)]
-fn note(entry: &Entry, flow: &Flow, says: Says, now: Seconds) {
+fn is_noted(entry: &Entry, flow: &Flow, says: Says, now: Seconds, takes_new: bool) -> bool {
+    // Who opens a connection anew need not go where nothing came of the last, or where it is ending.
     let is_anew = says == Says::Opens && flow.stage != Stage::Established;
+    if is_anew && !takes_new {
+        return false;
+    }
     let stage = if is_anew { Stage::Opening } else { after(flow.stage, says) };
     let seen = now.0 % Flow::SECONDS;
     if (stage, seen) != (flow.stage, flow.seen) && says != Says::Nothing {
         entry.put(entry.fingerprint(), &Flow { stage, seen, ..*flow });
     }
+    true
 }
 
 /// The stage after a packet of the client's.
@@ -205,12 +219,20 @@ fn after(stage: Stage, says: Says) -> Stage {
     }
 }
 
-/// What an entry is worth to whoever needs its place.
-pub fn worth(flow: &Flow, now: Seconds, known: &impl Known) -> Worth {
-    let fate = known.fate(flow.destination);
+/// Whether a flow is over: silent for too long, or its destination is gone.
+#[inline(always)]
+pub fn is_over(flow: &Flow, now: Seconds, known: &impl Known) -> bool {
+    known.idle(flow.destination, flow.stage).is_none_or(|idle| flow.age(now) > idle)
+}
+
+/// What an entry is worth to whoever needs its place, where that is less than `limit`; else as much or more.
+#[inline(always)]
+fn worth(flow: &Flow, limit: Worth, now: Seconds, known: &impl Known) -> Worth {
     match () {
-        () if !fate.is_there || flow.age(now) > fate.idle(flow.stage) => Worth::Nothing,
+        () if is_over(flow, now, known) => Worth::Nothing,
         () if flow.stage == Stage::Opening => Worth::Little,
+        // The base is looked up elsewhere: only where it makes a difference.
+        () if limit <= Worth::Substitutable => Worth::Substitutable,
         () if known.base(flow.destination, flow.slot) == Some(flow.destination) => Worth::Substitutable,
         () => Worth::Everything,
     }

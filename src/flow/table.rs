@@ -303,6 +303,14 @@ impl Flows {
         self.buckets.prefetch(self.other(spot.fingerprint, spot.first));
     }
 
+    /// Has the other one fetched if the flow is not in the first.
+    #[inline(always)]
+    pub fn prefetch_elsewhere(&self, spot: Spot) {
+        if self.find_in(spot.first, spot.fingerprint).is_none() {
+            self.prefetch_other(spot);
+        }
+    }
+
     /// The destination of a flow of which a packet would say nothing new, being like the last: established, and seen in this second. Of some
     /// such flows only the entry tells.
     #[inline(always)]
@@ -368,43 +376,62 @@ impl Flows {
     }
 
     #[inline]
-    fn entry(&self, place: Place) -> &Entry {
+    pub fn entry(&self, place: Place) -> &Entry {
         &self.buckets[place.bucket as usize].0[usize::from(place.way) % WAYS]
     }
 
-    /// Remembers a flow that [`Flows::find`] does not find. `worth`: of an entry.
-    pub fn insert(&mut self, spot: Spot, flow: &Flow, worth: impl Fn(&Flow) -> Worth) -> Inserted {
+    /// Remembers a flow that [`Flows::find`] does not find. `worth`: of an entry, where that is less than the second; else as much or more.
+    #[inline(always)]
+    pub fn insert(&mut self, spot: Spot, flow: &Flow, worth: impl Fn(&Flow, Worth) -> Worth) -> Inserted {
         if self.buckets.is_empty() {
             return Inserted::None;
         }
         let homes = [spot.first, self.other(spot.fingerprint, spot.first)];
         if self.taken >= self.capacity {
             // What is over is in the way now.
-            self.sweep(1, &worth, |_| ());
+            self.sweep(1, |flow| worth(flow, Worth::Little) == Worth::Nothing, |_| ());
         }
-        if self.taken < self.capacity {
-            let free = homes.into_iter().find_map(|home| self.free_in(home));
-            if let Some(place) = free.or_else(|| homes.into_iter().find_map(|home| self.vacate(home, MOVES))) {
-                self.entry(place).put(spot.fingerprint, flow);
-                self.taken += 1;
-                return Inserted::Room;
-            }
+        if self.taken < self.capacity
+            && let Some(place) = self.room_in(homes)
+        {
+            self.entry(place).put(spot.fingerprint, flow);
+            self.taken += 1;
+            return Inserted::Room;
         }
         // It is full, or as good as full for this flow: the least of the eight goes.
-        let places = homes.into_iter().flat_map(|bucket| (0..WAYS as u8).map(move |way| Place { bucket, way }));
-        let worth = |place| match self.entry(place) {
-            entry if entry.is_free() => None,
-            entry => Some((worth(&entry.flow()), place)),
-        };
-        match places.filter_map(worth).min_by_key(|&(worth, _)| worth) {
-            None | Some((Worth::Everything, _)) => Inserted::None,
-            Some((worth, place)) => {
-                let other = self.get(place);
-                self.entry(place).clear();
-                self.entry(place).put(spot.fingerprint, flow);
-                if worth == Worth::Nothing { Inserted::Room } else { Inserted::For(worth, other) }
+        let Some((worth, place)) = self.least_of(homes, worth) else { return Inserted::None };
+        let entry = self.entry(place);
+        let other = entry.flow();
+        entry.clear();
+        entry.put(spot.fingerprint, flow);
+        if worth == Worth::Nothing { Inserted::Room } else { Inserted::For(worth, other) }
+    }
+
+    /// A place for a flow with these buckets: a free one, or one whose entry can move.
+    fn room_in(&mut self, homes: [u32; 2]) -> Option<Place> {
+        let free = homes.into_iter().find_map(|home| self.free_in(home));
+        free.or_else(|| homes.into_iter().find_map(|home| self.vacate(home, MOVES)))
+    }
+
+    /// The first of the entries that are worth least, if that is less than everything.
+    #[inline(always)]
+    fn least_of(&self, homes: [u32; 2], worth: impl Fn(&Flow, Worth) -> Worth) -> Option<(Worth, Place)> {
+        let (mut least, mut found) = (Worth::Everything, None);
+        for bucket in homes {
+            for (entry, way) in self.buckets[bucket as usize].0.iter().zip(0..) {
+                if entry.is_free() {
+                    continue;
+                }
+                let worth = worth(&entry.flow(), least);
+                if worth < least {
+                    (least, found) = (worth, Some(Place { bucket, way }));
+                }
+                if worth == Worth::Nothing {
+                    return found.map(|place| (worth, place));
+                }
             }
         }
+        found.map(|place| (least, place))
     }
 
     fn free_in(&self, bucket: u32) -> Option<Place> {
@@ -443,25 +470,26 @@ impl Flows {
     }
 
     /// As [`Flows::sweep`], of `part` in `whole` of the table, at most all of it.
-    pub fn sweep_part(&mut self, part: u64, whole: u64, worth: impl Fn(&Flow) -> Worth) {
+    pub fn sweep_part(&mut self, part: u64, whole: u64, is_over: impl Fn(&Flow) -> bool) {
         let buckets = (self.buckets.len() as u64).saturating_mul(part).div_ceil(whole.max(1));
-        self.sweep(usize::try_from(buckets).unwrap_or(usize::MAX), worth, |_| ());
+        self.sweep(usize::try_from(buckets).unwrap_or(usize::MAX), is_over, |_| ());
     }
 
-    /// Looks at the next `buckets` of the table, round and round: frees the entries that are worth nothing, and calls `live` with the
-    /// others.
-    pub fn sweep(&mut self, buckets: usize, worth: impl Fn(&Flow) -> Worth, mut live: impl FnMut(&Flow)) {
+    /// Looks at the next `buckets` of the table, round and round: frees the entries whose flow is over, and calls `live` with the others.
+    #[inline(always)]
+    pub fn sweep(&mut self, buckets: usize, is_over: impl Fn(&Flow) -> bool, mut live: impl FnMut(&Flow)) {
         for _ in 0..buckets.min(self.buckets.len()) {
             for entry in self.buckets[self.swept].0.iter().filter(|entry| !entry.is_free()) {
                 let flow = entry.flow();
-                if worth(&flow) == Worth::Nothing {
+                if is_over(&flow) {
                     entry.clear();
                     self.taken -= 1;
                 } else {
                     live(&flow);
                 }
             }
-            self.swept = (self.swept + 1) % self.buckets.len();
+            let next = self.swept + 1;
+            self.swept = if next < self.buckets.len() { next } else { 0 };
         }
     }
 }
@@ -489,7 +517,7 @@ mod tests {
         Flow { destination: number % 1000, slot: number, stage: Stage::Established, seen: number % Flow::SECONDS }
     }
 
-    fn everything(_: &Flow) -> Worth {
+    fn everything(_: &Flow, _: Worth) -> Worth {
         Worth::Everything
     }
 
@@ -518,7 +546,7 @@ mod tests {
     fn the_least_worthy_goes_first() {
         let mut flows = Flows::new(8, [5, 5]);
         let of_stage = |stage| Flow { stage, ..flow(1) };
-        let worth = |flow: &Flow| match flow.stage {
+        let worth = |flow: &Flow, _| match flow.stage {
             Stage::Opening => Worth::Little,
             Stage::Established => Worth::Everything,
             Stage::Closing => Worth::Substitutable,
@@ -546,7 +574,7 @@ mod tests {
         let spot = flows.spot([1, 2]);
         assert_eq!(flows.insert(spot, &flow(1), everything), Inserted::None);
         assert_eq!((flows.find(spot), flows.is_empty()), (None, true));
-        flows.sweep(10, everything, |_| panic!("there is none"));
+        flows.sweep(10, |_| false, |_| panic!("there is none"));
     }
 
     #[test]
@@ -557,7 +585,7 @@ mod tests {
             flows.insert(spot, &flow(k as u32), everything);
         }
         let (mut live, buckets) = (Vec::new(), flows.buckets.len());
-        let odd = |flow: &Flow| if flow.slot % 2 == 1 { Worth::Nothing } else { Worth::Everything };
+        let odd = |flow: &Flow| flow.slot % 2 == 1;
         for _ in 0..buckets {
             flows.sweep(1, odd, |flow| live.push(flow.slot));
         }
@@ -598,7 +626,7 @@ mod tests {
         fn it_is_a_map_that_forgets_the_least(
             steps in proptest::collection::vec(step(), 1..400), capacity in 1usize..40, seed: [u64; 2],
         ) {
-            let worth = |flow: &Flow| match flow.slot {
+            let worth = |flow: &Flow, _| match flow.slot {
                 0..100 => Worth::Nothing,
                 100..300 => Worth::Little,
                 300..400 => Worth::Substitutable,
@@ -630,12 +658,12 @@ mod tests {
                             map.remove(&k);
                         }
                     }
-                    Step::Sweep(buckets) => flows.sweep(buckets, worth, |_| ()),
+                    Step::Sweep(buckets) => flows.sweep(buckets, |flow| worth(flow, Worth::Little) == Worth::Nothing, |_| ()),
                 }
                 // What is there is right; what is not there was worth less than everything.
                 map.retain(|&k, &mut v| {
                     let found = flows.find(flows.spot([u64::from(k), 1])).map(|place| flows.get(place));
-                    assert!(found == Some(flow(v)) || found.is_none() && worth(&flow(v)) < Worth::Everything, "{k}: {found:?}");
+                    assert!(found == Some(flow(v)) || found.is_none() && worth(&flow(v), Worth::Everything) < Worth::Everything, "{k}: {found:?}");
                     found.is_some()
                 });
                 prop_assert_eq!(flows.taken(), map.len());

@@ -183,7 +183,7 @@ mod tests {
         assert!(error.is_none(), "{error:?}");
         let flow = Flow { destination: 5, slot: 6, stage: Stage::Established, seen: 7 };
         let spot = flows.spot([1, 2]);
-        flows.insert(spot, &flow, |_| Worth::Everything);
+        flows.insert(spot, &flow, |_, _| Worth::Everything);
         let _ = first.parts[0].open(1000);
         drop(flows);
 

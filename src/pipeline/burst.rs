@@ -465,6 +465,14 @@ impl Burst {
         state: &mut State,
         targets: &mut [&'a Target; BURST],
     ) -> u32 {
+        // Few stand in their other bucket, but these would be waited for one after the other.
+        let mut bits = others;
+        while bits != 0 {
+            let train = take_bit(&mut bits);
+            if self.says[train] != Says::Opens {
+                state.flows.prefetch_elsewhere(self.spots[train]);
+            }
+        }
         let mut recalled = 0;
         while others != 0 {
             let train = take_bit(&mut others);

@@ -20,7 +20,7 @@ mod translation;
 use std::sync::Arc;
 
 use crate::counters::Reason;
-use crate::flow::{Begun, Clients, Dealing, Flows, Nat, Remembered, worth};
+use crate::flow::{Begun, Clients, Dealing, Flows, Nat, Remembered, is_over};
 use crate::mode::{Content, Reply, State, link};
 use crate::service::Hash;
 use crate::snapshot::{Millis, PortIndex, ServiceIndex, Snapshot, TargetIndex};
@@ -122,7 +122,7 @@ impl Pipeline {
     /// Frees the entries of flows that are over, in the next part of the memory: all of it in `round`, of which so much time has `passed`.
     pub fn sweep(&mut self, snapshot: &Snapshot, now: Millis, passed: Millis, round: Millis) {
         let now = translation::seconds(now);
-        self.state.flows.sweep_part(passed.0, round.0, |flow| worth(flow, now, snapshot));
+        self.state.flows.sweep_part(passed.0, round.0, |flow| is_over(flow, now, snapshot));
     }
 
     /// With a memory of clients that it shares with the other lcores.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::parse::{Parsed, Tuple};
-use crate::flow::{Address, Choice, Client, Clients, Fate, Flows, Goes, Known, Says, Seconds, Spot};
+use crate::flow::{Address, Choice, Client, Clients, Fate, Flows, Goes, Known, Says, Seconds, Spot, Stage};
 use crate::mode::{Content, State, snat};
 use crate::service::{Protocol, Tracking};
 use crate::snapshot::{Affinity, ServiceIndex, Snapshot, Target};
@@ -19,6 +19,11 @@ impl Known for View<'_> {
     #[inline(always)]
     fn fate(&self, destination: u32) -> Fate {
         self.snapshot.fate(destination)
+    }
+
+    #[inline(always)]
+    fn idle(&self, destination: u32, stage: Stage) -> Option<u32> {
+        self.snapshot.idle(destination, stage)
     }
 
     #[inline(always)]

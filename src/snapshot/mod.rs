@@ -27,7 +27,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::counters::{Traffic, TrafficId};
-use crate::flow::{Client, Fate, Known, Seconds, Sources};
+use crate::flow::{Client, Fate, Known, Seconds, Sources, Stage};
 use crate::maglev::{self, NOBODY, SelectionHash};
 use crate::mode::{Encap, Prepared, Reply, Tunnel};
 use crate::service::{Backend, Hash, Service, Tracking};
@@ -645,6 +645,12 @@ impl Known for Snapshot {
             }
             None => Fate::GONE,
         }
+    }
+
+    #[inline(always)]
+    fn idle(&self, destination: u32, stage: Stage) -> Option<u32> {
+        let service = self.destinations.get(destination)?.service;
+        Some(self.services.get(service.0 as usize)?.idle[stage as usize - 1])
     }
 
     fn base(&self, destination: u32, slot: u32) -> Option<u32> {

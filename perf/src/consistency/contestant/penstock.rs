@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
-use penstock::flow::{self as rule, Fate, Flow, Flows, Goes, Known, Says, Seconds, Stage, Worth};
+use penstock::flow::{self as rule, Fate, Flow, Flows, Goes, Known, Says, Seconds, Stage};
 use penstock::maglev::{self, NOBODY};
 use penstock::service::Tracking;
 use penstock::snapshot::{Bases, Millis, Owners};
@@ -113,11 +113,8 @@ impl Penstock {
     /// Frees the entries of what is over among the next `buckets` of each node. Not those of a backend that is down: it may return.
     fn sweep(&mut self, buckets: usize, now: Tick) {
         let (world, given, now) = (&self.world, &self.given, Seconds(now.as_seconds()));
-        let worth = |flow: &Flow| {
-            let is_defined = backend(world, flow.destination).is_some();
-            if is_defined && !is_over(flow, now, given) { Worth::Everything } else { Worth::Nothing }
-        };
-        self.nodes.iter_mut().for_each(|node| node.flows.sweep(buckets, worth, |_| ()));
+        let is_over = |flow: &Flow| backend(world, flow.destination).is_none() || is_over(flow, now, given);
+        self.nodes.iter_mut().for_each(|node| node.flows.sweep(buckets, is_over, |_| ()));
     }
 }
 
