@@ -172,6 +172,11 @@ impl Compiler {
         &self.registry
     }
 
+    /// Bytes of all tables.
+    pub fn table_bytes(&self) -> usize {
+        self.tables.bytes()
+    }
+
     /// What the lcores ask for, whatever snapshot they use.
     pub fn asked(&self) -> &Asked {
         &self.asked

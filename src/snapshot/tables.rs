@@ -78,6 +78,11 @@ impl Tables {
         self.tables[shape].clone()
     }
 
+    /// Bytes of all slots.
+    pub fn bytes(&self) -> usize {
+        self.whole.values().chain(self.masked.values()).map(|slots| size_of_val(&**slots)).sum()
+    }
+
     /// Forgets what nobody has any more.
     pub fn forget_unused(&mut self) {
         self.tables.retain(|_, table| Arc::strong_count(table) > 1);
