@@ -380,9 +380,9 @@ impl Scene {
         let old = std::mem::replace(&mut self.definitions, Arc::new(definitions));
         let snapshot = self.compiler.compile(&self.definitions, &self.fabric, self.now());
         let (compile, serial) = (begin.elapsed(), snapshot.serial());
-        self.unresolved = snapshot.unresolved().to_vec();
         self.publisher.publish(snapshot);
         let published = Instant::now();
+        self.unresolved = self.publisher.newest().unresolved().to_vec();
         let seen = self.lcore.when(serial)?;
         let total = (self.start + seen).duration_since(begin);
 
