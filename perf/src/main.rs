@@ -10,6 +10,7 @@ mod maglev;
 mod node;
 mod plot;
 mod process;
+mod publish;
 mod report;
 mod stats;
 mod testpmd;
@@ -31,6 +32,8 @@ enum Command {
     /// What `instructions` counts.
     #[command(hide = true)]
     Pipeline(instructions::Work),
+    /// Times changes among thousands of services, from a valid set to a reader that uses it.
+    Publish(publish::Options),
     /// Writes a capture of TCP ACKs, 60 bytes each, of many flows to one VIP.
     Traffic(traffic::Options),
 }
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Command::Consistency(options) => consistency::run(&options),
         Command::Instructions(options) => instructions::run(&options),
         Command::Pipeline(work) => instructions::work(&work),
+        Command::Publish(options) => publish::run(&options),
         Command::Traffic(options) => traffic::run(&options),
     };
     match result {

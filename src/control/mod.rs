@@ -301,12 +301,15 @@ impl Thread {
             tracing::info!("definitions, version {version}: unchanged");
             return;
         }
-        let backends: usize = definitions.services.iter().map(|service| service.backends.len()).sum();
-        let services = definitions.services.len();
-        self.definitions = Some(Arc::new(definitions));
+        let definitions = Arc::new(definitions);
+        // To drop the old ones would take as long as to publish the new.
+        let old = self.definitions.replace(definitions.clone());
         self.publish(noticed);
+        drop(old);
         self.has_definitions.store(true, Ordering::Relaxed);
         let took = noticed.elapsed();
+        let services = definitions.services.len();
+        let backends: usize = definitions.services.iter().map(|service| service.backends.len()).sum();
         tracing::info!(
             "definitions, version {version}: {services} services, {backends} backends, in force after {took:.1?}"
         );
@@ -315,13 +318,12 @@ impl Thread {
 
     /// Compiles what is known now and has the lcores use it. `noticed`: when the change was.
     fn publish(&mut self, noticed: Instant) {
-        self.sums.add(self.compiler.registry().totals());
         let nothing = Arc::default();
         let definitions = self.definitions.as_ref().unwrap_or(&nothing);
         let snapshot = self.compiler.compile(definitions, &self.fabric, (self.clock)());
-        self.unresolved = snapshot.unresolved().to_vec();
-        self.want();
         self.publisher.publish(snapshot);
+        self.unresolved = self.publisher.newest().unresolved().to_vec();
+        self.want();
         // A change before the last was adopted: the older one counts, the lcores still wait for both.
         self.pending.get_or_insert(noticed);
         let start = Instant::now();
@@ -377,14 +379,14 @@ impl Thread {
             self.compiler.adopted((self.clock)());
             self.keep_bases();
             // No lcore counts for a backend any more that is in no snapshot.
-            self.sums.add(self.compiler.registry().totals());
-            self.compiler.forget_counters();
+            for (pair, packets, bytes) in self.compiler.forget_counters() {
+                self.sums.add(pair, packets, bytes);
+            }
         }
     }
 
     fn report(&mut self) -> Report {
         let registry = self.compiler.registry();
-        self.sums.add(registry.totals());
         let names = self.definitions.iter().flat_map(|set| &set.services).map(|service| &service.name);
         let mut backends: Vec<_> =
             registry.totals().map(|(pair, packets, bytes)| Count { of: pair.clone(), packets, bytes }).collect();
@@ -405,7 +407,7 @@ impl Thread {
             definitions: self.definitions.clone(),
             feed_last_success: self.feed_last_success,
             backends,
-            services: self.sums.of(names),
+            services: self.sums.of(registry.totals(), names),
             unresolved: self.unresolved.len(),
         }
     }

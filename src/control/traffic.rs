@@ -10,42 +10,38 @@ use super::report::Count;
 /// A backend of a service.
 type Pair = (Arc<str>, SocketAddr);
 
-/// Running sums by service.
+/// By service, what backends had counted that left.
 #[derive(Debug, Default)]
-pub struct Sums {
-    services: BTreeMap<Arc<str>, (u64, u64)>,
-    /// What each pair had counted at the last [`Sums::add`].
-    seen: HashMap<Pair, (u64, u64)>,
-}
+pub struct Sums(BTreeMap<Arc<str>, (u64, u64)>);
 
 impl Sums {
-    /// Adds what each pair counted since the last time. `pairs`: every pair that there is.
-    pub fn add<'a>(&mut self, pairs: impl Iterator<Item = (&'a Pair, u64, u64)>) {
-        let before = std::mem::take(&mut self.seen);
-        for (pair, packets, bytes) in pairs {
-            let (old_packets, old_bytes) = match before.get(pair) {
-                Some(&(old_packets, old_bytes)) if old_packets <= packets && old_bytes <= bytes => {
-                    (old_packets, old_bytes)
-                }
-                _ => (0, 0), // a new pair, or one that was gone and is back
-            };
-            let sum = self.services.entry(pair.0.clone()).or_default();
-            *sum = (sum.0 + packets - old_packets, sum.1 + bytes - old_bytes);
-            self.seen.insert(pair.clone(), (packets, bytes));
-        }
+    /// Adds what a pair had counted that is counted no more.
+    pub fn add(&mut self, (service, _): Pair, packets: u64, bytes: u64) {
+        let sum = self.0.entry(service).or_default();
+        *sum = (sum.0 + packets, sum.1 + bytes);
     }
 
-    /// Sums of these services, in this order; all others are forgotten.
-    pub fn of<'a>(&mut self, services: impl Iterator<Item = &'a Arc<str>>) -> Vec<Count<Arc<str>>> {
-        let mut kept = BTreeMap::new();
+    /// Sums of these services, in this order, with what the `pairs` that there are have counted; all others are forgotten.
+    pub fn of<'a>(
+        &mut self,
+        pairs: impl Iterator<Item = (&'a Pair, u64, u64)>,
+        services: impl Iterator<Item = &'a Arc<str>>,
+    ) -> Vec<Count<Arc<str>>> {
+        let mut counted: HashMap<&str, (u64, u64)> = HashMap::new();
+        for ((service, _), packets, bytes) in pairs {
+            let sum = counted.entry(service).or_default();
+            *sum = (sum.0 + packets, sum.1 + bytes);
+        }
+        let mut left = std::mem::take(&mut self.0);
         let counts = services.map(|service| {
-            let (packets, bytes) = self.services.get(service).copied().unwrap_or_default();
-            kept.insert(service.clone(), (packets, bytes));
+            let (mut packets, mut bytes) = counted.get(&**service).copied().unwrap_or_default();
+            if let Some((service, sum)) = left.remove_entry(service) {
+                (packets, bytes) = (packets + sum.0, bytes + sum.1);
+                self.0.insert(service, sum);
+            }
             Count { of: service.clone(), packets, bytes }
         });
-        let counts = counts.collect();
-        self.services = kept;
-        counts
+        counts.collect()
     }
 }
 
@@ -53,29 +49,33 @@ impl Sums {
 mod tests {
     use super::*;
 
+    fn pair(service: &str, last: u8) -> Pair {
+        (service.into(), SocketAddr::from(([10, 0, 0, last], 80)))
+    }
+
     #[test]
     fn a_service_never_counts_backwards() {
-        let web: Arc<str> = "web".into();
-        let pair = |last| (web.clone(), SocketAddr::from(([10, 0, 0, last], 80)));
-        let (one, two) = (pair(1), pair(2));
+        let (one, two) = (pair("web", 1), pair("web", 2));
         let mut sums = Sums::default();
-        let mut add = |pairs: &[(&Pair, u64, u64)]| {
-            sums.add(pairs.iter().copied());
-            sums.of([&web].into_iter())[0].packets
+        let of = |sums: &mut Sums, pairs: &[(&Pair, u64, u64)]| {
+            sums.of(pairs.iter().copied(), [&one.0].into_iter())[0].packets
         };
-        assert_eq!(add(&[(&one, 5, 50), (&two, 3, 30)]), 8);
-        assert_eq!(add(&[(&one, 6, 60)]), 9); // the second has left
-        assert_eq!(add(&[(&one, 6, 60), (&two, 1, 10)]), 10); // and counts from zero again
-        assert_eq!(add(&[(&one, 2, 20), (&two, 1, 10)]), 12); // the first left and returned in between
+        assert_eq!(of(&mut sums, &[(&one, 5, 50), (&two, 3, 30)]), 8);
+        sums.add(two.clone(), 3, 30);
+        assert_eq!(of(&mut sums, &[(&one, 6, 60)]), 9);
+        // It is back, and counts from zero.
+        assert_eq!(of(&mut sums, &[(&one, 6, 60), (&two, 1, 10)]), 10);
+        sums.add(two.clone(), 1, 10);
+        assert_eq!(of(&mut sums, &[(&one, 6, 60), (&two, 0, 0)]), 10);
     }
 
     #[test]
     fn a_service_that_left_is_forgotten() {
-        let (web, dns): (Arc<str>, Arc<str>) = ("web".into(), "dns".into());
-        let pair = (web.clone(), SocketAddr::from(([10, 0, 0, 1], 80)));
+        let (web, dns) = (pair("web", 1), pair("dns", 1));
         let mut sums = Sums::default();
-        sums.add([(&pair, 5, 50)].into_iter());
-        assert_eq!(sums.of([&dns].into_iter()), [Count { of: dns.clone(), packets: 0, bytes: 0 }]);
-        assert_eq!(sums.of([&web].into_iter()), [Count { of: web.clone(), packets: 0, bytes: 0 }]);
+        sums.add(web.clone(), 5, 50);
+        let of = |sums: &mut Sums, service: &Arc<str>| sums.of([].into_iter(), [service].into_iter());
+        assert_eq!(of(&mut sums, &dns.0), [Count { of: dns.0.clone(), packets: 0, bytes: 0 }]);
+        assert_eq!(of(&mut sums, &web.0), [Count { of: web.0.clone(), packets: 0, bytes: 0 }]);
     }
 }

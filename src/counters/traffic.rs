@@ -30,7 +30,7 @@ type Chunk = Arc<[Cell; CHUNK]>;
 
 /// The cells of one lcore, as they were when a snapshot was made.
 #[derive(Debug, Clone, Default)]
-pub struct Traffic(Vec<Chunk>);
+pub struct Traffic(Arc<[Chunk]>);
 
 impl Traffic {
     #[inline]
@@ -76,16 +76,11 @@ impl Registry {
         id
     }
 
-    /// Forgets every pair that `keep` refuses. Call it only when no snapshot that has the pair is in use any more.
-    pub fn retain(&mut self, mut keep: impl FnMut(&Key) -> bool) {
-        let free = &mut self.free;
-        self.ids.retain(|key, id| {
-            let kept = keep(key);
-            if !kept {
-                free.push(*id);
-            }
-            kept
-        });
+    /// Forgets a pair, and gives its packets and bytes over all lcores. Call it only when no snapshot that has the pair is in use any more.
+    pub fn forget(&mut self, pair: &Key) -> Option<(u64, u64)> {
+        let id = self.ids.remove(pair)?;
+        self.free.push(id);
+        Some(self.total(id))
     }
 
     /// The cells of one lcore, for a snapshot.
@@ -101,15 +96,21 @@ impl Registry {
     /// Every service that [`Registry::refused`] was asked of, with its packets over all lcores.
     pub fn all_refused(&self) -> impl Iterator<Item = (&Arc<str>, u64)> {
         let refused = self.ids.iter().filter(|(key, _)| key.1 == Self::REFUSED);
-        refused.map(|((service, _), &id)| (service, self.sum(id).0 - self.base[id.0 as usize].0))
+        refused.map(|((service, _), &id)| (service, self.total(id).0))
     }
 
     /// Every pair with its packets and bytes over all lcores, in no order.
     pub fn totals(&self) -> impl Iterator<Item = (&Key, u64, u64)> {
         self.ids.iter().filter(|(key, _)| key.1 != Self::REFUSED).map(|(key, &id)| {
-            let ((packets, bytes), (old_packets, old_bytes)) = (self.sum(id), self.base[id.0 as usize]);
-            (key, packets - old_packets, bytes - old_bytes)
+            let (packets, bytes) = self.total(id);
+            (key, packets, bytes)
         })
+    }
+
+    /// Since the id was given to its pair.
+    fn total(&self, id: TrafficId) -> (u64, u64) {
+        let ((packets, bytes), (old_packets, old_bytes)) = (self.sum(id), self.base[id.0 as usize]);
+        (packets - old_packets, bytes - old_bytes)
     }
 
     fn sum(&self, id: TrafficId) -> (u64, u64) {
@@ -123,7 +124,8 @@ impl Registry {
         let id = self.base.len();
         if id.is_multiple_of(CHUNK) {
             for lcore in &mut self.lcores {
-                lcore.0.push(Arc::new(std::array::from_fn(|_| Cell::default())));
+                let more: Chunk = Arc::new(std::array::from_fn(|_| Cell::default()));
+                lcore.0 = lcore.0.iter().cloned().chain([more]).collect();
             }
         }
         self.base.push((0, 0));
@@ -151,7 +153,8 @@ mod tests {
         assert_eq!(registry.id(&web, address(1)), id);
         assert_eq!(registry.totals().map(|(_, packets, bytes)| (packets, bytes)).collect::<Vec<_>>(), [(7, 100)]);
 
-        registry.retain(|_| false);
+        assert_eq!(registry.forget(&(web.clone(), address(1))), Some((7, 100)));
+        assert_eq!(registry.forget(&(web.clone(), address(1))), None);
         assert_eq!(registry.id(&web, address(2)), id);
         assert_eq!(registry.totals().map(|(key, packets, _)| (key.1, packets)).collect::<Vec<_>>(), [(address(2), 0)]);
     }

@@ -3,9 +3,10 @@
 //! Only what changed is made anew: a service whose definition is the one from before, on the same fabric, keeps all that was made for
 //! it. So one change among thousands of services costs about as much as one service does.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -17,6 +18,7 @@ use super::layers::Layers;
 use super::learned::{Learned, Mtus};
 use super::ranges::Ranges;
 use super::routes::{Routes, Way};
+use super::services::Services;
 use super::tables::{Recipe, Shape, Table, Tables};
 use super::transition::Bases;
 use super::tunnels::Tunnels;
@@ -43,7 +45,11 @@ pub struct Compiler {
     learned: Arc<Learned>,
     mtus: Mtus,
     way_out: WayOut,
+    /// The services of the newest snapshot, as they were given.
+    definitions: Vec<Arc<Service>>,
     entries: HashMap<Key, Entry>,
+    /// Those of the entries that are not at rest.
+    moving: HashSet<Key>,
     /// The bases of whoever is at rest.
     rest: (Arc<Bases>, Arc<Layers>),
     /// What a process before left, of services that have not been compiled yet.
@@ -56,15 +62,18 @@ pub struct Compiler {
     /// Whether any bases changed since [`Compiler::has_moved`] was last asked.
     has_moved: bool,
     /// What lcores get of the entries, by their index.
-    services: Vec<CompiledService>,
+    services: Services,
+    /// Next hops of backends whose MAC addresses are wanted, with how many want them.
+    unresolved: BTreeMap<IpAddr, u32>,
     destinations: Register,
     vips: Arc<Vips>,
     tunnels: Tunnels,
     /// Endpoints by which replies come, and those that left.
     served: HashMap<Served, Endpoint>,
     endpoints: Arc<Endpoints>,
-    /// Of the newest snapshot.
+    /// Of the newest snapshot, and of the fabric that it was made for.
     serial: u32,
+    compiled_for: u32,
     /// The pairs that the newest snapshot counts, and those that left since lcores were last known to have adopted one.
     counted: HashSet<Pair>,
     uncounted: Vec<Pair>,
@@ -95,7 +104,7 @@ struct Entry {
     table: Arc<Table>,
     /// The fabric that its targets were made for.
     way_out: u32,
-    /// Of the snapshot that last had it.
+    /// Of the snapshot for which it was last looked whether it is still there.
     serial: u32,
     /// The first snapshot in which the bases of its slots were what they are.
     rests_since: u32,
@@ -144,20 +153,24 @@ impl Compiler {
             mtus: Mtus::default(),
             way_out: WayOut::new(0, &Fabric::default()),
             tables: Tables::default(),
+            definitions: Vec::new(),
             entries: HashMap::new(),
+            moving: HashSet::new(),
             rest: Default::default(),
             restored: HashMap::new(),
             restored_numbers: Numbers::default(),
             knows_flows: false,
             numbers: Numbers::default(),
             has_moved: false,
-            services: Vec::new(),
+            services: Services::default(),
+            unresolved: BTreeMap::new(),
             destinations: Register::default(),
             vips: Arc::new(Vips::new([].into_iter())),
             tunnels: Tunnels::default(),
             served: HashMap::new(),
             endpoints: Arc::new(Endpoints::new([].into_iter())),
             serial: 0,
+            compiled_for: 0,
             counted: HashSet::new(),
             uncounted: Vec::new(),
         }
@@ -170,6 +183,11 @@ impl Compiler {
     /// Packets and bytes of each backend of each service.
     pub fn registry(&self) -> &Registry {
         &self.registry
+    }
+
+    /// Bytes of all tables.
+    pub fn table_bytes(&self) -> usize {
+        self.tables.bytes()
     }
 
     /// What the lcores ask for, whatever snapshot they use.
@@ -186,24 +204,29 @@ impl Compiler {
         has_learned
     }
 
-    /// Forgets the counters of backends that left. Call it when every lcore has adopted the newest snapshot.
-    pub fn forget_counters(&mut self) {
-        let left: HashSet<Pair> =
-            std::mem::take(&mut self.uncounted).into_iter().filter(|pair| !self.counted.contains(pair)).collect();
-        if !left.is_empty() {
-            self.registry.retain(|pair| !left.contains(pair));
-        }
+    /// Forgets the counters of backends that left, and gives what they had counted: packets and bytes. Call it when every lcore has
+    /// adopted the newest snapshot.
+    pub fn forget_counters(&mut self) -> Vec<(Pair, u64, u64)> {
+        let left = std::mem::take(&mut self.uncounted).into_iter().filter(|pair| !self.counted.contains(pair));
+        left.filter_map(|pair| {
+            let (packets, bytes) = self.registry.forget(&pair)?;
+            (pair.1 != Registry::REFUSED).then_some((pair, packets, bytes))
+        })
+        .collect()
     }
 
     /// Every lcore has adopted the newest snapshot at `now`: the deadlines of its changes are set.
     pub fn adopted(&mut self, now: Millis) {
         let mut known: HashMap<(usize, Millis), Arc<Bases>> = HashMap::new();
-        for entry in self.entries.values_mut().filter(|entry| entry.bases.waits()) {
+        for key in &self.moving {
+            let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.bases.waits()) else { continue };
             self.has_moved = true;
             let idle = idle(&entry.definition);
             let adopted = known.entry((Arc::as_ptr(&entry.bases) as usize, idle));
             entry.bases = adopted.or_insert_with(|| Arc::new((*entry.bases).clone().adopted(now, idle))).clone();
         }
+        self.services.settle();
+        self.tables.forget_unused();
     }
 
     /// Begins with the bases of a process before, and with its numbers where the lcores know its flows; call it before anything is
@@ -229,19 +252,21 @@ impl Compiler {
 
     /// The bases of the services that are not at rest.
     pub fn bases(&self) -> Vec<(Key, Arc<Bases>)> {
-        let moving = self.entries.iter().filter(|(_, entry)| !entry.bases.is_at_rest());
-        moving.map(|(key, entry)| (*key, entry.bases.clone())).collect()
+        self.in_motion().map(|(key, entry)| (*key, entry.bases.clone())).collect()
     }
 
     /// When the next base moves; then what is compiled differs.
     pub fn next_move(&self) -> Option<Millis> {
-        self.entries.values().filter_map(|entry| entry.bases.next()).min()
+        self.in_motion().filter_map(|(_, entry)| entry.bases.next()).min()
     }
 
     /// The services that have slots whose base is not their owner, with how many of them.
     pub fn moving(&self) -> impl Iterator<Item = (&Arc<str>, usize)> {
-        let moving = self.entries.values().filter(|entry| !entry.bases.is_at_rest());
-        moving.map(|entry| (&entry.definition.name, entry.bases.held().count()))
+        self.in_motion().map(|(_, entry)| (&entry.definition.name, entry.bases.held().count()))
+    }
+
+    fn in_motion(&self) -> impl Iterator<Item = (&Key, &Entry)> {
+        self.moving.iter().filter_map(|key| self.entries.get_key_value(key))
     }
 
     /// Whether a client may be forgotten by all: nobody will ask for it any more.
@@ -263,10 +288,10 @@ impl Compiler {
         self.destinations.free(serial, &is_remembered);
         let mut has_changed = false;
         for entry in self.entries.values().filter(|entry| entry.rests_since <= serial) {
-            let service = &mut self.services[entry.index.0 as usize];
+            let service = &self.services[entry.index.0 as usize];
             let is_at_rest = service.tracking != Tracking::Full && service.is_at_rest();
             if service.recalls && is_at_rest && !service.memory.numbers.iter().any(|&number| is_remembered(number)) {
-                service.recalls = false;
+                self.services.replace(entry.index, CompiledService { recalls: false, ..service.clone() });
                 has_changed = true;
             }
         }
@@ -291,10 +316,13 @@ impl Compiler {
         // Not 0, which is no snapshot's.
         self.serial = self.serial.wrapping_add(1).max(1);
         self.move_bases(now);
-        let changed = self.changed(definitions);
+        let (old, new) = self.differ(&definitions.services);
+        let old: Vec<Arc<Service>> =
+            self.definitions.splice(old, definitions.services[new.clone()].iter().cloned()).collect();
+        let changed = self.changed(&definitions.services[new]);
         let shapes: Vec<(Shape, Vec<u32>)> = changed.iter().map(|service| self.shape(service)).collect();
         self.tables.prepare(shapes.iter().map(|(shape, _)| shape), &self.hash);
-        let mut has_other_services = self.take_out();
+        let mut has_other_services = self.take_out(&old);
         let mut has_other_endpoints = has_other_services;
         let mut moves = Moves::new();
         for (service, (shape, places)) in changed.into_iter().zip(shapes) {
@@ -302,6 +330,7 @@ impl Compiler {
             has_other_services |= self.put_in(service, &shape, places, &mut moves);
         }
         self.tables.forget_unused();
+        self.compiled_for = self.way_out.number;
         if !definitions.services.is_empty() {
             // What it left of others is of no use: they are gone.
             self.restored.clear();
@@ -318,8 +347,10 @@ impl Compiler {
         }
 
         let routes = &self.way_out.routes;
-        let unresolved = self.entries.values().flat_map(|entry| entry.unresolved.iter().copied());
-        let unresolved: BTreeSet<IpAddr> = unresolved.chain(routes.unresolved_gateways()).collect();
+        let unresolved = self.unresolved.keys().copied().chain(routes.unresolved_gateways());
+        let mut unresolved: Vec<IpAddr> = unresolved.collect();
+        unresolved.sort();
+        unresolved.dedup();
         let refuses = |reason| Target { traffic: TrafficId::NONE, room: 0, mode: Prepared::Refuses(reason) };
         Arc::new(Snapshot {
             version: definitions.version.clone(),
@@ -328,13 +359,13 @@ impl Compiler {
             vips: self.vips.clone(),
             own: self.way_out.own.clone(),
             recalls: self.services.iter().any(|service| service.recalls),
-            services: self.services.clone().into(),
+            services: self.services.snapshot(),
             destinations: self.destinations.snapshot(),
             nobody: refuses(Reason::NoBackend),
             no_room: refuses(Reason::FlowTableFull),
             endpoints: self.endpoints.clone(),
             routes: routes.clone(),
-            unresolved: unresolved.into_iter().collect(),
+            unresolved: unresolved.into(),
             traffic: (0..self.environment.lcores).map(|lcore| self.registry.traffic(lcore)).collect(),
             asked: self.asked.clone(),
             limiter: self.limiter.clone(),
@@ -347,8 +378,23 @@ impl Compiler {
         })
     }
 
-    /// The services that are to be made anew; the others are marked as still there.
-    fn changed<'a>(&mut self, definitions: &'a Definitions) -> Vec<&'a Arc<Service>> {
+    /// Where the services differ from those of the newest snapshot: the ones in its place there, and the new ones. Outside of that not even
+    /// an element is looked at.
+    fn differ(&self, services: &[Arc<Service>]) -> (Range<usize>, Range<usize>) {
+        let old = &self.definitions;
+        let is_same = |(one, other): &(&Arc<Service>, &Arc<Service>)| Arc::ptr_eq(one, other);
+        let (before, behind) = if self.compiled_for == self.way_out.number {
+            let before = old.iter().zip(services).take_while(is_same).count();
+            let rest = old[before..].iter().rev().zip(services[before..].iter().rev());
+            (before, rest.take_while(is_same).count())
+        } else {
+            (0, 0)
+        };
+        (before..old.len() - behind, before..services.len() - behind)
+    }
+
+    /// Those of the services that are to be made anew; the others are marked as still there.
+    fn changed<'a>(&mut self, services: &'a [Arc<Service>]) -> Vec<&'a Arc<Service>> {
         let mut is_changed = |service: &&Arc<Service>| match self.entries.get_mut(&Key::of(service)) {
             Some(entry) => {
                 entry.serial = self.serial;
@@ -356,7 +402,7 @@ impl Compiler {
             }
             None => true,
         };
-        definitions.services.iter().filter(|service| is_changed(service)).collect()
+        services.iter().filter(|service| is_changed(service)).collect()
     }
 
     /// What a service asks of the tables, and its backends' places in the order of the table's members.
@@ -376,20 +422,22 @@ impl Compiler {
         (Shape { recipe: Recipe { members: members.into(), size }, states }, places)
     }
 
-    /// Takes out the services that are no more; whether there were any.
-    fn take_out(&mut self) -> bool {
-        let gone = self.entries.iter().filter(|(_, entry)| entry.serial != self.serial).map(|(&key, _)| key);
-        let gone: Vec<Key> = gone.collect();
-        self.has_moved |= gone.iter().any(|key| self.entries.get(key).is_some_and(|entry| !entry.bases.is_at_rest()));
+    /// Takes out those of the `old` services that are no more; whether there were any.
+    fn take_out(&mut self, old: &[Arc<Service>]) -> bool {
+        let is_gone = |key: &Key| self.entries.get(key).is_some_and(|entry| entry.serial != self.serial);
+        let gone: Vec<Key> = old.iter().map(|service| Key::of(service)).filter(is_gone).collect();
         for key in &gone {
             let Some(entry) = self.entries.remove(key) else { continue };
-            let service = self.services.swap_remove(entry.index.0 as usize);
+            let service = self.services.swap_remove(entry.index);
+            self.has_moved |= self.moving.remove(key);
             for &number in service.memory.numbers.iter().filter(|&&number| number != Memory::NO_NUMBER) {
                 self.destinations.leave(number, self.serial);
             }
             self.numbers.remove(key);
             self.uncount(&entry.definition);
-            entry.tunnels.iter().for_each(|tunnel| self.tunnels.remove(tunnel));
+            self.tunnels.replace(&entry.tunnels, &[]);
+            self.no_longer_want(&entry.unresolved);
+            self.tables.leave(entry.table);
             // The last one took its place.
             if let Some(moved) = self.services.get(entry.index.0 as usize) {
                 let key = Key::of(&moved.details.definition);
@@ -432,14 +480,17 @@ impl Compiler {
 
         if let Some(old) = &old {
             self.uncount(&old.definition);
-            old.tunnels.iter().for_each(|tunnel| self.tunnels.remove(tunnel));
+            self.no_longer_want(&old.unresolved);
         }
         let mut unresolved = Vec::new();
         let targets =
             places.iter().map(|&place| self.target(service, place as usize, &mut unresolved)).collect::<Arc<[_]>>();
         let tunnels: Box<[Tunnel]> =
             service.backends.iter().filter_map(|backend| mode::tunnel(service, backend)).collect();
-        tunnels.iter().for_each(|tunnel| self.tunnels.add(tunnel));
+        self.tunnels.replace(old.as_ref().map_or(&[], |old| &old.tunnels), &tunnels);
+        for &address in &unresolved {
+            *self.unresolved.entry(address).or_default() += 1;
+        }
 
         let ranges = Ranges::new(service.vip.addr(), &service.source_ranges, &service.deny_ranges);
         let sends_hash =
@@ -474,11 +525,19 @@ impl Compiler {
             details: Arc::new(details),
         };
         let is_found_otherwise = before.is_none_or(|before| self.is_plain(&before) != self.is_plain(&compiled));
-        match self.services.get_mut(index.0 as usize) {
-            Some(place) => *place = compiled,
+        match old {
+            Some(old) => {
+                self.services.replace(index, compiled);
+                self.tables.leave(old.table);
+            }
             None => self.services.push(compiled),
         }
         self.describe(index);
+        if bases.is_at_rest() {
+            self.moving.remove(&key);
+        } else {
+            self.moving.insert(key);
+        }
         let entry = Entry {
             index,
             definition: service.clone(),
@@ -555,12 +614,11 @@ impl Compiler {
     /// Lets go of the bases whose time is over at `now`.
     fn move_bases(&mut self, now: Millis) {
         let mut moved: Moves = HashMap::new();
-        for entry in self.entries.values_mut() {
-            if entry.bases.next().is_none_or(|next| now < next) {
-                continue;
-            }
-            let service = &mut self.services[entry.index.0 as usize];
-            let layers = &service.memory.layers;
+        let mut move_one = |key: &Key| {
+            let is_over = |entry: &&mut Entry| entry.bases.next().is_some_and(|next| next <= now);
+            let Some(entry) = self.entries.get_mut(key).filter(is_over) else { return true };
+            let service = self.services[entry.index.0 as usize].clone();
+            let Memory { numbers, layers, was_resized } = &*service.memory;
             let key = [Arc::as_ptr(&entry.bases) as usize, Arc::as_ptr(layers) as usize, 0];
             let (bases, layers) = moved.entry(key).or_insert_with(|| {
                 let idle = idle(&entry.definition);
@@ -570,10 +628,11 @@ impl Compiler {
             });
             (entry.bases, entry.rests_since) = (bases.clone(), self.serial);
             self.has_moved = true;
-            let Memory { numbers, was_resized, .. } = &*service.memory;
-            let (numbers, was_resized) = (numbers.clone(), *was_resized);
-            service.memory = Arc::new(Memory { numbers, layers: layers.clone(), was_resized });
-        }
+            let memory = Memory { numbers: numbers.clone(), layers: layers.clone(), was_resized: *was_resized };
+            self.services.replace(entry.index, CompiledService { memory: Arc::new(memory), ..service });
+            !bases.is_at_rest()
+        };
+        self.moving.retain(|key| move_one(key));
     }
 
     /// The target of a backend, which is counted from now on.
@@ -602,6 +661,17 @@ impl Compiler {
         let room = next_hop.map_or(0, |hop| hop.mtu.saturating_sub(mode::overhead(service, backend)));
         let mode = next_hop.as_ref().map_or(Prepared::Refuses(Reason::NoNextHop), prepare);
         Target { traffic, room, mode }
+    }
+
+    fn no_longer_want(&mut self, addresses: &[IpAddr]) {
+        for address in addresses {
+            if let Some(count) = self.unresolved.get_mut(address) {
+                *count -= 1;
+                if *count == 0 {
+                    self.unresolved.remove(address);
+                }
+            }
+        }
     }
 
     /// A service's backends are not counted any more.

@@ -15,6 +15,7 @@ mod numbers;
 mod prefixes;
 mod ranges;
 mod routes;
+mod services;
 mod tables;
 mod transition;
 mod tunnels;
@@ -125,7 +126,7 @@ pub struct Snapshot {
     ports: Box<[Port]>,
     vips: Arc<Vips>,
     own: Arc<Index>,
-    services: Box<[CompiledService]>,
+    services: Arc<Vec<CompiledService>>,
     /// Whether flows of any service may be remembered.
     recalls: bool,
     destinations: Destinations,

@@ -45,6 +45,8 @@ pub struct Tables {
     whole: HashMap<Recipe, Slots>,
     masked: HashMap<(Recipe, Mask), Slots>,
     tables: HashMap<Shape, Arc<Table>>,
+    /// Those that a service had before, by their address.
+    left: HashMap<usize, Arc<Table>>,
 }
 
 impl Tables {
@@ -78,11 +80,31 @@ impl Tables {
         self.tables[shape].clone()
     }
 
+    /// Bytes of all slots.
+    pub fn bytes(&self) -> usize {
+        self.whole.values().chain(self.masked.values()).map(|slots| size_of_val(&**slots)).sum()
+    }
+
+    /// A service has another now, or none.
+    pub fn leave(&mut self, table: Arc<Table>) {
+        self.left.insert(Arc::as_ptr(&table) as usize, table);
+    }
+
     /// Forgets what nobody has any more.
     pub fn forget_unused(&mut self) {
-        self.tables.retain(|_, table| Arc::strong_count(table) > 1);
-        self.masked.retain(|_, slots| Arc::strong_count(slots) > 1);
-        self.whole.retain(|_, slots| Arc::strong_count(slots) > 1);
+        // Here and among all tables; whoever else has it, a service or a snapshot.
+        for (_, table) in self.left.extract_if(|_, table| Arc::strong_count(table) <= 2) {
+            self.tables.remove(&table.shape);
+            let masked = (table.shape.recipe.clone(), table.shape.mask());
+            drop(table);
+            let is_unused = |slots: &Slots| Arc::strong_count(slots) == 1;
+            if self.masked.get(&masked).is_some_and(is_unused) {
+                self.masked.remove(&masked);
+            }
+            if self.whole.get(&masked.0).is_some_and(is_unused) {
+                self.whole.remove(&masked.0);
+            }
+        }
     }
 }
 

@@ -29,8 +29,19 @@ impl Tunnels {
         self.0[part(endpoint)].get(&endpoint).into_iter().flatten().map(|(tunnel, _)| tunnel)
     }
 
+    /// Backends had the `old` ones, and have the `new` ones. The parts of those that stay are as they were.
+    pub fn replace(&mut self, old: &[Tunnel], new: &[Tunnel]) {
+        let mut changes: HashMap<&Tunnel, isize> = HashMap::new();
+        old.iter().for_each(|tunnel| *changes.entry(tunnel).or_default() -= 1);
+        new.iter().for_each(|tunnel| *changes.entry(tunnel).or_default() += 1);
+        for (tunnel, change) in changes {
+            (change..0).for_each(|_| self.remove(tunnel));
+            (0..change).for_each(|_| self.add(tunnel));
+        }
+    }
+
     /// One more backend has it.
-    pub fn add(&mut self, tunnel: &Tunnel) {
+    fn add(&mut self, tunnel: &Tunnel) {
         let known = Arc::make_mut(&mut self.0[part(tunnel.endpoint)]).entry(tunnel.endpoint).or_default();
         match known.iter_mut().find(|(other, _)| other == tunnel) {
             Some((_, count)) => *count += 1,
@@ -39,7 +50,7 @@ impl Tunnels {
     }
 
     /// One less has it.
-    pub fn remove(&mut self, tunnel: &Tunnel) {
+    fn remove(&mut self, tunnel: &Tunnel) {
         let part = Arc::make_mut(&mut self.0[part(tunnel.endpoint)]);
         if let Some(known) = part.get_mut(&tunnel.endpoint) {
             known.iter_mut().filter(|(other, _)| other == tunnel).for_each(|(_, count)| *count -= 1);
