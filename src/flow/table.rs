@@ -63,6 +63,12 @@ pub struct Spot {
 impl Spot {
     /// That of no flow.
     pub const NONE: Self = Self { fingerprint: 0, first: 0 };
+
+    /// One of 64 bits: the same for the same flow.
+    #[inline(always)]
+    pub fn mark(self) -> u64 {
+        1 << (self.fingerprint % 64)
+    }
 }
 
 /// An entry's place in the table, until the next insertion.

@@ -440,11 +440,16 @@ impl Burst {
         targets: &mut [&'a Target; BURST],
     ) -> u32 {
         let (mut recalled, mut others) = (0, 0);
+        // The flows of which something is to be noted; some others look like them.
+        let mut changing = 0_u64;
         while asked != 0 {
             let train = take_bit(&mut asked);
             let (service, spot) = (self.services[train], self.spots[train]);
-            let is_like_others = matches!(self.says[train], Says::GoesOn | Says::Datagram | Says::Nothing);
-            let destination = if is_like_others { state.flows.settled(spot, state.now) } else { None };
+            let is_news = matches!(self.says[train], Says::Opens | Says::Ends);
+            // What comes behind that is not settled before it.
+            let is_settled = !is_news && changing & spot.mark() == 0;
+            changing |= if is_news { spot.mark() } else { 0 };
+            let destination = if is_settled { state.flows.settled(spot, state.now) } else { None };
             match destination.and_then(|destination| snapshot.kept_at(service, destination)) {
                 Some(target) => {
                     targets[train] = target;

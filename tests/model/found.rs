@@ -149,3 +149,16 @@ fn what_never_got_past_its_syn_gives_way() {
     steps.extend((0..60).map(|number| burst(&[(number / 20, number % 20, Kind::Syn)])));
     goes_as_it_ought(Room::Scarce, &history(services, 32, [0; 2], steps));
 }
+
+/// The last was settled before the two that make it another connection.
+#[test]
+fn what_follows_a_fin_and_a_syn_in_their_burst_is_of_the_new_connection() {
+    let of = |kind| (0, 13, kind);
+    let steps = vec![
+        change(0, To::Backend(1, State::Active, 100)),
+        change(0, To::Backend(0, State::Draining, 100)),
+        burst(&[of(Kind::Data)]),
+        burst(&[of(Kind::Fin), of(Kind::Syn), of(Kind::Data)]),
+    ];
+    goes_as_it_ought(Room::Plenty, &history(vec![setup(Tracking::Full, 7, &[0])], 4096, [0; 2], steps));
+}
