@@ -239,7 +239,7 @@ impl Flows {
     pub const fn buckets(capacity: usize) -> usize {
         let buckets = (capacity * NINTHS).div_ceil(NINTHS - 1).div_ceil(WAYS);
         // With fewer than a few buckets there is nowhere to move.
-        if capacity > 0 && buckets < 8 { 8 } else { buckets }
+        if capacity > 0 && buckets < Self::NEAR { Self::NEAR } else { buckets }
     }
 
     /// What other threads see of it.
@@ -405,11 +405,16 @@ impl Flows {
             return Inserted::Room;
         }
         // It is full, or as good as full for this flow: the least of the eight goes.
-        let Some((worth, place)) = self.least_of(homes, worth) else { return Inserted::None };
-        let entry = self.entry(place);
-        let other = entry.flow();
-        entry.clear();
-        entry.put(spot.fingerprint, flow);
+        let (worth, place, free) = match self.least_of(homes, &worth) {
+            Some((worth, place)) => (worth, place, place),
+            None => match self.least_elsewhere(homes, &worth) {
+                Some(found) => found,
+                None => return Inserted::None,
+            },
+        };
+        let other = self.get(place);
+        self.entry(place).clear();
+        self.entry(free).put(spot.fingerprint, flow);
         if worth == Worth::Nothing { Inserted::Room } else { Inserted::For(worth, other) }
     }
 
@@ -419,11 +424,27 @@ impl Flows {
         free.or_else(|| homes.into_iter().find_map(|home| self.vacate(home, MOVES)))
     }
 
+    /// Where a flow with these buckets has a place, but the capacity is taken by others: the least of some of these, and the place.
+    #[cold]
+    fn least_elsewhere(&self, homes: [u32; 2], worth: impl Fn(&Flow, Worth) -> Worth) -> Option<(Worth, Place, Place)> {
+        let free = homes.into_iter().find_map(|home| self.free_in(home))?;
+        let buckets = self.buckets.len();
+        let near = (0..Self::NEAR).map(|step| ((self.swept + step) % buckets) as u32);
+        self.least_of(near, worth).map(|(worth, place)| (worth, place, free))
+    }
+
+    /// Buckets that [`Flows::least_elsewhere`] looks at: all of the smallest table.
+    const NEAR: usize = 8;
+
     /// The first of the entries that are worth least, if that is less than everything.
     #[inline(always)]
-    fn least_of(&self, homes: [u32; 2], worth: impl Fn(&Flow, Worth) -> Worth) -> Option<(Worth, Place)> {
+    fn least_of(
+        &self,
+        buckets: impl IntoIterator<Item = u32>,
+        worth: impl Fn(&Flow, Worth) -> Worth,
+    ) -> Option<(Worth, Place)> {
         let (mut least, mut found) = (Worth::Everything, None);
-        for bucket in homes {
+        for bucket in buckets {
             for (entry, way) in self.buckets[bucket as usize].0.iter().zip(0..) {
                 if entry.is_free() {
                     continue;
@@ -572,6 +593,19 @@ mod tests {
         };
         assert_eq!((count(Worth::Little), count(Worth::Substitutable)), (4, 4));
         assert_eq!(flows.taken(), 8);
+    }
+
+    #[test]
+    fn in_the_smallest_of_tables_nobody_is_refused_as_long_as_another_is_worth_less() {
+        for capacity in 1..20 {
+            let mut flows = Flows::new(capacity, [5, 5]);
+            for k in 0..200 {
+                let spot = flows.spot([k, 0]);
+                let inserted = flows.insert(spot, &flow(1), |_, _| Worth::Little);
+                assert_ne!(inserted, Inserted::None, "{k} with room for {capacity}");
+                assert_eq!(flows.taken(), capacity.min(k as usize + 1));
+            }
+        }
     }
 
     #[test]
