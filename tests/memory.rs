@@ -331,6 +331,22 @@ fn a_client_comes_back_to_its_backend_within_the_timeout() {
 }
 
 #[test]
+fn a_client_stays_where_it_went_while_its_first_backend_took_nothing_new() {
+    let affine = r#""protocol": "tcp", "tracking": "full", "hash": "source-ip", "affinity_timeout": "1h""#;
+    let both = set(&[(1, ""), (2, "")], affine);
+    let mut node = Node::new(&both);
+    let connect = |node: &mut Node, port: u16| -> Vec<u8> {
+        let of = |client| node.verdict_of(client_address(client), port, SYN).1.bytes()[14 + 19];
+        (0..100).map(of).collect()
+    };
+    connect(&mut node, 1000);
+    node.change(&set(&[(1, DRAINING), (2, "")], affine));
+    assert_eq!(connect(&mut node, 1001), [2; 100]);
+    node.change(&both);
+    assert_eq!(connect(&mut node, 1002), [2; 100]);
+}
+
+#[test]
 fn a_process_that_comes_after_another_holds_its_bases() {
     let (old, new) = (set(&[(1, ""), (2, "")], TCP), set(&[(1, ""), (2, ""), (3, "")], TCP));
     let mut node = Node::new(&old);

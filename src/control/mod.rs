@@ -212,7 +212,7 @@ impl Thread {
         }
         let (publisher, readers) = quiescent::channel(config.dpdk.lcores.len(), first);
         let feed = Feed::start(&config.feed).map_err(Error::Feed)?;
-        let this = Self {
+        let mut this = Self {
             config,
             fixed,
             clock,
@@ -234,6 +234,8 @@ impl Thread {
             feed_last_success: None,
             is_refused: false,
         };
+        // What the lcores remember from now on is by these numbers, be the ones on disk others.
+        this.keep_bases();
         Ok((this, readers))
     }
 
@@ -619,6 +621,28 @@ mod tests {
         assert_eq!(scene.lcore.quiescent().version(), None);
         scene.write(&set("2", &[1]));
         scene.until("2");
+    }
+
+    #[test]
+    fn the_numbers_on_disk_are_those_that_flows_are_remembered_by_from_the_start() {
+        let mut scene = Scene::new();
+        for (version, backends) in [("1", &[3][..]), ("2", &[1, 2, 3])] {
+            scene.write(&set(version, backends));
+            scene.until(version);
+        }
+        let number_of_first = |directory: &Path| {
+            let text = Kept::Bases.load(directory).unwrap().unwrap();
+            let saved = Saved::of_text(&text, (Millis(0), SystemTime::now()), true).unwrap();
+            let (_, mut numbers) = saved.numbers.iter().next().unwrap();
+            numbers.find(|(endpoint, _)| endpoint.ip() == IpAddr::from([10, 1, 0, 1])).unwrap().1
+        };
+        let Scene { directory, control, .. } = scene;
+        drop(control);
+        assert_eq!(number_of_first(directory.path()), 1);
+        // Its flows are lost, so the next process numbers anew. Nothing changes while it runs.
+        let Scene { directory, control, .. } = Scene::in_directory(directory);
+        drop(control);
+        assert_eq!(number_of_first(directory.path()), 0);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! directory says where, and what is in them. Where neither can be had, flows are remembered in private memory, and a restart forgets them.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -24,6 +24,17 @@ struct Record {
     boot: String,
     capacity: usize,
     lcores: Vec<Part>,
+}
+
+impl Record {
+    /// Whoever reads it knows the keys of the hashes, and could choose flows that meet in one bucket: nobody but us.
+    fn keep(&self, path: &Path) -> io::Result<()> {
+        let aside = path.with_extension("new");
+        let _ = fs::remove_file(&aside);
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&aside)?;
+        file.write_all(&serde_json::to_vec(self).expect("plain data has a JSON form"))?;
+        fs::rename(&aside, path)
+    }
 }
 
 /// One lcore's.
@@ -70,9 +81,10 @@ impl FlowMemory {
                 let part = |lcore| Part { file: directory.join(name(lcore)), seed: secret(), is_known: false };
                 let parts: Vec<Part> = (0..lcores).map(part).collect();
                 let record = Record { layout: Flows::LAYOUT, boot, capacity, lcores: parts.clone() };
-                let aside = path.with_extension("new");
-                fs::write(&aside, serde_json::to_vec(&record).expect("plain data has a JSON form"))?;
-                fs::rename(&aside, &path)?;
+                // Where it cannot be kept the next process begins anew, which is no reason not to run.
+                if let Err(error) = record.keep(&path) {
+                    tracing::error!("{}: {error}; a restart forgets all flows", path.display());
+                }
                 Ok(Self { parts, knows_flows: false })
             }
         }
@@ -99,19 +111,22 @@ impl Part {
             return Memory::of_file(&options.open(&self.file)?, Flows::buckets(capacity));
         }
         let _ = fs::remove_file(&self.file);
-        let mut file = options.create_new(true).open(&self.file)?;
-        let length = length(capacity);
-        if is_huge(&self.file) {
-            file.set_len(length)?;
-        } else {
-            // Now there is room for all of it, or an error; later there would be a signal.
-            io::copy(&mut io::repeat(0).take(length), &mut file)?;
-        }
-        let memory = Memory::of_file(&file, Flows::buckets(capacity));
+        let file = options.create_new(true).open(&self.file)?;
+        let memory = self.fill(&file, length(capacity)).and_then(|()| Memory::of_file(&file, Flows::buckets(capacity)));
         if memory.is_err() {
+            // What there was room for is others' again.
             let _ = fs::remove_file(&self.file);
         }
         memory
+    }
+
+    /// Gives a new file its length.
+    fn fill(&self, mut file: &File, length: u64) -> io::Result<()> {
+        if is_huge(&self.file) {
+            return file.set_len(length);
+        }
+        // Now there is room for all of it, or an error; later there would be a signal.
+        io::copy(&mut io::repeat(0).take(length), &mut file).map(drop)
     }
 }
 
@@ -204,6 +219,19 @@ mod tests {
         fs::remove_file(&fourth.parts[0].file).unwrap();
         assert!(!find(1, 2000).knows_flows);
         remove(&fourth);
+    }
+
+    #[test]
+    fn the_record_which_has_the_keys_is_for_nobody_else_and_a_node_runs_without() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let find = || FlowMemory::find(directory.path(), 1, 10, || [7, 8]).unwrap();
+        find();
+        let path = directory.path().join(RECORD);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert!(!find().knows_flows);
     }
 
     #[test]

@@ -191,7 +191,9 @@ impl Service {
             Protocol::Tcp => [tcp_closing, tcp, tcp_closing],
             Protocol::Udp => [udp; 3],
         };
-        times.map(|time| u32::try_from(time.as_secs()).unwrap_or(u32::MAX).min(IdleTimeout::MOST))
+        // Rather a part of a second too long than too short.
+        let seconds = |time: Duration| time.as_secs() + u64::from(time.subsec_nanos() > 0);
+        times.map(|time| u32::try_from(seconds(time)).unwrap_or(u32::MAX).min(IdleTimeout::MOST))
     }
 
     /// The VIP, as it is written.

@@ -471,10 +471,12 @@ impl Snapshot {
         service.details.affinity
     }
 
-    /// Whether a client is forgotten: it was silent for too long. One whose destination this snapshot does not know may be a newer one's.
+    /// Whether a client may be remembered otherwise: it was silent for too long, or its backend takes nothing new. One whose destination
+    /// this snapshot does not know may be a newer one's.
     pub fn is_client_over(&self, client: &Client, now: Seconds) -> bool {
-        let affinity = self.destinations.get(client.destination).and_then(|of| self.affinity(of.service));
-        affinity.is_some_and(|affinity| client.age(now) > affinity.timeout)
+        let Some(destination) = self.destinations.get(client.destination) else { return false };
+        let affinity = self.affinity(destination.service);
+        affinity.is_some_and(|affinity| !destination.takes_new || client.age(now) > affinity.timeout)
     }
 
     /// The fate and target of a remembered flow of `service`; `None`: its backend is gone, or another service's.
