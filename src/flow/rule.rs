@@ -14,10 +14,10 @@ use crate::wire::tcp::{ACK, FIN, RST, SYN};
 pub enum Says {
     /// A SYN without ACK.
     Opens,
-    /// Any other segment of TCP.
-    GoesOn,
     /// FIN or RST.
     Ends,
+    /// Any other segment of TCP.
+    GoesOn,
     /// UDP does not say.
     Datagram,
     /// It is not the client's, or a part without a beginning: it goes where its flow goes, and is no sign of it.

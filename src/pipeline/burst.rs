@@ -49,6 +49,8 @@ pub struct Burst {
     is_mixed: bool,
     spots: [Spot; BURST],
     says: [Says; BURST],
+    /// Of these, the trains that open or end their flow.
+    telling: u32,
     /// What goes on to the target: all that came, less what is refused on the way.
     sent: [Sum; BURST],
 }
@@ -130,6 +132,7 @@ impl Burst {
         is_mixed: false,
         spots: [Spot::NONE; BURST],
         says: [Says::Nothing; BURST],
+        telling: 0,
         sent: [Sum { packets: 0, bytes: 0 }; BURST],
     };
 
@@ -164,7 +167,8 @@ impl Burst {
         }
         (self.frames, self.count) = (frames.len().min(BURST), count.min(BURST));
         self.plain = self.all();
-        (self.free, self.special, self.asked, self.is_mixed) = (0, 0, 0, false);
+        (self.free, self.special, self.is_mixed) = (0, 0, false);
+        (self.asked, self.telling) = (0, 0);
         others
     }
 
@@ -178,21 +182,28 @@ impl Burst {
     #[inline(always)]
     pub fn find(&mut self, snapshot: &Snapshot, state: &State) -> u32 {
         let mut rest = 0_u32;
-        let recalls = snapshot.recalls();
         for train in 0..self.count {
             let flow = self.flows[train];
             match matching::find_plain(flow, snapshot) {
                 Some(service) => {
                     self.services[train] = service;
                     self.clients[train] = Client::v4(flow.source(), flow.source_port());
-                    if recalls && snapshot.recalls_of(service) {
-                        self.ask(train, flow, &state.flows);
-                    }
                 }
                 None => rest |= 1 << train,
             }
         }
+        if snapshot.recalls() {
+            self.ask_all(self.all() & !rest, snapshot, &state.flows);
+        }
         if rest == 0 { 0 } else { self.find_rest(rest, snapshot, state) }
+    }
+
+    /// As [`Burst::ask`], of so many trains.
+    #[inline(never)]
+    fn ask_all(&mut self, mut trains: u32, snapshot: &Snapshot, flows: &Flows) {
+        while trains != 0 {
+            self.ask(take_bit(&mut trains), snapshot, flows);
+        }
     }
 
     /// Matches the trains of `rest`, a bit each.
@@ -251,26 +262,37 @@ impl Burst {
             Some(service) => {
                 self.services[train] = service;
                 self.choose(train, &flow, None, snapshot);
-                if snapshot.recalls_of(service) {
-                    self.ask(train, self.flows[train], &state.flows);
-                }
+                self.ask(train, snapshot, &state.flows);
                 0
             }
             None => self.break_up(train),
         }
     }
 
-    /// Notes where the flow of a plain train may be remembered, and has it fetched from there.
+    /// Notes where the flow of a plain train is looked for, if it may be remembered, and has it fetched from there.
     #[inline(always)]
-    fn ask(&mut self, train: usize, flow: Flow, flows: &Flows) {
+    fn ask(&mut self, train: usize, snapshot: &Snapshot, flows: &Flows) {
+        let service = snapshot.compiled_service(self.services[train]);
+        if !service.recalls() {
+            return;
+        }
+        let flow = self.flows[train];
         let (spot, says) = (flows.spot(flow.key().words()), flow.says());
         flows.prefetch(spot);
+        self.note(train, spot, says);
         if says == Says::Opens {
             // It is hardly ever known, and then looked for in both.
             flows.prefetch_other(spot);
         }
+    }
+
+    #[inline(always)]
+    fn note(&mut self, train: usize, spot: Spot, says: Says) {
         (self.spots[train], self.says[train]) = (spot, says);
         self.asked |= 1 << train;
+        if matches!(says, Says::Opens | Says::Ends) {
+            self.telling |= 1 << train;
+        }
     }
 
     /// Notes a translation, which takes the place of the hash.
@@ -332,8 +354,7 @@ impl Burst {
     ) {
         let train = self.begin(at, parsed, service);
         if let Some((spot, says)) = asked {
-            (self.spots[train], self.says[train]) = (spot, says);
-            self.asked |= 1 << train;
+            self.note(train, spot, says);
             self.is_mixed = true;
         }
         self.choose(train, &parsed.flow, target, snapshot);
@@ -403,7 +424,8 @@ impl Burst {
             () => self.recall_in_order(asked, snapshot, state, targets),
         };
         let (missed, unasked) = (asked & !recalled, self.all() & !asked);
-        let is_hashed = (missed | unasked) & !self.special != 0 || self.sends_hash(recalled & !self.special, snapshot);
+        let is_hashed = (missed | unasked) & !self.special != 0
+            || snapshot.sends_hashes() && self.sends_hash(recalled & !self.special, snapshot);
         if is_hashed {
             snapshot.hash().clients(&self.clients, &mut self.hashes, self.count);
         }
@@ -427,52 +449,49 @@ impl Burst {
 
     /// Finds the targets of those trains whose flow is remembered, and which they are.
     #[inline(always)]
-    fn recall<'a>(
-        &mut self,
-        mut asked: u32,
-        snapshot: &'a Snapshot,
-        state: &State,
-        targets: &mut [&'a Target; BURST],
-    ) -> u32 {
-        let (mut recalled, mut others) = (0, 0);
-        while asked != 0 {
-            let train = take_bit(&mut asked);
-            let (service, spot) = (self.services[train], self.spots[train]);
-            let is_like_others = matches!(self.says[train], Says::GoesOn | Says::Datagram | Says::Nothing);
-            let destination = if is_like_others { state.flows.settled(spot, state.now) } else { None };
-            match destination.and_then(|destination| snapshot.kept_at(service, destination)) {
-                Some(target) => {
-                    targets[train] = target;
-                    recalled |= 1 << train;
-                }
-                None => others |= 1 << train,
+    fn recall<'a>(&self, asked: u32, snapshot: &'a Snapshot, state: &State, targets: &mut [&'a Target; BURST]) -> u32 {
+        let mut recalled = 0;
+        let mut bits = asked & !self.telling;
+        while bits != 0 {
+            let train = take_bit(&mut bits);
+            let destination = state.flows.settled(self.spots[train], state.now);
+            if let Some(target) = destination.and_then(|number| snapshot.kept_at(self.services[train], number)) {
+                targets[train] = target;
+                recalled |= 1 << train;
             }
         }
+        let others = asked & !recalled;
         if others != 0 { recalled | self.recall_others(others, snapshot, state, targets) } else { recalled }
     }
 
-    /// The same of those of which something is to be noted.
+    /// The same of those that stand in their other bucket, or of which something is to be noted.
     #[inline(never)]
     fn recall_others<'a>(
-        &mut self,
-        mut others: u32,
+        &self,
+        others: u32,
         snapshot: &'a Snapshot,
         state: &State,
         targets: &mut [&'a Target; BURST],
     ) -> u32 {
-        // Few stand in their other bucket, but these would be waited for one after the other.
-        let mut bits = others;
+        let mut recalled = 0;
+        // First all are fetched: these are few, but would be waited for one after the other.
+        let mut bits = others & !self.telling;
+        while bits != 0 {
+            state.flows.prefetch_elsewhere(self.spots[take_bit(&mut bits)]);
+        }
+        let mut bits = others & !self.telling;
         while bits != 0 {
             let train = take_bit(&mut bits);
-            if self.says[train] != Says::Opens {
-                state.flows.prefetch_elsewhere(self.spots[train]);
+            let destination = state.flows.settled_elsewhere(self.spots[train], state.now);
+            if let Some(target) = destination.and_then(|number| snapshot.kept_at(self.services[train], number)) {
+                targets[train] = target;
+                recalled |= 1 << train;
             }
         }
-        let mut recalled = 0;
-        while others != 0 {
-            let train = take_bit(&mut others);
-            let service = self.services[train];
-            let look = |destination| snapshot.recalled(service, destination);
+        let mut bits = others & !recalled;
+        while bits != 0 {
+            let train = take_bit(&mut bits);
+            let look = |destination| snapshot.recalled(self.services[train], destination);
             if let Some(target) = state.flows.follow(self.spots[train], self.says[train], state.now, look) {
                 targets[train] = target;
                 recalled |= 1 << train;
@@ -502,7 +521,7 @@ impl Burst {
     }
 
     /// Whether any of these trains has its hash sent with it.
-    #[inline(always)]
+    #[inline(never)]
     fn sends_hash(&self, mut trains: u32, snapshot: &Snapshot) -> bool {
         while trains != 0 {
             if snapshot.compiled_service(self.services[take_bit(&mut trains)]).sends_hash() {

@@ -276,6 +276,7 @@ impl Compiler {
             vips: self.vips.clone(),
             own: self.way_out.own.clone(),
             recalls: self.services.iter().any(|service| service.recalls),
+            sends_hashes: self.services.iter().any(|service| service.sends_hash),
             services: self.services.clone().into(),
             destinations: self.destinations.snapshot(),
             nobody: refuses(Reason::NoBackend),

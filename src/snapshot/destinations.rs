@@ -144,7 +144,8 @@ mod tests {
     #[test]
     fn there_are_so_many_and_no_more() {
         let mut register = Register { count: Flow::DESTINATIONS - 1, ..Register::default() };
-        register.chunks = vec![Arc::new([Destination::GONE; CHUNK]); Flow::DESTINATIONS as usize / CHUNK];
+        let chunk = Arc::new([Destination::GONE; CHUNK]);
+        register.chunks = vec![chunk; Flow::DESTINATIONS as usize / CHUNK];
         assert_eq!((register.take(), register.take()), (Some(Flow::DESTINATIONS - 1), None));
     }
 }

@@ -126,6 +126,8 @@ pub struct Snapshot {
     services: Box<[CompiledService]>,
     /// Whether flows of any service may be remembered.
     recalls: bool,
+    /// Whether the hash is sent with packets of any service.
+    sends_hashes: bool,
     destinations: Destinations,
     /// The target of what no backend may take, and of what there is no room to remember.
     nobody: Target,
@@ -428,6 +430,12 @@ impl Snapshot {
     #[inline(always)]
     pub fn recalls(&self) -> bool {
         self.recalls
+    }
+
+    /// Whether packets of any service are sent with their hash.
+    #[inline(always)]
+    pub fn sends_hashes(&self) -> bool {
+        self.sends_hashes
     }
 
     /// Whether flows of this service may be remembered; not of none.
