@@ -277,6 +277,7 @@ impl Compiler {
             own: self.way_out.own.clone(),
             recalls: self.services.iter().any(|service| service.recalls),
             sends_hashes: self.services.iter().any(|service| service.sends_hash),
+            least_idle: self.least_idle(),
             services: self.services.clone().into(),
             destinations: self.destinations.snapshot(),
             nobody: refuses(Reason::NoBackend),
@@ -294,6 +295,12 @@ impl Compiler {
             sources: self.environment.sources.clone(),
             serial: self.serial,
         })
+    }
+
+    /// Seconds for which a silent flow is remembered, whatever its service and stage; none where its destination may be gone.
+    fn least_idle(&self) -> u32 {
+        let least = self.services.iter().flat_map(|service| service.idle).min();
+        least.filter(|_| !self.destinations.has_left()).unwrap_or(0)
     }
 
     /// The services that are to be made anew; the others are marked as still there.

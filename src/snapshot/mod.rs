@@ -128,6 +128,8 @@ pub struct Snapshot {
     recalls: bool,
     /// Whether the hash is sent with packets of any service.
     sends_hashes: bool,
+    /// Seconds for which a silent flow is remembered whatever its destination: 0 where that may be gone.
+    least_idle: u32,
     destinations: Destinations,
     /// The target of what no backend may take, and of what there is no room to remember.
     nobody: Target,
@@ -632,6 +634,11 @@ impl Known for Snapshot {
     fn idle(&self, destination: u32, stage: Stage) -> Option<u32> {
         let service = self.destinations.get(destination)?.service;
         Some(self.services.get(service.0 as usize)?.idle[stage as usize - 1])
+    }
+
+    #[inline(always)]
+    fn least_idle(&self) -> u32 {
+        self.least_idle
     }
 
     fn base(&self, destination: u32, slot: u32) -> Option<u32> {
