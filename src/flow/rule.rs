@@ -14,10 +14,10 @@ use crate::wire::tcp::{ACK, FIN, RST, SYN};
 pub enum Says {
     /// A SYN without ACK.
     Opens,
-    /// Any other segment of TCP.
-    GoesOn,
     /// FIN or RST.
     Ends,
+    /// Any other segment of TCP.
+    GoesOn,
     /// UDP does not say.
     Datagram,
     /// It is not the client's, or a part without a beginning: it goes where its flow goes, and is no sign of it.
@@ -77,6 +77,10 @@ pub trait Known {
     fn idle(&self, destination: u32, stage: Stage) -> Option<u32> {
         let fate = self.fate(destination);
         fate.is_there.then(|| fate.idle(stage))
+    }
+    /// A flow that was silent for less than so many seconds is not over, whatever its destination.
+    fn least_idle(&self) -> u32 {
+        0
     }
     /// Whether the destination is of the service that the packet is for: its address and port may be another's by now.
     fn is_asked_for(&self, _destination: u32) -> bool {
@@ -222,7 +226,8 @@ fn after(stage: Stage, says: Says) -> Stage {
 /// Whether a flow is over: silent for too long, or its destination is gone.
 #[inline(always)]
 pub fn is_over(flow: &Flow, now: Seconds, known: &impl Known) -> bool {
-    known.idle(flow.destination, flow.stage).is_none_or(|idle| flow.age(now) > idle)
+    let age = flow.age(now);
+    age >= known.least_idle() && known.idle(flow.destination, flow.stage).is_none_or(|idle| age > idle)
 }
 
 /// What an entry is worth to whoever needs its place, where that is less than `limit`; else as much or more.

@@ -146,6 +146,18 @@ impl Bucket {
     fn entry_of(&self, fingerprint: u64) -> Option<&Entry> {
         self.0.iter().find(|entry| entry.fingerprint() == fingerprint)
     }
+
+    /// The destination of a flow that is established, and was seen in this second.
+    #[inline(always)]
+    fn settled(&self, fingerprint: u64, now: Seconds) -> Option<u32> {
+        let (head, second) = (fingerprint << 8 | Stage::Established as u64, now.0 % Flow::SECONDS);
+        // In which of the four it is nothing foretells: no branch depends on it.
+        let rest = self.0.iter().fold(u64::from(!second), |found, entry| {
+            let rest = entry.rest.load(Relaxed);
+            std::hint::select_unpredictable(entry.head() == head, rest, found)
+        });
+        (rest as u32 % Flow::SECONDS == second).then_some((rest >> 44) as u32)
+    }
 }
 
 impl Entry {
@@ -317,14 +329,17 @@ impl Flows {
         }
     }
 
-    /// The destination of a flow of which a packet would say nothing new, being like the last: established, and seen in this second. Of some
-    /// such flows only the entry tells.
+    /// The destination of a flow of which a packet would say nothing new, being like the last: established, and seen in this second. Of those
+    /// in their other bucket only [`Flows::settled_elsewhere`] tells.
     #[inline(always)]
     pub fn settled(&self, spot: Spot, now: Seconds) -> Option<u32> {
-        let head = spot.fingerprint << 8 | Stage::Established as u64;
-        let entry = self.buckets.get(spot.first as usize)?.0.iter().find(|entry| entry.head() == head)?;
-        let rest = entry.rest.load(Relaxed);
-        (rest as u32 % Flow::SECONDS == now.0 % Flow::SECONDS).then_some((rest >> 44) as u32)
+        self.buckets.get(spot.first as usize)?.settled(spot.fingerprint, now)
+    }
+
+    /// The same of a flow in its other bucket.
+    #[inline(always)]
+    pub fn settled_elsewhere(&self, spot: Spot, now: Seconds) -> Option<u32> {
+        self.buckets.get(self.other(spot.fingerprint, spot.first) as usize)?.settled(spot.fingerprint, now)
     }
 
     /// The place of a flow's entry.

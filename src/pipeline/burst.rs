@@ -49,6 +49,8 @@ pub struct Burst {
     is_mixed: bool,
     spots: [Spot; BURST],
     says: [Says; BURST],
+    /// Of these, the trains that open or end their flow.
+    telling: u32,
     /// What goes on to the target: all that came, less what is refused on the way.
     sent: [Sum; BURST],
 }
@@ -133,6 +135,7 @@ impl Burst {
         is_mixed: false,
         spots: [Spot::NONE; BURST],
         says: [Says::Nothing; BURST],
+        telling: 0,
         sent: [Sum { packets: 0, bytes: 0 }; BURST],
     };
 
@@ -169,7 +172,8 @@ impl Burst {
         }
         (self.frames, self.count) = (frames.len().min(BURST), count.min(BURST));
         self.plain = self.all();
-        (self.free, self.special, self.asked, self.is_mixed) = (0, 0, 0, false);
+        (self.free, self.special, self.is_mixed) = (0, 0, false);
+        (self.asked, self.telling) = (0, 0);
         others
     }
 
@@ -183,21 +187,28 @@ impl Burst {
     #[inline(always)]
     pub fn find(&mut self, snapshot: &Snapshot, state: &State) -> u32 {
         let mut rest = 0_u32;
-        let recalls = snapshot.recalls();
         for train in 0..self.count {
             let flow = self.flows[train];
             match matching::find_plain(flow, snapshot) {
                 Some(service) => {
                     self.services[train] = service;
                     self.clients[train] = Client::v4(flow.source(), flow.source_port());
-                    if recalls && snapshot.recalls_of(service) {
-                        self.ask(train, flow, &state.flows);
-                    }
                 }
                 None => rest |= 1 << train,
             }
         }
+        if snapshot.recalls() {
+            self.ask_all(self.all() & !rest, snapshot, &state.flows);
+        }
         if rest == 0 { 0 } else { self.find_rest(rest, snapshot, state) }
+    }
+
+    /// As [`Burst::ask`], of so many trains.
+    #[inline(never)]
+    fn ask_all(&mut self, mut trains: u32, snapshot: &Snapshot, flows: &Flows) {
+        while trains != 0 {
+            self.ask(take_bit(&mut trains), snapshot, flows);
+        }
     }
 
     /// Matches the trains of `rest`, a bit each.
@@ -256,26 +267,37 @@ impl Burst {
             Some(service) => {
                 self.services[train] = service;
                 self.choose(train, &flow, None, snapshot);
-                if snapshot.recalls_of(service) {
-                    self.ask(train, self.flows[train], &state.flows);
-                }
+                self.ask(train, snapshot, &state.flows);
                 0
             }
             None => self.break_up(train),
         }
     }
 
-    /// Notes where the flow of a plain train may be remembered, and has it fetched from there.
+    /// Notes where the flow of a plain train is looked for, if it may be remembered, and has it fetched from there.
     #[inline(always)]
-    fn ask(&mut self, train: usize, flow: Flow, flows: &Flows) {
+    fn ask(&mut self, train: usize, snapshot: &Snapshot, flows: &Flows) {
+        let service = snapshot.compiled_service(self.services[train]);
+        if !service.recalls() {
+            return;
+        }
+        let flow = self.flows[train];
         let (spot, says) = (flows.spot(flow.key().words()), flow.says());
         flows.prefetch(spot);
+        self.note(train, spot, says);
         if says == Says::Opens {
             // It is hardly ever known, and then looked for in both.
             flows.prefetch_other(spot);
         }
+    }
+
+    #[inline(always)]
+    fn note(&mut self, train: usize, spot: Spot, says: Says) {
         (self.spots[train], self.says[train]) = (spot, says);
         self.asked |= 1 << train;
+        if matches!(says, Says::Opens | Says::Ends) {
+            self.telling |= 1 << train;
+        }
     }
 
     /// Notes a translation, which takes the place of the hash.
@@ -337,8 +359,7 @@ impl Burst {
     ) {
         let train = self.begin(at, parsed, service);
         if let Some((spot, says)) = asked {
-            (self.spots[train], self.says[train]) = (spot, says);
-            self.asked |= 1 << train;
+            self.note(train, spot, says);
             self.is_mixed = true;
         }
         self.choose(train, &parsed.flow, target, snapshot);
@@ -408,7 +429,8 @@ impl Burst {
             () => self.recall_in_order(asked, snapshot, state, targets),
         };
         let (missed, unasked) = (asked & !recalled, self.all() & !asked);
-        let is_hashed = (missed | unasked) & !self.special != 0 || self.sends_hash(recalled & !self.special, snapshot);
+        let is_hashed = (missed | unasked) & !self.special != 0
+            || snapshot.sends_hashes() && self.sends_hash(recalled & !self.special, snapshot);
         if is_hashed {
             snapshot.hash().clients(&self.clients, &mut self.hashes, self.count);
         }
@@ -433,54 +455,71 @@ impl Burst {
     /// Finds the targets of those trains whose flow is remembered, and which they are.
     #[inline(always)]
     fn recall<'a>(
-        &mut self,
-        mut asked: u32,
+        &self,
+        asked: u32,
         snapshot: &'a Snapshot,
         state: &mut State,
         targets: &mut [&'a Target; BURST],
     ) -> u32 {
-        let (mut recalled, mut others) = (0, 0);
-        // The flows of which something is to be noted; some others look like them.
-        let mut changing = 0_u64;
-        while asked != 0 {
-            let train = take_bit(&mut asked);
-            let (service, spot) = (self.services[train], self.spots[train]);
-            let is_news = matches!(self.says[train], Says::Opens | Says::Ends);
-            // What comes behind that is not settled before it.
-            let is_settled = !is_news && changing & spot.mark() == 0;
-            changing |= if is_news { spot.mark() } else { 0 };
-            let destination = if is_settled { state.flows.settled(spot, state.now) } else { None };
-            match destination.and_then(|destination| snapshot.kept_at(service, destination)) {
-                Some(target) => {
-                    targets[train] = target;
-                    recalled |= 1 << train;
-                }
-                None => others |= 1 << train,
-            }
-        }
-        if others != 0 { recalled | self.recall_others(others, snapshot, state, targets) } else { recalled }
-    }
-
-    /// The same of those of which something is to be noted.
-    #[inline(never)]
-    fn recall_others<'a>(
-        &mut self,
-        mut others: u32,
-        snapshot: &'a Snapshot,
-        state: &mut State,
-        targets: &mut [&'a Target; BURST],
-    ) -> u32 {
-        // Few stand in their other bucket, but these would be waited for one after the other.
-        let mut bits = others;
+        let mut recalled = 0;
+        let like = asked & !self.telling;
+        let like = if self.telling == 0 { like } else { like & !self.like_telling(like) };
+        let mut bits = like;
         while bits != 0 {
             let train = take_bit(&mut bits);
-            if self.says[train] != Says::Opens {
-                state.flows.prefetch_elsewhere(self.spots[train]);
+            let destination = state.flows.settled(self.spots[train], state.now);
+            if let Some(target) = destination.and_then(|number| snapshot.kept_at(self.services[train], number)) {
+                targets[train] = target;
+                recalled |= 1 << train;
             }
         }
+        let others = asked & !recalled;
+        if others != 0 { recalled | self.recall_others(others, like, snapshot, state, targets) } else { recalled }
+    }
+
+    /// Those of these trains that may be of the same flow as one of which something is to be noted: they wait for it.
+    #[inline(always)]
+    fn like_telling(&self, trains: u32) -> u32 {
+        let (mut bits, mut marks, mut alike) = (self.telling, 0_u64, 0);
+        while bits != 0 {
+            marks |= self.spots[take_bit(&mut bits)].mark();
+        }
+        let mut bits = trains;
+        while bits != 0 {
+            let train = take_bit(&mut bits);
+            alike |= u32::from(marks & self.spots[train].mark() != 0) << train;
+        }
+        alike
+    }
+
+    /// The same of those that stand in their other bucket, or of which something is to be noted; `like`: of which nothing is.
+    #[inline(never)]
+    fn recall_others<'a>(
+        &self,
+        others: u32,
+        like: u32,
+        snapshot: &'a Snapshot,
+        state: &mut State,
+        targets: &mut [&'a Target; BURST],
+    ) -> u32 {
         let mut recalled = 0;
-        while others != 0 {
-            let train = take_bit(&mut others);
+        // First all are fetched: these are few, but would be waited for one after the other.
+        let mut bits = others & !self.telling;
+        while bits != 0 {
+            state.flows.prefetch_elsewhere(self.spots[take_bit(&mut bits)]);
+        }
+        let mut bits = others & like;
+        while bits != 0 {
+            let train = take_bit(&mut bits);
+            let destination = state.flows.settled_elsewhere(self.spots[train], state.now);
+            if let Some(target) = destination.and_then(|number| snapshot.kept_at(self.services[train], number)) {
+                targets[train] = target;
+                recalled |= 1 << train;
+            }
+        }
+        let mut bits = others & !recalled;
+        while bits != 0 {
+            let train = take_bit(&mut bits);
             let service = self.services[train];
             let look = |destination| {
                 snapshot.recalled(service, destination).map(|(fate, target)| (fate, (destination, target)))
@@ -528,7 +567,7 @@ impl Burst {
     }
 
     /// Whether any of these trains has its hash sent with it.
-    #[inline(always)]
+    #[inline(never)]
     fn sends_hash(&self, mut trains: u32, snapshot: &Snapshot) -> bool {
         while trains != 0 {
             if snapshot.compiled_service(self.services[take_bit(&mut trains)]).sends_hash() {

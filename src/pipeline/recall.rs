@@ -27,6 +27,11 @@ impl Known for View<'_> {
     }
 
     #[inline(always)]
+    fn least_idle(&self) -> u32 {
+        self.snapshot.least_idle()
+    }
+
+    #[inline(always)]
     fn is_asked_for(&self, destination: u32) -> bool {
         self.snapshot.is_of(destination, self.service)
     }

@@ -359,6 +359,8 @@ impl Compiler {
             vips: self.vips.clone(),
             own: self.way_out.own.clone(),
             recalls: self.services.iter().any(|service| service.recalls),
+            sends_hashes: self.services.iter().any(|service| service.sends_hash),
+            least_idle: self.least_idle(),
             services: self.services.snapshot(),
             destinations: self.destinations.snapshot(),
             nobody: refuses(Reason::NoBackend),
@@ -376,6 +378,12 @@ impl Compiler {
             sources: self.environment.sources.clone(),
             serial: self.serial,
         })
+    }
+
+    /// Seconds for which a silent flow is remembered, whatever its service and stage; none where its destination may be gone.
+    fn least_idle(&self) -> u32 {
+        let least = self.services.iter().flat_map(|service| service.idle).min();
+        least.filter(|_| !self.destinations.has_left()).unwrap_or(0)
     }
 
     /// Where the services differ from those of the newest snapshot: the ones in its place there, and the new ones. Outside of that not even

@@ -109,6 +109,11 @@ impl Register {
         self.left.push((number, serial));
     }
 
+    /// Whether the backend of any left that may still be remembered.
+    pub fn has_left(&self) -> bool {
+        !self.left.is_empty()
+    }
+
     /// Gives those out again that had left in the snapshot `serial`, but for those that `is_remembered`.
     pub fn free(&mut self, serial: u32, is_remembered: impl Fn(u32) -> bool) {
         let is_kept = |&&(number, left): &&(u32, u32)| left > serial || is_remembered(number);

@@ -129,6 +129,10 @@ pub struct Snapshot {
     services: Arc<Vec<CompiledService>>,
     /// Whether flows of any service may be remembered.
     recalls: bool,
+    /// Whether the hash is sent with packets of any service.
+    sends_hashes: bool,
+    /// Seconds for which a silent flow is remembered whatever its destination: 0 where that may be gone.
+    least_idle: u32,
     destinations: Destinations,
     /// The target of what no backend may take, and of what there is no room to remember.
     nobody: Target,
@@ -445,6 +449,12 @@ impl Snapshot {
         self.recalls
     }
 
+    /// Whether packets of any service are sent with their hash.
+    #[inline(always)]
+    pub fn sends_hashes(&self) -> bool {
+        self.sends_hashes
+    }
+
     /// Whether flows of this service may be remembered; not of none.
     #[inline(always)]
     pub fn recalls_of(&self, service: ServiceIndex) -> bool {
@@ -654,6 +664,11 @@ impl Known for Snapshot {
     fn idle(&self, destination: u32, stage: Stage) -> Option<u32> {
         let service = self.destinations.get(destination)?.service;
         Some(self.services.get(service.0 as usize)?.idle[stage as usize - 1])
+    }
+
+    #[inline(always)]
+    fn least_idle(&self) -> u32 {
+        self.least_idle
     }
 
     fn base(&self, destination: u32, slot: u32) -> Option<u32> {
