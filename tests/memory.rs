@@ -357,7 +357,7 @@ fn a_process_that_comes_after_another_holds_its_bases() {
 
     // Nothing is remembered any more but the bases.
     let mut again = Node::new(r#"{"services": []}"#);
-    again.compiler.restore(bases, numbers, false);
+    again.compiler.restore(bases, numbers, None);
     again.change(&new);
     assert_eq!(again.send_all(0..300, DATA), before);
     // Without them some would be elsewhere.

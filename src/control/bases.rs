@@ -1,10 +1,10 @@
 //! The bases of slots as text, for a process that is to go on where another ended.
 //!
-//! Times are those of the wall, since the node's clock begins with the process.
+//! Times are those of the node's clock, which is the machine's: another process of the same boot understands them. To one of another boot
+//! they mean nothing, but that one remembers no flows either, and begins all deadlines again.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -20,8 +20,8 @@ const AGAIN: Millis = Millis(120_000);
 pub struct Saved {
     pub bases: Vec<(Key, Arc<Bases>)>,
     pub numbers: Numbers,
-    /// By the node's clock and by the wall's.
-    pub at: (Millis, SystemTime),
+    /// Which memory of flows the numbers are of.
+    pub memory: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -32,6 +32,7 @@ struct Document {
     bases: Vec<Vec<Layer>>,
     services: Vec<Named>,
     numbers: Vec<Numbered>,
+    memory: u64,
 }
 
 /// The destinations of a service.
@@ -46,7 +47,7 @@ struct Numbered {
 #[derive(Debug, Serialize, Deserialize)]
 struct Layer {
     size: u32,
-    /// Slot, which of the endpoints, and milliseconds since 1970; none: not every lcore had adopted it.
+    /// Slot, which of the endpoints, and milliseconds of the clock; none: not every lcore had adopted it.
     held: Vec<(u32, u32, Option<u64>)>,
 }
 
@@ -68,7 +69,8 @@ impl Saved {
             destinations: destinations.collect(),
         });
         let numbers = numbers.collect();
-        let mut document = Document { endpoints: Vec::new(), bases: Vec::new(), services: Vec::new(), numbers };
+        let mut document =
+            Document { endpoints: Vec::new(), bases: Vec::new(), services: Vec::new(), numbers, memory: self.memory };
         let mut known: Vec<&Arc<Bases>> = Vec::new();
         let mut numbers = std::collections::HashMap::new();
         for (key, bases) in &self.bases {
@@ -80,7 +82,8 @@ impl Saved {
                             document.endpoints.push(held.base);
                             document.endpoints.len() as u32 - 1
                         });
-                        (held.slot, number, self.moment(held.until))
+                        let until = if let Until::At(at) = held.until { Some(at.0) } else { None };
+                        (held.slot, number, until)
                     };
                     Layer { size, held: held.iter().map(row).collect() }
                 });
@@ -93,21 +96,13 @@ impl Saved {
         serde_json::to_string(&document).expect("plain data has a JSON form")
     }
 
-    /// Milliseconds since 1970.
-    fn moment(&self, until: Until) -> Option<u64> {
-        let Until::At(at) = until else { return None };
-        let moment = self.at.1 + Duration::from_millis(at.0.saturating_sub(self.at.0.0));
-        Some(moment.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64))
-    }
-
-    /// What [`Saved::to_text`] wrote, at the moment `at` of another process. `knows_flows`: whether that remembers what the other did; else
+    /// What [`Saved::to_text`] wrote, in another process at the moment `now`. `knows_flows`: whether that remembers what the other did; else
     /// everybody has to show himself anew, and deadlines begin again.
-    pub fn of_text(text: &str, at: (Millis, SystemTime), knows_flows: bool) -> Result<Self, serde_json::Error> {
+    pub fn of_text(text: &str, now: Millis, knows_flows: bool) -> Result<Self, serde_json::Error> {
         let document: Document = serde_json::from_str(text)?;
-        let wall = at.1.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
         let until = |until: Option<u64>| match until.filter(|_| knows_flows) {
             None => Until::Adopted,
-            Some(until) => Until::At(Millis(at.0.0 + until.saturating_sub(wall).max(AGAIN.0))),
+            Some(until) => Until::At(Millis(until.max(now.0 + AGAIN.0))),
         };
         let held = |&(slot, number, moment): &(u32, u32, Option<u64>)| {
             let base = *document.endpoints.get(number as usize)?;
@@ -124,7 +119,8 @@ impl Saved {
         let bases = document.services.iter().filter_map(service).collect();
         let destinations = |of: Numbered| Some((key(of.vip, of.ports, of.protocol)?, of.destinations));
         let numbers = document.numbers.into_iter().filter_map(destinations);
-        Ok(Self { bases, numbers: if knows_flows { numbers.collect() } else { Numbers::default() }, at })
+        let memory = document.memory;
+        Ok(Self { bases, numbers: if knows_flows { numbers.collect() } else { Numbers::default() }, memory })
     }
 }
 
@@ -145,11 +141,7 @@ mod tests {
         let numbers =
             [(key(82), vec![(SocketAddr::from(([10, 0, 0, 1], 80)), 7), (SocketAddr::from(([10, 0, 0, 2], 80)), 9)])];
         let (bases, numbers) = (vec![(key(80), bases.clone()), (key(81), bases)], numbers.into_iter().collect());
-        Saved { bases, numbers, at: (Millis(1_000), wall(100)) }
-    }
-
-    fn wall(seconds: u64) -> SystemTime {
-        UNIX_EPOCH + Duration::from_secs(seconds)
+        Saved { bases, numbers, memory: 77 }
     }
 
     fn untils(saved: &Saved) -> Vec<Until> {
@@ -159,7 +151,8 @@ mod tests {
     #[test]
     fn what_is_read_again_is_what_was_written() {
         let (before, text) = (saved(), saved().to_text());
-        let after = Saved::of_text(&text, before.at, true).unwrap();
+        let after = Saved::of_text(&text, Millis(1_000), true).unwrap();
+        assert_eq!(after.memory, 77);
         let kept = |saved: &Saved| {
             let slots =
                 |bases: &Bases| bases.held().map(|(size, held)| (size, held.slot, held.base)).collect::<Vec<_>>();
@@ -174,14 +167,13 @@ mod tests {
 
     #[test]
     fn a_deadline_stays_but_is_not_so_near_that_nobody_could_show_himself() {
-        // 20 s later by the wall; the clock began anew.
-        let after = Saved::of_text(&saved().to_text(), (Millis(3), wall(120)), true).unwrap();
-        assert_eq!(untils(&after), [Until::At(Millis(120_003)), Until::Adopted, Until::At(Millis(479_003))]);
+        let after = Saved::of_text(&saved().to_text(), Millis(21_000), true).unwrap();
+        assert_eq!(untils(&after), [Until::At(Millis(141_000)), Until::Adopted, Until::At(Millis(500_000))]);
     }
 
     #[test]
     fn without_its_flows_all_deadlines_begin_again() {
-        let after = Saved::of_text(&saved().to_text(), (Millis(3), wall(120)), false).unwrap();
+        let after = Saved::of_text(&saved().to_text(), Millis(21_000), false).unwrap();
         assert_eq!((untils(&after), after.numbers.iter().count()), (vec![Until::Adopted; 3], 0));
     }
 
@@ -189,9 +181,9 @@ mod tests {
     fn what_makes_no_sense_holds_nothing() {
         let text = r#"{"endpoints": ["10.0.0.1:0"], "bases": [[{"size": 3, "held": [[2, 0, null], [1, 0, null]]}, {"size": 5, "held": [[5, 0, null]]},
             {"size": 7, "held": [[1, 9, null]]}]], "services": [{"vip": "192.0.2.1/32", "ports": [80, 80], "protocol": 6, "bases": 0},
-            {"vip": "192.0.2.1/32", "ports": [80, 80], "protocol": 6, "bases": 1}], "numbers": []}"#;
-        let saved = Saved::of_text(text, (Millis(0), wall(0)), true).unwrap();
+            {"vip": "192.0.2.1/32", "ports": [80, 80], "protocol": 6, "bases": 1}], "numbers": [], "memory": 1}"#;
+        let saved = Saved::of_text(text, Millis(0), true).unwrap();
         assert_eq!(saved.bases.iter().map(|(_, bases)| bases.is_at_rest()).collect::<Vec<_>>(), [true]);
-        assert!(Saved::of_text("{}", (Millis(0), wall(0)), true).is_err());
+        assert!(Saved::of_text("{}", Millis(0), true).is_err());
     }
 }

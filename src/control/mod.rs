@@ -49,8 +49,9 @@ pub struct Setup {
     pub remembered: Vec<Remembered>,
     /// Where clients went: what all lcores remember.
     pub clients: Arc<Clients>,
-    /// Whether lcores remember what the process before did.
+    /// Whether lcores remember what the process before did, and which memory that is.
     pub knows_flows: bool,
+    pub memory: u64,
 }
 
 /// Tells the time.
@@ -169,6 +170,8 @@ struct Thread {
     asked_for: clients::Clients,
     /// Where clients went: what all lcores remember.
     clients: Arc<Clients>,
+    /// Which memory of flows the lcores have.
+    memory: u64,
     look: memory::Look,
     /// When the change was noticed that not every lcore has adopted yet.
     pending: Option<Instant>,
@@ -188,7 +191,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 impl Thread {
     async fn begin(setup: Setup, has_definitions: Arc<AtomicBool>) -> Result<(Self, Vec<Reader<Snapshot>>), Error> {
-        let Setup { config, fixed, twins, clock, remembered, clients, knows_flows } = setup;
+        let Setup { config, fixed, twins, clock, remembered, clients, knows_flows, memory } = setup;
         let state_dir = config.node.state_dir.clone();
         let kernel = if twins.is_empty() { None } else { Some(Kernel::start(&twins).await?) };
         let facts = match &kernel {
@@ -200,7 +203,8 @@ impl Thread {
         let fabric = fabric::merge(&fixed, &facts.borrow());
         let mut compiler = Compiler::new(config.environment());
         if let Some(saved) = load_bases(&config, clock(), knows_flows) {
-            compiler.restore(saved.bases, saved.numbers, knows_flows);
+            let last = remembered.iter().filter_map(Remembered::last_destination).max();
+            compiler.restore(saved.bases, saved.numbers, knows_flows.then_some(last));
         }
         let nothing = Arc::default();
         let first = compiler.compile(definitions.as_ref().unwrap_or(&nothing), &fabric, clock());
@@ -228,6 +232,7 @@ impl Thread {
             unresolved,
             asked_for: clients::Clients::default(),
             clients,
+            memory,
             look: memory::Look::new(remembered),
             pending: None,
             sums: traffic::Sums::default(),
@@ -339,9 +344,8 @@ impl Thread {
     /// Has the bases kept, where they changed.
     fn keep_bases(&mut self) {
         if self.compiler.has_moved() {
-            let at = ((self.clock)(), SystemTime::now());
             let (bases, numbers) = (self.compiler.bases(), self.compiler.numbers());
-            self.keeper.keep_bases(Saved { bases, numbers, at });
+            self.keeper.keep_bases(Saved { bases, numbers, memory: self.memory });
         }
     }
 
@@ -442,14 +446,15 @@ fn load_bases(config: &Config, now: Millis, knows_flows: bool) -> Option<Saved> 
         tracing::error!("{error}: flows of slots that were changing owners may move");
         None
     })?;
-    let saved = Saved::of_text(&text, (now, SystemTime::now()), knows_flows);
+    let saved = Saved::of_text(&text, now, knows_flows);
     saved.map_err(|error| tracing::error!("{}: {error}; it is not used", Kept::Bases.path(state_dir).display())).ok()
 }
 
-/// Whether it is known by which numbers a process before remembered flows.
-pub fn knows_numbers(state_dir: &Path) -> bool {
+/// Whether it is known by which numbers a process before remembered flows in this memory.
+pub fn knows_numbers(state_dir: &Path, memory: u64) -> bool {
     let text = Kept::Bases.load(state_dir).ok().flatten();
-    text.is_some_and(|text| Saved::of_text(&text, (Millis(0), SystemTime::now()), true).is_ok())
+    let saved = text.and_then(|text| Saved::of_text(&text, Millis(0), true).ok());
+    saved.is_some_and(|saved| saved.memory == memory)
 }
 
 /// The last good definitions, where there are any that still hold.
@@ -538,6 +543,7 @@ mod tests {
                 remembered: Vec::new(),
                 clients: Arc::new(Clients::new(8, [0; 2])),
                 knows_flows: false,
+                memory: 0,
             };
             let (control, mut lcores) = Control::start(setup).unwrap();
             Self { directory, control, lcore: lcores.remove(0) }
@@ -632,7 +638,7 @@ mod tests {
         }
         let number_of_first = |directory: &Path| {
             let text = Kept::Bases.load(directory).unwrap().unwrap();
-            let saved = Saved::of_text(&text, (Millis(0), SystemTime::now()), true).unwrap();
+            let saved = Saved::of_text(&text, Millis(0), true).unwrap();
             let (_, mut numbers) = saved.numbers.iter().next().unwrap();
             numbers.find(|(endpoint, _)| endpoint.ip() == IpAddr::from([10, 1, 0, 1])).unwrap().1
         };

@@ -106,10 +106,15 @@ impl Flow {
     pub const SLOTS: u32 = 1 << 24;
     pub const SECONDS: u32 = 1 << 20;
 
+    /// Seconds by which a packet may have come after `now`: a process's clock runs by the CPU's counter, and the next one's begins by the
+    /// machine's.
+    pub const AHEAD: u32 = 3 * 3600;
+
     /// Seconds since its last packet.
     #[inline]
     pub fn age(&self, now: Seconds) -> u32 {
-        now.0.wrapping_sub(self.seen) % Self::SECONDS
+        let age = now.0.wrapping_sub(self.seen) % Self::SECONDS;
+        if age > Self::SECONDS - Self::AHEAD { 0 } else { age }
     }
 }
 
@@ -211,6 +216,11 @@ impl Remembered {
     /// Entries there are, taken or not.
     pub fn places(&self) -> usize {
         self.0.len() * WAYS
+    }
+
+    /// The greatest destination that any flow has.
+    pub fn last_destination(&self) -> Option<u32> {
+        self.flows(0..self.places()).map(|flow| flow.destination).max()
     }
 
     /// The flows at `places`.
@@ -550,6 +560,7 @@ impl fmt::Debug for Flows {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::service::IdleTimeout;
     use proptest::prelude::*;
     use std::collections::HashMap;
 
@@ -655,6 +666,9 @@ mod tests {
         let flow = Flow { seen: Flow::SECONDS - 5, ..flow(1) };
         assert_eq!(flow.age(Seconds(3 * Flow::SECONDS - 5)), 0);
         assert_eq!(flow.age(Seconds(3 * Flow::SECONDS + 5)), 10);
+        // Seen by a clock that was ahead.
+        assert_eq!([1, 5, Flow::AHEAD - 1].map(|ahead| flow.age(Seconds(flow.seen - ahead))), [0; 3]);
+        const { assert!(IdleTimeout::MOST < Flow::SECONDS - Flow::AHEAD) }
     }
 
     #[derive(Debug, Clone)]

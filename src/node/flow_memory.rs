@@ -23,6 +23,8 @@ struct Record {
     /// Which boot of the machine.
     boot: String,
     capacity: usize,
+    /// Drawn at random: what else is kept says which memory it is of.
+    id: u64,
     lcores: Vec<Part>,
 }
 
@@ -54,6 +56,9 @@ pub struct FlowMemory {
     pub parts: Vec<Part>,
     /// Whether all lcores remember what a process before did.
     pub knows_flows: bool,
+    pub id: u64,
+    /// Why they do not, where one had left something.
+    pub lost: Option<&'static str>,
 }
 
 impl FlowMemory {
@@ -62,15 +67,19 @@ impl FlowMemory {
         let path = state_dir.join(RECORD);
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let there: Option<Record> = fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
-        let is_same = |record: &Record| {
-            (record.layout, record.capacity, record.lcores.len()) == (Flows::LAYOUT, capacity, lcores)
-                && record.boot == boot
-                && record.lcores.iter().all(|part| has_length(&part.file, capacity))
+        let differs = |record: &Record| match () {
+            () if record.layout != Flows::LAYOUT => Some("it is another release's"),
+            () if record.boot != boot => Some("the machine was started anew"),
+            () if record.capacity != capacity => Some("flows.capacity is another"),
+            () if record.lcores.len() != lcores => Some("there is another number of lcores"),
+            () if !record.lcores.iter().all(|part| has_length(&part.file, capacity)) => Some("a file of it is gone"),
+            () => None,
         };
+        let lost = there.as_ref().map_or_else(|| path.exists().then_some("its record is damaged"), differs);
         match there {
-            Some(mut record) if is_same(&record) => {
+            Some(mut record) if lost.is_none() => {
                 record.lcores.iter_mut().for_each(|part| part.is_known = true);
-                Ok(Self { parts: record.lcores, knows_flows: true })
+                Ok(Self { parts: record.lcores, knows_flows: true, id: record.id, lost })
             }
             other => {
                 for part in other.into_iter().flat_map(|record| record.lcores) {
@@ -80,12 +89,13 @@ impl FlowMemory {
                 let name = |lcore| format!("penstock-{:016x}-{lcore}", hash(state_dir));
                 let part = |lcore| Part { file: directory.join(name(lcore)), seed: secret(), is_known: false };
                 let parts: Vec<Part> = (0..lcores).map(part).collect();
-                let record = Record { layout: Flows::LAYOUT, boot, capacity, lcores: parts.clone() };
+                let id = secret()[0];
+                let record = Record { layout: Flows::LAYOUT, boot, capacity, id, lcores: parts.clone() };
                 // Where it cannot be kept the next process begins anew, which is no reason not to run.
                 if let Err(error) = record.keep(&path) {
                     tracing::error!("{}: {error}; a restart forgets all flows", path.display());
                 }
-                Ok(Self { parts, knows_flows: false })
+                Ok(Self { parts, knows_flows: false, id, lost })
             }
         }
     }
@@ -138,7 +148,7 @@ fn length(capacity: usize) -> u64 {
 const HUGE: usize = 2 << 20;
 
 fn has_length(file: &Path, capacity: usize) -> bool {
-    fs::metadata(file).is_ok_and(|metadata| metadata.len() == length(capacity))
+    fs::symlink_metadata(file).is_ok_and(|metadata| metadata.is_file() && metadata.len() == length(capacity))
 }
 
 /// Where files of memory can be.

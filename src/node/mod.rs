@@ -120,7 +120,7 @@ impl Node {
         }
 
         let clients = Arc::new(Clients::new(config.environment().flows, secret()));
-        let (pipelines, knows_flows) = pipelines(eal, config, ports::dealing(&opened), &clients)?;
+        let (pipelines, knows_flows, memory) = pipelines(eal, config, ports::dealing(&opened), &clients)?;
         let (control, readers) = Control::start(Setup {
             config: config.clone(),
             fixed: config.fabric_on(|index| Mac(opened[index].info.mac)),
@@ -129,6 +129,7 @@ impl Node {
             remembered: pipelines.iter().map(Pipeline::remembered).collect(),
             clients,
             knows_flows,
+            memory,
         })?;
 
         let Wiring { lanes, bridges, counts } = wire(eal, &mut opened, taps, cpus.len())?;
@@ -233,17 +234,20 @@ impl Node {
     }
 }
 
-/// Those of all lcores, and whether they remember the flows of a process before.
+/// Those of all lcores, whether they remember the flows of a process before, and which memory they have.
 fn pipelines(
     eal: Eal,
     config: &Config,
     dealing: Option<Dealing>,
     clients: &Arc<Clients>,
-) -> Result<(Vec<Pipeline>, bool), Error> {
+) -> Result<(Vec<Pipeline>, bool, u64), Error> {
     let (environment, cpus) = (config.environment(), &config.dpdk.lcores);
     let capacity = environment.flows;
     let memory = FlowMemory::find(&config.node.state_dir, cpus.len(), capacity, secret)?;
     let mut knows_flows = memory.knows_flows;
+    if let Some(why) = memory.lost {
+        tracing::warn!("what flows were remembered is forgotten: {why}");
+    }
     // One for all, so that a client has the same source address by each.
     let nat_seed = secret();
     let mut pipelines = Vec::new();
@@ -263,7 +267,7 @@ fn pipelines(
         });
     }
     // What is remembered by numbers that nobody knows any more is nobody's.
-    if !knows_flows || !control::knows_numbers(&config.node.state_dir) {
+    if !knows_flows || !control::knows_numbers(&config.node.state_dir, memory.id) {
         knows_flows = false;
         pipelines.iter_mut().for_each(Pipeline::forget_flows);
     }
@@ -271,7 +275,7 @@ fn pipelines(
     if remembered > 0 {
         tracing::info!("{remembered} flows are remembered from before");
     }
-    Ok((pipelines, knows_flows))
+    Ok((pipelines, knows_flows, memory.id))
 }
 
 /// The twins that there are, for netlink.

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use crate::counters::Reason;
 use crate::flow::{Begun, Clients, Dealing, Flows, Nat, Remembered, is_over};
 use crate::mode::{Content, Reply, State, link};
-use crate::service::Hash;
+use crate::service::{Hash, IdleTimeout};
 use crate::snapshot::{Millis, PortIndex, ServiceIndex, Snapshot, TargetIndex};
 use crate::wire::{Frame, ethernet, quic, udp};
 
@@ -122,6 +122,10 @@ impl Pipeline {
     /// Frees the entries of flows that are over, in the next part of the memory: all of it in `round`, of which so much time has `passed`.
     pub fn sweep(&mut self, snapshot: &Snapshot, now: Millis, passed: Millis, round: Millis) {
         let now = translation::seconds(now);
+        // Their seconds go round: after so long nobody's age can be told.
+        if passed.0 / 1000 > u64::from(IdleTimeout::MOST) {
+            return self.state.flows.clear();
+        }
         self.state.flows.sweep_part(passed.0, round.0, |flow| is_over(flow, now, snapshot));
     }
 

@@ -109,6 +109,7 @@ pub fn run<R: Read, W: Write>(
                 settle(&mut plan.compiler, &definitions, &plan.fabric, millis(at));
                 definitions = newer;
                 snapshot = compile(&mut plan.compiler, &definitions, &plan.fabric, millis(at));
+                clients.sweep(|client| plan.compiler.is_client_over(client, millis(at)), |_| ());
             }
             let has_moved = settle(&mut plan.compiler, &definitions, &plan.fabric, millis(clock));
             if plan.compiler.learn(millis(clock)) || has_learned || has_moved {

@@ -5,13 +5,14 @@ use std::collections::hash_map::Entry;
 use std::fmt::Display;
 use std::hash::Hash as Hashable;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
 use super::problem::Report;
 use super::reader::{BackendDraft, Draft};
 use super::shape::Object;
-use super::{CheckKind, Forwarding, Hash, MOST_BACKENDS, Ports, Protocol, State, Tracking};
+use super::{CheckKind, Forwarding, Hash, IdleTimeout, MOST_BACKENDS, Ports, Protocol, State, Tracking};
 
 /// The rules of one service by itself.
 pub fn within(object: &Object<'_>, draft: &Draft, report: &mut Report) {
@@ -122,6 +123,15 @@ fn tracking(object: &Object<'_>, draft: &Draft, report: &mut Report) {
             if drafted.state == Some(State::Draining) {
                 let reason = "\"draining\" with \"tracking\": \"none\", which remembers no flow: its flows move, as under \"down\"";
                 report.warn(backend.path.key("state"), reason);
+            }
+        }
+    }
+    if let Some(idle) = draft.idle_timeout {
+        let most = Duration::from_secs(IdleTimeout::MOST.into());
+        for (key, time) in [("tcp", idle.tcp), ("tcp_closing", idle.tcp_closing), ("udp", idle.udp)] {
+            if time > most {
+                let reason = "longer than 12d, and counts as that: so long is the memory of when a packet came";
+                report.warn(object.path.key("idle_timeout").key(key), reason);
             }
         }
     }

@@ -231,10 +231,15 @@ impl Compiler {
 
     /// Begins with the bases of a process before, and with its numbers where the lcores know its flows; call it before anything is
     /// compiled.
-    pub fn restore(&mut self, bases: impl IntoIterator<Item = (Key, Arc<Bases>)>, numbers: Numbers, knows_flows: bool) {
+    pub fn restore(
+        &mut self,
+        bases: impl IntoIterator<Item = (Key, Arc<Bases>)>,
+        numbers: Numbers,
+        remembered: Option<Option<u32>>,
+    ) {
         self.restored = bases.into_iter().collect();
-        if knows_flows {
-            self.destinations = Register::after(&numbers.all().collect());
+        if let Some(last) = remembered {
+            self.destinations = Register::after(&numbers.all().collect(), last);
             self.restored_numbers = numbers;
             self.knows_flows = true;
         }

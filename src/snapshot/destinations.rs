@@ -71,9 +71,9 @@ impl Register {
     /// Numbers behind the last that is known from before, which may have been given out without being noted.
     const UNNOTED: u32 = 4096;
 
-    /// One that has given these numbers out; others up to there may be remembered from before.
-    pub fn after(given: &HashSet<u32>) -> Self {
-        let last = given.iter().max().copied().unwrap_or(0);
+    /// One that has given these numbers out; others up to there, and up to the `last` that is remembered, may be remembered from before.
+    pub fn after(given: &HashSet<u32>, last: Option<u32>) -> Self {
+        let last = given.iter().copied().chain(last).max().unwrap_or(0);
         let count = last.saturating_add(1 + Self::UNNOTED).min(Flow::DESTINATIONS);
         let chunks = (0..(count as usize).div_ceil(CHUNK)).map(|_| Arc::new([Destination::GONE; CHUNK])).collect();
         let left = (0..count).filter(|number| !given.contains(number)).map(|number| (number, 0)).collect();
@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn what_was_given_before_is_not_given_again_nor_what_lies_between() {
-        let mut register = Register::after(&HashSet::from([3, 1]));
+        let mut register = Register::after(&HashSet::from([3, 1]), Some(2));
         register.set(3, of(1));
         let unnoted = 4..4 + Register::UNNOTED;
         let left = [0, 2].into_iter().chain(unnoted.clone()).map(|number| (number, 0));
