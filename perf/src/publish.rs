@@ -371,7 +371,12 @@ impl Scene {
     fn put_in_force(&mut self, change: Change) -> anyhow::Result<Times> {
         let text = self.documents.text();
         let begin = Instant::now();
-        let definitions = service::read(&text, "services.json", Some(&self.definitions))?.0;
+        // By a thread of its own, as there.
+        let definitions = thread::scope(|scope| {
+            let reading = scope.spawn(|| service::read(&text, "services.json", Some(&self.definitions)));
+            reading.join().expect("reading does not panic")
+        });
+        let (definitions, _) = definitions?;
         let read = begin.elapsed();
         self.lcore.wake();
 

@@ -796,3 +796,170 @@ fn kept(service: &Service, places: &[u32], index: ServiceIndex) -> Box<[(SocketA
     kept.sort_unstable_by_key(|(endpoint, _)| *endpoint);
     kept.into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::service;
+
+    const CONFIG: &str = r#"
+        [dpdk]
+        lcores = [1]
+        [[port]]
+        name = "wan0"
+        device = "net_null0"
+        mac = "02:00:00:00:00:01"
+        [encap]
+        ipv4_source = "10.0.0.1"
+        [hash]
+        seed = "AAECAwQFBgcICQoLDA0ODw=="
+        table_size = 1009
+        [[neighbor]]
+        address = "10.0.0.254"
+        mac = "02:00:00:00:00:fe"
+        port = "wan0"
+        [[route]]
+        prefix = "0.0.0.0/0"
+        via = "10.0.0.254"
+        "#;
+
+    struct Scene {
+        compiler: Compiler,
+        fabric: Fabric,
+        definitions: Definitions,
+        now: Millis,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let (config, _) = Config::read(CONFIG, "c").unwrap();
+            let compiler = Compiler::new(config.environment());
+            Self { compiler, fabric: config.fabric(), definitions: Definitions::default(), now: Millis(0) }
+        }
+
+        /// Services on these ports of one VIP, each of so many backends.
+        fn compile(&mut self, services: impl Iterator<Item = (u16, u8)>) -> Arc<Snapshot> {
+            let service = |(port, backends)| {
+                let backends: Vec<_> = (1..=backends).map(|k| format!(r#"{{"address": "10.1.0.{k}"}}"#)).collect();
+                format!(
+                    r#"{{"name": "s{port}", "vip": "192.0.2.1", "port": {port}, "protocol": "tcp", "forwarding": "ipip", "backends": [{}]}}"#,
+                    backends.join(", ")
+                )
+            };
+            let document = format!(r#"{{"services": [{}]}}"#, services.map(service).collect::<Vec<_>>().join(", "));
+            (self.definitions, _) = service::read(document, "s", Some(&self.definitions)).unwrap();
+            self.compiler.compile(&self.definitions, &self.fabric, self.now)
+        }
+
+        fn adopt(&mut self) {
+            self.compiler.adopted(self.now);
+        }
+    }
+
+    /// How many of them there are, shared or not.
+    fn distinct<T>(all: impl Iterator<Item = *const T>) -> usize {
+        all.collect::<HashSet<_>>().len()
+    }
+
+    #[test]
+    fn ports_of_one_set_of_backends_cost_one_table_and_one_history() {
+        const TABLE: usize = 1009 * size_of::<u16>();
+        let mut scene = Scene::new();
+        drop(scene.compile((1..=400).map(|port| (port, 20))));
+        assert_eq!(scene.compiler.table_bytes(), TABLE);
+        scene.adopt();
+        for backends in [21, 19, 25] {
+            scene.now.0 += 1000;
+            let snapshot = scene.compile((1..=400).map(|port| (port, backends)));
+            let services = &snapshot.services;
+            assert_eq!(distinct(services.iter().map(|service| service.now.as_ptr())), 1);
+            assert_eq!(distinct(services.iter().map(|service| Arc::as_ptr(&service.memory.layers))), 1);
+            drop(snapshot);
+            scene.adopt();
+            let bases = scene.compiler.bases();
+            assert_eq!((bases.len(), distinct(bases.iter().map(|(_, bases)| Arc::as_ptr(bases)))), (400, 1));
+        }
+        // Whoever goes his own way has his own, and the others theirs.
+        let snapshot = scene.compile((1..=400).map(|port| (port, if port == 7 { 20 } else { 25 })));
+        assert_eq!(distinct(snapshot.services.iter().map(|service| service.now.as_ptr())), 2);
+        assert_eq!(distinct(snapshot.services.iter().map(|service| Arc::as_ptr(&service.memory.layers))), 2);
+    }
+
+    #[test]
+    fn what_left_is_let_go_of_once_it_is_adopted() {
+        let mut scene = Scene::new();
+        let first = scene.compile((1..=50).map(|port| (port, (port % 5) as u8 + 1)));
+        scene.adopt();
+        let left = Arc::downgrade(&first.services[6].details);
+        let table = Arc::downgrade(&first.services[6].details.table);
+        let second = scene.compile((1..=50).filter(|&port| port % 5 != 2).map(|port| (port, (port % 5) as u8 + 1)));
+        scene.adopt();
+        assert!(left.upgrade().is_some() && table.upgrade().is_some(), "an lcore still has it");
+        drop(first);
+        scene.adopt();
+        assert!(left.upgrade().is_none() && table.upgrade().is_none());
+        assert_eq!((second.services.len(), scene.compiler.table_bytes()), (40, 4 * 1009 * size_of::<u16>()));
+    }
+
+    /// However sets follow one another, and whatever snapshots are still in use: a compiler that saw the sets before makes what one makes
+    /// that did not.
+    #[test]
+    fn a_snapshot_is_of_its_definitions_alone() {
+        let mut scene = Scene::new();
+        let mut seed = 1_u32;
+        let mut random = |below: u32| {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (seed >> 16) % below
+        };
+        let mut ports: Vec<(u16, u8)> = (1..40).map(|port| (port, 3)).collect();
+        let mut used = Vec::new();
+        for step in 0..200 {
+            for _ in 0..=random(3) {
+                let place = random(ports.len() as u32) as usize;
+                match random(4) {
+                    0 => ports.insert(place, (100 + step * 4 + random(4) as u16, 2)),
+                    1 => _ = ports.remove(place),
+                    2 => ports.swap(place, 0),
+                    _ => ports[place].1 = random(9) as u8 + 1,
+                }
+            }
+            ports.sort_by_key(|&(port, _)| u32::from(port) * (random(2) + 1));
+            ports.dedup_by_key(|&mut (port, _)| port);
+            let mut seen = HashSet::new();
+            ports.retain(|&(port, _)| seen.insert(port));
+            let snapshot = scene.compile(ports.iter().copied());
+            used.push(snapshot.clone());
+            if random(2) == 0 {
+                used.drain(..used.len() - 1);
+                scene.adopt();
+            }
+            let fresh = Compiler::new(scene.compiler.environment().clone()).compile(
+                &scene.definitions,
+                &scene.fabric,
+                scene.now,
+            );
+            assert_eq!(snapshot.services.len(), ports.len());
+            for &(port, _) in &ports {
+                let [one, other] = [&snapshot, &fresh].map(|snapshot| {
+                    let found = snapshot.service([192, 0, 2, 1].into(), port, 6).unwrap();
+                    let service = snapshot.compiled_service(found.service);
+                    for (&number, member) in service.memory.numbers.iter().zip(0..) {
+                        let (_, target) = snapshot.recalled(found.service, number).unwrap();
+                        assert!(std::ptr::eq(target, &service.targets[member]), "port {port}");
+                    }
+                    (&service.details.definition, &service.now)
+                });
+                assert_eq!(one, other);
+            }
+            let mut counted: Vec<_> = scene.compiler.moving().map(|(name, _)| name.clone()).collect();
+            counted.sort();
+            let not_at_rest = |entry: &&Entry| !entry.bases.is_at_rest();
+            let obvious =
+                scene.compiler.entries.values().filter(not_at_rest).map(|entry| entry.definition.name.clone());
+            let mut obvious: Vec<_> = obvious.collect();
+            obvious.sort();
+            assert_eq!(counted, obvious);
+        }
+    }
+}

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::net::IpAddr;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::mode::Tunnel;
@@ -10,8 +11,8 @@ use crate::mode::Tunnel;
 /// So many parts that changing one of them costs little, however many endpoints there are.
 const PARTS: usize = 256;
 
-/// Each kind of tunnel to each endpoint once, with how many backends have it.
-type Part = HashMap<IpAddr, Vec<(Tunnel, u32)>>;
+/// Each kind of tunnel to each endpoint once, with how many backends have it; sorted by endpoint. Plain, so that a copy is cheap.
+type Part = Vec<(Tunnel, u32)>;
 
 /// Snapshots share the parts that did not change between them.
 #[derive(Debug, Clone)]
@@ -26,7 +27,8 @@ impl Default for Tunnels {
 impl Tunnels {
     /// The tunnels to this endpoint.
     pub fn to(&self, endpoint: IpAddr) -> impl Iterator<Item = &Tunnel> {
-        self.0[part(endpoint)].get(&endpoint).into_iter().flatten().map(|(tunnel, _)| tunnel)
+        let part = &self.0[part(endpoint)];
+        part[places(part, endpoint)].iter().map(|(tunnel, _)| tunnel)
     }
 
     /// Backends had the `old` ones, and have the `new` ones. The parts of those that stay are as they were.
@@ -42,24 +44,31 @@ impl Tunnels {
 
     /// One more backend has it.
     fn add(&mut self, tunnel: &Tunnel) {
-        let known = Arc::make_mut(&mut self.0[part(tunnel.endpoint)]).entry(tunnel.endpoint).or_default();
-        match known.iter_mut().find(|(other, _)| other == tunnel) {
+        let part = Arc::make_mut(&mut self.0[part(tunnel.endpoint)]);
+        let places = places(part, tunnel.endpoint);
+        match part[places.clone()].iter_mut().find(|(other, _)| other == tunnel) {
             Some((_, count)) => *count += 1,
-            None => known.push((*tunnel, 1)),
+            None => part.insert(places.end, (*tunnel, 1)),
         }
     }
 
     /// One less has it.
     fn remove(&mut self, tunnel: &Tunnel) {
         let part = Arc::make_mut(&mut self.0[part(tunnel.endpoint)]);
-        if let Some(known) = part.get_mut(&tunnel.endpoint) {
-            known.iter_mut().filter(|(other, _)| other == tunnel).for_each(|(_, count)| *count -= 1);
-            known.retain(|&(_, count)| count > 0);
-            if known.is_empty() {
-                part.remove(&tunnel.endpoint);
+        let mut places = places(part, tunnel.endpoint);
+        if let Some(place) = places.find(|&place| part[place].0 == *tunnel) {
+            part[place].1 -= 1;
+            if part[place].1 == 0 {
+                part.remove(place);
             }
         }
     }
+}
+
+/// Where the tunnels to an endpoint are, or would be.
+fn places(part: &Part, endpoint: IpAddr) -> Range<usize> {
+    let first = part.partition_point(|(tunnel, _)| tunnel.endpoint < endpoint);
+    first..first + part[first..].iter().take_while(|(tunnel, _)| tunnel.endpoint == endpoint).count()
 }
 
 fn part(endpoint: IpAddr) -> usize {
