@@ -924,8 +924,7 @@ mod tests {
                     _ => ports[place].1 = random(9) as u8 + 1,
                 }
             }
-            ports.sort_by_key(|&(port, _)| u32::from(port) * (random(2) + 1));
-            ports.dedup_by_key(|&mut (port, _)| port);
+            ports.sort_by_cached_key(|&(port, _)| u32::from(port) * (random(2) + 1));
             let mut seen = HashSet::new();
             ports.retain(|&(port, _)| seen.insert(port));
             let snapshot = scene.compile(ports.iter().copied());
