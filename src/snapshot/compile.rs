@@ -800,29 +800,39 @@ fn kept(service: &Service, places: &[u32], index: ServiceIndex) -> Box<[(SocketA
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
-    use crate::service;
+    use std::time::Duration;
 
-    const CONFIG: &str = r#"
-        [dpdk]
-        lcores = [1]
-        [[port]]
-        name = "wan0"
-        device = "net_null0"
-        mac = "02:00:00:00:00:01"
-        [encap]
-        ipv4_source = "10.0.0.1"
-        [hash]
-        seed = "AAECAwQFBgcICQoLDA0ODw=="
-        table_size = 1009
-        [[neighbor]]
-        address = "10.0.0.254"
-        mac = "02:00:00:00:00:fe"
-        port = "wan0"
-        [[route]]
-        prefix = "0.0.0.0/0"
-        via = "10.0.0.254"
-        "#;
+    use crate::flow::Sources;
+    use crate::mode::Encap;
+    use crate::service;
+    use crate::snapshot::{Limit, Neighbor, Port, PortIndex, Route};
+    use crate::wire::Mac;
+
+    fn environment() -> Environment {
+        Environment {
+            seed: *b"0123456789abcdef",
+            table_size: 1009,
+            encap: Encap { ipv4_source: Some([10, 0, 0, 1].into()), ..Encap::default() },
+            icmp_errors: Limit { per_second: 1, burst: 1 },
+            hold: Duration::ZERO,
+            drain_timeout: Duration::ZERO,
+            lcores: 1,
+            sources: Arc::new(Sources::none()),
+            flows: 1,
+        }
+    }
+
+    /// A port, and one router behind it.
+    fn fabric() -> Fabric {
+        let router = IpAddr::from([10, 0, 0, 254]);
+        let neighbor = Neighbor { address: router, mac: Mac([2, 0, 0, 0, 0, 0xfe]), port: PortIndex(0), vlan: None };
+        Fabric {
+            ports: vec![Port { mac: Mac([2, 0, 0, 0, 0, 1]), mtu: 1500, promiscuous: false }],
+            neighbors: vec![neighbor],
+            routes: vec![Route { prefix: "0.0.0.0/0".parse().unwrap(), via: Some(router) }],
+            ..Fabric::default()
+        }
+    }
 
     struct Scene {
         compiler: Compiler,
@@ -833,9 +843,12 @@ mod tests {
 
     impl Scene {
         fn new() -> Self {
-            let (config, _) = Config::read(CONFIG, "c").unwrap();
-            let compiler = Compiler::new(config.environment());
-            Self { compiler, fabric: config.fabric(), definitions: Definitions::default(), now: Millis(0) }
+            Self {
+                compiler: Compiler::new(environment()),
+                fabric: fabric(),
+                definitions: Definitions::default(),
+                now: Millis(0),
+            }
         }
 
         /// Services on these ports of one VIP, each of so many backends.
