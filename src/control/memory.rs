@@ -8,13 +8,18 @@ use std::collections::HashMap;
 use crate::flow::{Flow, Remembered};
 
 /// Places looked at in one step.
-const STEP: usize = 1 << 16;
+const STEP: usize = 1 << 14;
+
+/// Steps left out between two looks: nobody waits for them, and an idle node should not work.
+const REST: u32 = 250;
 
 /// The memories of all lcores, and the look under way.
 #[derive(Debug, Default)]
 pub struct Look {
     memories: Vec<Remembered>,
     under_way: Option<UnderWay>,
+    /// Steps until the next begins.
+    rest: u32,
     /// What the last look saw, by destination, and the one before: an entry that moves may be missed by one.
     seen: HashMap<u32, Counts>,
     before: HashMap<u32, Counts>,
@@ -48,6 +53,10 @@ impl Look {
     /// snapshot that all had adopted before the one before it.
     pub fn step(&mut self, adopted: Option<u32>) -> Option<u32> {
         if self.under_way.is_none() {
+            if self.rest > 0 {
+                self.rest -= 1;
+                return None;
+            }
             self.under_way = adopted.map(|serial| UnderWay { serial, memory: 0, place: 0, counts: HashMap::new() });
         }
         let look = self.under_way.as_mut()?;
@@ -63,6 +72,7 @@ impl Look {
             return None;
         }
         let look = self.under_way.take()?;
+        self.rest = REST;
         self.before = std::mem::replace(&mut self.seen, look.counts);
         Some(std::mem::replace(&mut self.last, look.serial))
     }
@@ -111,7 +121,7 @@ mod tests {
         assert_eq!([5, 6, 7].map(|destination| look.seen(destination).flows), [150_000, 7, 0]);
         assert_eq!([5, 6, 7].map(|destination| look.is_remembered(destination)), [true, true, false]);
         lcores.iter_mut().for_each(Flows::clear);
-        let mut again = || (0..10).find_map(|_| look.step(Some(50))).map(|serial| (serial, look.is_remembered(5)));
+        let mut again = || (0..1000).find_map(|_| look.step(Some(50))).map(|serial| (serial, look.is_remembered(5)));
         assert_eq!([again(), again()], [Some((9, true)), Some((50, false))]);
     }
 }
