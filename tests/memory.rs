@@ -109,11 +109,20 @@ impl Node {
             FIN => ip.tcp(port, 80, 1, 512).fin().ack(1).write(&mut frame, &[]).unwrap(),
             _ => ip.tcp(port, 80, 1, 512).ack(1).write(&mut frame, &[]).unwrap(),
         }
+        self.receive(usize::from(port) % 2, &frame)
+    }
+
+    /// What becomes of a frame that this lcore receives, wherever it is decided.
+    fn receive(&mut self, mut lcore: usize, frame: &[u8]) -> (Verdict, Buffer) {
         let mut buffer = Buffer::default();
-        buffer.fill(&frame);
-        let mut verdicts = [Verdict::Punt; BURST];
-        let lcore = &mut self.lcores[usize::from(port) % 2];
-        lcore.process(&self.snapshot, self.now, PortIndex(0), std::slice::from_mut(&mut buffer), &mut verdicts);
+        buffer.fill(frame);
+        let (one, mut verdicts) = (std::slice::from_mut(&mut buffer), [Verdict::Punt; BURST]);
+        self.lcores[lcore].process(&self.snapshot, self.now, PortIndex(0), one, &mut verdicts);
+        for looked in 1..=2 {
+            let Verdict::HandOver(next) = verdicts[0] else { break };
+            lcore = usize::from(next);
+            self.lcores[lcore].process_handed(&self.snapshot, self.now, PortIndex(0), looked, one, &mut verdicts);
+        }
         (verdicts[0], buffer)
     }
 
@@ -390,19 +399,8 @@ fn an_error_of_the_fabric_finds_its_flow_on_whichever_lcore_it_is() {
         let unreachable =
             etherparse::Icmpv4Type::DestinationUnreachable(etherparse::icmpv4::DestUnreachableHeader::Host);
         outer.icmpv4(unreachable).write(&mut frame, &quoted[..28]).unwrap();
-        let mut buffer = Buffer::default();
-        buffer.fill(&frame);
-        let mut verdicts = [Verdict::Punt; BURST];
-        let mut lcore = usize::from(40_001 + client) % 2;
-        let one = std::slice::from_mut(&mut buffer);
-        node.lcores[lcore].process(&node.snapshot, node.now, PortIndex(0), one, &mut verdicts);
-        for looked in 1..=2 {
-            let Verdict::HandOver(next) = verdicts[0] else { break };
-            lcore = usize::from(next);
-            let (snapshot, now) = (&node.snapshot, node.now);
-            node.lcores[lcore].process_handed(snapshot, now, PortIndex(0), looked, one, &mut verdicts);
-        }
-        assert_eq!(verdicts[0], Verdict::Forward(PortIndex(0)), "{client}");
+        let (verdict, buffer) = node.receive(usize::from(40_001 + client) % 2, &frame);
+        assert_eq!(verdict, Verdict::Forward(PortIndex(0)), "{client}");
         assert_eq!(buffer.bytes()[14 + 19], before[usize::from(client)], "{client}");
     }
 }

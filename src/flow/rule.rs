@@ -113,12 +113,11 @@ impl Flows {
         now: Seconds,
         look: impl FnOnce(u32) -> Option<(Fate, T)>,
     ) -> Option<T> {
-        let entry = self.entry_of(spot)?;
-        let found = follow(entry, says, now, look);
+        let place = self.find(spot)?;
+        let found = follow(self.entry(place), says, now, look);
         if found.is_none() && says == Says::Opens {
             // What comes next is of the new connection, be it in the same burst.
-            entry.clear();
-            self.taken -= 1;
+            self.remove(place);
         }
         found
     }
@@ -190,10 +189,6 @@ fn follow<T>(entry: &Entry, says: Says, now: Seconds, look: impl FnOnce(u32) -> 
     if !fate.keeps || flow.age(now) > fate.idle(flow.stage) {
         return None;
     }
-    // Most packets say nothing new, and leave their cache line as it is.
-    if says == Says::GoesOn && flow.stage == Stage::Established && flow.seen == now.0 % Flow::SECONDS {
-        return Some(found);
-    }
     is_noted(entry, &flow, says, now, fate.takes_new).then_some(found)
 }
 
@@ -207,6 +202,7 @@ fn is_noted(entry: &Entry, flow: &Flow, says: Says, now: Seconds, takes_new: boo
     }
     let stage = if is_anew { Stage::Opening } else { after(flow.stage, says) };
     let seen = now.0 % Flow::SECONDS;
+    // What says nothing new leaves the cache line as it is.
     if (stage, seen) != (flow.stage, flow.seen) && says != Says::Nothing {
         entry.put(entry.fingerprint(), &Flow { stage, seen, ..*flow });
     }

@@ -31,7 +31,7 @@ pub struct Flows {
     buckets: Arc<Memory>,
     /// Entries that may be taken; and those that are, be it by flows that are over.
     capacity: usize,
-    pub(super) taken: usize,
+    taken: usize,
     /// The next bucket to be swept.
     swept: usize,
     key: [u64; 2],
@@ -145,11 +145,6 @@ impl Bucket {
     /// Has its page come, and leaves it as it is.
     pub fn touch(&self) {
         self.0[0].head.fetch_or(0, Relaxed);
-    }
-
-    #[inline(always)]
-    fn entry_of(&self, fingerprint: u64) -> Option<&Entry> {
-        self.0.iter().find(|entry| entry.fingerprint() == fingerprint)
     }
 
     /// The destination of a flow that is established, and was seen in this second.
@@ -360,18 +355,6 @@ impl Flows {
         }
         self.find_in(spot.first, spot.fingerprint)
             .or_else(|| self.find_in(self.other(spot.fingerprint, spot.first), spot.fingerprint))
-    }
-
-    /// The entry of a flow, if any.
-    #[inline(always)]
-    pub fn entry_of(&self, spot: Spot) -> Option<&Entry> {
-        self.buckets.get(spot.first as usize)?.entry_of(spot.fingerprint).or_else(|| self.entry_elsewhere(spot))
-    }
-
-    /// In its other bucket, where few are.
-    #[inline(never)]
-    fn entry_elsewhere(&self, spot: Spot) -> Option<&Entry> {
-        self.buckets.get(self.other(spot.fingerprint, spot.first) as usize)?.entry_of(spot.fingerprint)
     }
 
     #[inline]

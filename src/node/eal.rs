@@ -1,9 +1,9 @@
 //! What EAL is told, and what is checked before it is asked, since its own messages are hard to read.
 
 use std::fs;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 
+use super::state_dir;
 use crate::config::Dpdk;
 
 /// Why DPDK could not even be asked.
@@ -59,9 +59,7 @@ pub fn arguments(dpdk: &Dpdk, devices: &[&str], state_dir: &Path) -> Vec<String>
     let names = |name: &str| names(dpdk, name);
     if !names("--file-prefix") && !names("--in-memory") {
         // The state directory belongs to one process at a time, and is the same again after a restart.
-        let mut hasher = DefaultHasher::new();
-        state_dir.hash(&mut hasher);
-        arguments.push(format!("--file-prefix=penstock-{:08x}", hasher.finish() as u32));
+        arguments.push(format!("--file-prefix=penstock-{:08x}", state_dir::number(state_dir) as u32));
     }
     // Files of hugepages would outlive the process, and keep the pages.
     if !["--huge-unlink", "--no-huge", "--in-memory"].into_iter().any(names) {

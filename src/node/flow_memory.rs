@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::state_dir;
 use crate::flow::{Flows, Memory};
 
 const RECORD: &str = "flows";
@@ -86,7 +87,7 @@ impl FlowMemory {
                     let _ = fs::remove_file(part.file);
                 }
                 let directory = directory(lcores, capacity);
-                let name = |lcore| format!("penstock-{:016x}-{lcore}", hash(state_dir));
+                let name = |lcore| format!("penstock-{:016x}-{lcore}", state_dir::number(state_dir));
                 let part = |lcore| Part { file: directory.join(name(lcore)), seed: secret(), is_known: false };
                 let parts: Vec<Part> = (0..lcores).map(part).collect();
                 let id = secret()[0];
@@ -180,13 +181,6 @@ fn mounts() -> Vec<Mount> {
 
 fn is_huge(file: &Path) -> bool {
     mounts().iter().any(|mount| mount.is_huge && file.starts_with(&mount.path))
-}
-
-/// FNV-1a of the directory's whole path: nodes of one machine have different files.
-fn hash(state_dir: &Path) -> u64 {
-    let path = fs::canonicalize(state_dir).unwrap_or_else(|_| state_dir.to_owned());
-    let bytes = path.as_os_str().as_encoded_bytes();
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[cfg(test)]

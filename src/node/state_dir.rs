@@ -1,6 +1,7 @@
 //! The directory in which a node keeps what it must not forget, for one process at a time.
 
 use std::fs::{self, File, TryLockError};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -45,6 +46,12 @@ impl StateDir {
         file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(failed)?;
         Ok(Self(file))
     }
+}
+
+/// A number of a directory's own: what lies outside of it, but is this node's, is named by it.
+pub fn number(path: &Path) -> u64 {
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    BuildHasherDefault::<DefaultHasher>::default().hash_one(path)
 }
 
 #[cfg(test)]

@@ -461,20 +461,32 @@ impl Burst {
         state: &mut State,
         targets: &mut [&'a Target; BURST],
     ) -> u32 {
-        let mut recalled = 0;
         let like = asked & !self.telling;
         let like = if self.telling == 0 { like } else { like & !self.like_telling(like) };
-        let mut bits = like;
-        while bits != 0 {
-            let train = take_bit(&mut bits);
-            let destination = state.flows.settled(self.spots[train], state.now);
+        let recalled = self.settle(like, snapshot, targets, |spot| state.flows.settled(spot, state.now));
+        let others = asked & !recalled;
+        if others != 0 { recalled | self.recall_others(others, like, snapshot, state, targets) } else { recalled }
+    }
+
+    /// Finds the targets of those of these trains whose flow `settled` knows, and which they are.
+    #[inline(always)]
+    fn settle<'a>(
+        &self,
+        mut trains: u32,
+        snapshot: &'a Snapshot,
+        targets: &mut [&'a Target; BURST],
+        settled: impl Fn(Spot) -> Option<u32>,
+    ) -> u32 {
+        let mut recalled = 0;
+        while trains != 0 {
+            let train = take_bit(&mut trains);
+            let destination = settled(self.spots[train]);
             if let Some(target) = destination.and_then(|number| snapshot.kept_at(self.services[train], number)) {
                 targets[train] = target;
                 recalled |= 1 << train;
             }
         }
-        let others = asked & !recalled;
-        if others != 0 { recalled | self.recall_others(others, like, snapshot, state, targets) } else { recalled }
+        recalled
     }
 
     /// Those of these trains that may be of the same flow as one of which something is to be noted: they wait for it.
@@ -502,21 +514,13 @@ impl Burst {
         state: &mut State,
         targets: &mut [&'a Target; BURST],
     ) -> u32 {
-        let mut recalled = 0;
         // First all are fetched: these are few, but would be waited for one after the other.
         let mut bits = others & !self.telling;
         while bits != 0 {
             state.flows.prefetch_elsewhere(self.spots[take_bit(&mut bits)]);
         }
-        let mut bits = others & like;
-        while bits != 0 {
-            let train = take_bit(&mut bits);
-            let destination = state.flows.settled_elsewhere(self.spots[train], state.now);
-            if let Some(target) = destination.and_then(|number| snapshot.kept_at(self.services[train], number)) {
-                targets[train] = target;
-                recalled |= 1 << train;
-            }
-        }
+        let settled = |spot| state.flows.settled_elsewhere(spot, state.now);
+        let mut recalled = self.settle(others & like, snapshot, targets, settled);
         let mut bits = others & !recalled;
         while bits != 0 {
             let train = take_bit(&mut bits);

@@ -72,11 +72,20 @@ pub fn says<F: Frame>(frame: &F, parsed: &Parsed) -> Says {
     }
 }
 
-/// Where a client went, if it came within the timeout and the backend takes new flows.
-fn find_client(clients: &Clients, affinity: Affinity, client: IpAddr, view: &View, now: Seconds) -> Option<u32> {
-    let found = clients.find(clients.spot(affinity.service, client))?;
-    let is_there = view.is_asked_for(found.destination) && view.fate(found.destination).takes_new;
-    (is_there && found.age(now) <= affinity.timeout).then_some(found.destination)
+/// Where a new flow of a client goes: where it went, if it came within the timeout and the backend takes new flows; else to `owner`, but
+/// that another lcore may have sent it elsewhere in this moment.
+fn settle_client(clients: &Clients, affinity: Affinity, client: IpAddr, owner: u32, view: &View, now: Seconds) -> u32 {
+    let takes = |destination| view.is_asked_for(destination) && view.fate(destination).takes_new;
+    let spot = clients.spot(affinity.service, client);
+    if let Some(found) = clients.find(spot)
+        && takes(found.destination)
+        && found.age(now) <= affinity.timeout
+    {
+        return found.destination;
+    }
+    let is_over = |client: &Client| view.snapshot.is_client_over(client, now);
+    let settled = clients.note(spot, owner, now, is_over);
+    if takes(settled) { settled } else { owner }
 }
 
 /// Notes that a client came again, which went to `destination` before.
@@ -116,8 +125,12 @@ pub fn enter<'a>(view: &View<'a>, train: Train, hash: u64, state: &mut State) ->
     let is_new = compiled.definition().protocol == Protocol::Udp && says == Says::Nothing;
     let base = number(slot.base).filter(|_| !is_new);
     let affinity = clients.as_deref().zip(snapshot.affinity(service)).filter(|_| says != Says::Nothing);
-    let affine = affinity.and_then(|(clients, affinity)| find_client(clients, affinity, client, view, now));
-    let choice = Choice { slot: slot.number, now: affine.or(number(slot.now)), base, tracking: compiled.tracking() };
+    let owner = number(slot.now);
+    let owner = match affinity.filter(|_| matches!(says, Says::Opens | Says::Datagram)) {
+        Some((clients, affinity)) => owner.map(|owner| settle_client(clients, affinity, client, owner, view, now)),
+        None => owner,
+    };
+    let choice = Choice { slot: slot.number, now: owner, base, tracking: compiled.tracking() };
     match flows.decide(spot, says, now, view, || choice) {
         Goes::To(destination) => {
             if let Some((clients, affinity)) = affinity {

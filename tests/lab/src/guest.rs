@@ -2,6 +2,7 @@
 //! (Debian's package `user-mode-linux`). It sees this machine's files, and one cable leads to it.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -21,6 +22,22 @@ const MODULES: &str = "/usr/lib/uml/modules";
 pub const TAP: &str = "guest";
 /// The bridge inside that the cable's other end is connected to.
 pub const BRIDGE: &str = "fabric";
+
+/// Where a kernel dies at the first process that it starts, since the machine's kernel takes floating-point registers only all at once,
+/// and it knows fewer: seen on a CPU with AMX.
+const NO_REGISTERS: &str = "put_fp_registers";
+
+/// There is no such kernel on this machine, and what needs one cannot be checked.
+#[derive(Debug, Clone, Copy)]
+pub struct NotHere;
+
+impl fmt::Display for NotHere {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("User Mode Linux cannot set this CPU's registers, which are more than it knows, and does not start")
+    }
+}
+
+impl std::error::Error for NotHere {}
 
 pub struct Guest {
     process: RefCell<Process>,
@@ -50,7 +67,9 @@ impl Guest {
         command.arg(format!("LAB={}", lab.display())).stdin(Stdio::piped());
         let mut process = Process::start(&mut command, &lab.join("guest.log"))
             .with_context(|| format!("{PROGRAM}, which the package user-mode-linux has"))?;
-        process.until_it_says("is ready", Duration::from_secs(60))?;
+        if let Err(error) = process.until_it_says("is ready", Duration::from_secs(60)) {
+            return Err(if process.said().contains(NO_REGISTERS) { NotHere.into() } else { error });
+        }
         Ok(Self { process: process.into(), directory, commands: 0.into() })
     }
 

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 
+use crate::guest::NotHere;
+
 /// Column in which the verdicts stand.
 const WIDTH: usize = 76;
 
@@ -45,7 +47,7 @@ impl Story {
         }
     }
 
-    /// Opens a scene, plays it and keeps its failure, if any, for the end.
+    /// Opens a scene, plays it and keeps its failure, if any, for the end; or why it cannot be played here.
     pub fn scene(&mut self, title: &str, play: impl FnOnce(&mut Self) -> Result<()>) {
         self.scenes += 1;
         let heading = format!("{:>2}  {title}", self.scenes);
@@ -53,8 +55,10 @@ impl Story {
         let before = self.failures.len();
         if let Err(error) = play(self) {
             // A claim that failed has told its reason already.
-            if self.failures.len() == before {
-                self.failed(title, &error);
+            match error.downcast_ref::<NotHere>() {
+                Some(why) => self.skip(&format!("{title}: {why}")),
+                None if self.failures.len() == before => self.failed(title, &error),
+                None => {}
             }
         }
     }

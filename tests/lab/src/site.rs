@@ -8,7 +8,7 @@ use std::rc::Rc;
 use anyhow::{Context, Result};
 
 use crate::backend;
-use crate::guest::{self, Guest};
+use crate::guest::{self, Guest, NotHere};
 use crate::modules::Modules;
 use crate::namespace::{Life, Namespace, cable};
 use crate::process::Process;
@@ -25,7 +25,7 @@ pub struct Site {
     directory: PathBuf,
     router: Rc<Namespace>,
     /// The kernel that has tunnels; `None`: this machine's.
-    tunnels: OnceCell<Option<Rc<Guest>>>,
+    tunnels: OnceCell<Result<Option<Rc<Guest>>, NotHere>>,
     made: Cell<usize>,
     /// Modules that came because the lab asked; after all that uses them.
     _modules: Modules,
@@ -150,7 +150,7 @@ impl Site {
 
     /// Keeps the state of the servers in the guest, as the lab does for its own hosts.
     pub fn keep_evidence(&self) {
-        if let Some(Some(guest)) = self.tunnels.get() {
+        if let Some(Ok(Some(guest))) = self.tunnels.get() {
             let state = "for name in $(ip netns list | cut -d' ' -f1); do echo \"# $name\"; \
                  ip -n $name -s -d address; ip -n $name route show table all; ip -n $name -6 route show table all; \
                  ip -n $name -4 fou show; ip -n $name -6 fou show; NSTAT_HISTORY=/dev/null ip netns exec $name nstat -a; done; dmesg";
@@ -161,17 +161,19 @@ impl Site {
 
     fn tunnels(&self) -> Result<Option<Rc<Guest>>> {
         if let Some(kernel) = self.tunnels.get() {
-            return Ok(kernel.clone());
+            return Ok(kernel.clone()?);
         }
         let guest = match has_tunnels(&format!("{}-tunnels", self.run))? {
-            true => None,
-            false => {
-                let guest = Guest::boot(&self.router, MTU, &self.directory)?;
-                self.router.ip(&format!("link set {} master {TO_SITE}", guest::TAP))?;
-                Some(Rc::new(guest))
-            }
+            true => Ok(None),
+            false => match Guest::boot(&self.router, MTU, &self.directory) {
+                Ok(guest) => {
+                    self.router.ip(&format!("link set {} master {TO_SITE}", guest::TAP))?;
+                    Ok(Some(Rc::new(guest)))
+                }
+                Err(error) => Err(error.downcast::<NotHere>()?),
+            },
         };
-        Ok(self.tunnels.get_or_init(|| guest).clone())
+        Ok(self.tunnels.get_or_init(|| guest).clone()?)
     }
 }
 
