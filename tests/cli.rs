@@ -75,6 +75,16 @@ fn check_says_what_is_good_and_what_the_tables_take() {
 }
 
 #[test]
+fn check_says_what_knowing_the_beginnings_of_flows_takes() {
+    let services = SERVICES.replace("\"ipip\"", "\"dnat-dsr\", \"tracking\": \"full\"");
+    let place = Place::new(&[("penstock.toml", CONFIG), ("services.json", &services), ("other.json", SERVICES)]);
+    let (_, out, _) = said(&place.run(&["check", "--config", "penstock.toml"]));
+    assert!(out.contains("        16.8 MB for the beginnings of flows that dnat-dsr knows\n"), "{out}");
+    let (_, out, _) = said(&place.run(&["check", "--config", "penstock.toml", "--services", "other.json"]));
+    assert!(!out.contains("beginnings"), "{out}");
+}
+
+#[test]
 fn check_says_how_many_flows_snat_has_room_for() {
     let config = CONFIG.to_owned() + "[snat]\nipv4 = [\"10.0.0.1\", \"10.0.0.2\"]\nports = \"2000-2999\"\n";
     let place = Place::new(&[("penstock.toml", &config), ("services.json", SERVICES)]);

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::inputs::{Findings, find, warn};
 use super::{Failure, print_json};
 use crate::config::Config;
-use crate::flow::{Clients, Flows};
+use crate::flow::{Begun, Clients, Flows};
 use crate::mode;
 use crate::service::{Definitions, Errors, Problem, Service, State, Tracking};
 use crate::wire::{ipv4, ipv6, tcp};
@@ -181,6 +181,13 @@ fn print_summary(args: &Args, findings: &Findings) -> io::Result<()> {
                 if lcores == 1 { "1 lcore".to_owned() } else { format!("each of {lcores} lcores") },
                 bytes(Clients::bytes(flows))
             )?;
+            let knows_beginnings = |service: &Arc<Service>| {
+                service.forwarding.nature().knows_beginnings && service.tracking == Tracking::Full
+            };
+            if definitions.services.iter().any(knows_beginnings) {
+                let beginnings = bytes(Begun::bytes(flows) * lcores);
+                writeln!(out, "        {beginnings} for the beginnings of flows that dnat-dsr knows")?;
+            }
             let sources = &config.environment().sources;
             if !sources.is_empty() {
                 let (flows, memory) = (sources.flows(), bytes(sources.memory()));

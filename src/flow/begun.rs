@@ -23,8 +23,16 @@ pub struct Mark(u64);
 impl Begun {
     /// With room for twice as many `flows`, as they spread unevenly. 0: none is ever remembered.
     pub fn new(flows: usize, seed: [u64; 2]) -> Self {
-        let lines = if flows == 0 { 0 } else { (flows * 2).div_ceil(WAYS).next_power_of_two() };
-        Self { lines: vec![0; lines * WAYS], key: key(seed) }
+        Self { lines: vec![0; Self::places(flows)], key: key(seed) }
+    }
+
+    /// Bytes that it takes, once used.
+    pub const fn bytes(flows: usize) -> usize {
+        Self::places(flows) * size_of::<u64>()
+    }
+
+    const fn places(flows: usize) -> usize {
+        if flows == 0 { 0 } else { (flows * 2).div_ceil(WAYS).next_power_of_two() * WAYS }
     }
 
     /// That of a flow by its addresses and ports as they lie in a packet, and by whatever else tells flows apart.
