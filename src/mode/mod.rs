@@ -217,12 +217,21 @@ macro_rules! modes {
                 }
             }
 
-            /// Turns the frame, whose packet has `total` bytes, into what is to be sent, and says by which port, where it is
-            /// [`Prepared::Straight`] and the packet fits; else [`Prepared::apply`] says what is to be done.
+            /// Turns the frame, whose packet has `total` bytes, into what is to be sent by [`Prepared::straight_port`], where it is
+            /// [`Prepared::Straight`] and the packet fits; else [`Prepared::apply`] says what is to be done. Whether it did.
             #[inline(always)]
-            pub fn apply_straight<F: Frame>(&self, frame: &mut F, total: u16, state: &mut State) -> Option<PortIndex> {
+            pub fn apply_straight<F: Frame>(&self, frame: &mut F, total: u16, state: &mut State) -> bool {
                 match self {
-                    Self::Straight(outer) => outer.wrap_v4(frame, total, state).ok(),
+                    Self::Straight(outer) => outer.wrap_v4(frame, total, state).is_ok(),
+                    _ => false,
+                }
+            }
+
+            /// By which port packets go straight; `None`: there is more to be done.
+            #[inline(always)]
+            pub fn straight_port(&self) -> Option<PortIndex> {
+                match self {
+                    Self::Straight(outer) => Some(outer.port()),
                     _ => None,
                 }
             }

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::{Context, NextHop, PortIndex, State};
 use crate::counters::Reason;
 use crate::wire::ipv4::{self, field};
-use crate::wire::{Frame, checksum, ethernet, ipv6, le16};
+use crate::wire::{Frame, checksum, ethernet, ipv6};
 
 const TTL: u8 = 64;
 const IP: usize = ethernet::HEADER;
@@ -106,10 +106,11 @@ impl<const N4: usize, const N6: usize> Outer<N4, N6> {
 
 /// What an outer header takes over from the packet inside.
 trait Inner {
-    /// Traffic class, and the DF flag as a little-endian word; `ip` are the first [`TAKEN`] bytes of the packet.
-    fn read(ip: &[u8]) -> (u8, u16);
+    /// Traffic class, and whether routers may fragment it; `ip` are the first [`TAKEN`] bytes of the packet.
+    fn read(ip: &[u8]) -> (u8, bool);
 }
 
+/// As a little-endian word.
 const DF: u16 = ipv4::DF.swap_bytes();
 
 /// Bytes of the inner packet that are looked at.
@@ -120,19 +121,25 @@ struct InnerV6;
 
 impl Inner for InnerV4 {
     #[inline(always)]
-    fn read(ip: &[u8]) -> (u8, u16) {
-        (ip[field::TOS], le16(ip, field::FLAGS) & DF)
+    fn read(ip: &[u8]) -> (u8, bool) {
+        (ip[field::TOS], ip[field::FLAGS] & ipv4::DF.to_be_bytes()[0] == 0)
     }
 }
 
 impl Inner for InnerV6 {
     #[inline(always)]
-    fn read(ip: &[u8]) -> (u8, u16) {
-        (ip[0] << 4 | ip[1] >> 4, DF)
+    fn read(ip: &[u8]) -> (u8, bool) {
+        (ip[0] << 4 | ip[1] >> 4, false)
     }
 }
 
 impl<const N: usize> OuterV4<N> {
+    /// By which packets go.
+    #[inline(always)]
+    pub fn port(&self) -> PortIndex {
+        self.port
+    }
+
     /// Of an IPv4 packet, with nothing of its own in the header.
     #[inline(always)]
     pub fn wrap_v4<F: Frame>(&self, frame: &mut F, total: u16, state: &mut State) -> Result<PortIndex, Reason> {
@@ -156,6 +163,7 @@ impl<const N: usize> OuterV4<N> {
         header[..IP].copy_from_slice(&ethernet::header(hop.destination, hop.source, ethernet::IPV4));
         let ip = &mut header[IP..TAIL_V4];
         ip[0] = 0x45;
+        ip[field::FLAGS..][..2].copy_from_slice(&ipv4::DF.to_be_bytes());
         ip[field::TTL] = TTL;
         ip[field::PROTOCOL] = protocol;
         ip[field::SOURCE..][..4].copy_from_slice(&source.octets());
@@ -184,15 +192,18 @@ impl<const N: usize> OuterV4<N> {
         let head = bytes.get_mut(..N + TAKEN).ok_or(Reason::Malformed)?;
 
         // All as little-endian words of two bytes, in which what is copied and summed needs no swap.
-        let (tos, flags) = I::read(&head[N..]);
-        let tos = u16::from_le_bytes([0, tos]);
+        let (tos, may_be_fragmented) = I::read(&head[N..]);
         let length = (total + (N - IP) as u16).swap_bytes();
-        let id = if flags == 0 { state.id.next().swap_bytes() } else { 0 };
-        let mut sum = [tos, length, id, flags].into_iter().fold(self.partial_sum, |sum, word| sum + u32::from(word));
+        let mut sum = self.partial_sum + (u32::from(tos) << 8) + u32::from(length);
 
         head[..N].copy_from_slice(&self.header);
-        let word = u64::from(flags) << 48 | u64::from(id) << 32 | u64::from(length) << 16 | u64::from(tos | 0x45);
-        head[IP..][..8].copy_from_slice(&word.to_le_bytes());
+        head[IP + field::TOS] = tos;
+        head[IP + field::TOTAL_LENGTH..][..2].copy_from_slice(&length.to_le_bytes());
+        if may_be_fragmented {
+            let id = state.id.next().swap_bytes();
+            head[IP + field::IDENTIFICATION..][..4].copy_from_slice(&u32::from(id).to_le_bytes());
+            sum += u32::from(id) + u32::from(!DF);
+        }
         if SPREAD {
             let own = (hash as u32 & self.spread).swap_bytes();
             sum += (own & 0xffff) + (own >> 16);

@@ -86,9 +86,38 @@ fn needs_each(service: &Service) -> bool {
 
 /// Packets, and their bytes of IP.
 #[derive(Debug, Clone, Copy)]
-struct Sum {
-    packets: u32,
-    bytes: u32,
+struct Sum(u64);
+
+impl Sum {
+    const NOTHING: Self = Self(0);
+
+    /// Of one packet.
+    #[inline(always)]
+    const fn of(total: u16) -> Self {
+        Self(1 << 32 | total as u64)
+    }
+
+    /// One packet more.
+    #[inline(always)]
+    fn add(&mut self, total: u16) {
+        self.0 += Self::of(total).0;
+    }
+
+    /// One packet less.
+    fn take(&mut self, total: u16) {
+        self.0 -= Self::of(total).0;
+    }
+
+    #[inline(always)]
+    const fn packets(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    /// A burst has fewer than 2^32.
+    #[inline(always)]
+    const fn bytes(self) -> u32 {
+        self.0 as u32
+    }
 }
 
 /// The ports by which the frames of a burst are forwarded.
@@ -136,7 +165,7 @@ impl Burst {
         spots: [Spot::NONE; BURST],
         says: [Says::Nothing; BURST],
         telling: 0,
-        sent: [Sum { packets: 0, bytes: 0 }; BURST],
+        sent: [Sum::NOTHING; BURST],
     };
 
     /// Reads what is plain, and gives the places of what is not, a bit each.
@@ -147,8 +176,7 @@ impl Burst {
             frame.prefetch();
         }
         let mut others = 0_u32;
-        let mut last = Flow::NONE;
-        let mut count = 0;
+        let (mut last, mut count) = (Flow::NONE, 0_usize);
         for (at, frame) in frames.iter().enumerate() {
             let at = at % BURST;
             let Some((total, flow)) = Parsed::plain(frame.bytes(), station) else {
@@ -160,15 +188,13 @@ impl Burst {
             };
             if flow != last {
                 self.flows[count % BURST] = flow;
-                self.sent[count % BURST] = Sum { packets: 0, bytes: 0 };
-                count += 1;
-                last = flow;
+                self.sent[count % BURST] = Sum::NOTHING;
+                (last, count) = (flow, count + 1);
             }
-            let current = (count - 1) % BURST;
+            let current = count.wrapping_sub(1) % BURST;
             self.trains[at] = current as u8;
             self.lengths[at] = total;
-            self.sent[current].packets += 1;
-            self.sent[current].bytes += u32::from(total);
+            self.sent[current].add(total);
         }
         (self.frames, self.count) = (frames.len().min(BURST), count.min(BURST));
         self.plain = self.all();
@@ -334,7 +360,7 @@ impl Burst {
     #[cold]
     fn break_up(&mut self, train: usize) -> u32 {
         self.services[train] = ServiceIndex::NONE;
-        self.sent[train] = Sum { packets: 0, bytes: 0 };
+        self.sent[train] = Sum::NOTHING;
         self.plain &= !(1 << train);
         self.free |= 1 << train;
         let mut places = 0;
@@ -372,7 +398,7 @@ impl Burst {
         self.lengths[at] = parsed.packet.total;
         self.packets[train] = parsed.packet;
         self.services[train] = service;
-        self.sent[train] = Sum { packets: 1, bytes: u32::from(parsed.packet.total) };
+        self.sent[train] = Sum::of(parsed.packet.total);
         train
     }
 
@@ -605,7 +631,7 @@ impl Burst {
             };
             let view = View { snapshot, service: self.services[train] };
             let (spot, says) = (self.spots[train], self.says[train]);
-            let of = Train { spot, says, packets: self.sent[train].packets, client: self.client(train) };
+            let of = Train { spot, says, packets: self.sent[train].packets(), client: self.client(train) };
             targets[train] = recall::enter(&view, of, slot, state);
         }
     }
@@ -621,31 +647,48 @@ impl Burst {
         verdicts: &mut [Verdict; BURST],
         refuse: impl Fn(&mut F, Refused) -> Verdict,
     ) -> Option<PortIndex> {
-        let mut ports = Ports::NONE;
         // What does not go straight, a bit each: left to a loop of its own, so that this one calls nothing.
         let mut others = 0_u32;
-        let places = self.trains.iter().zip(&self.lengths).zip(verdicts.iter_mut());
-        for (at, (frame, ((&train, &total), verdict))) in frames.iter_mut().zip(places).enumerate() {
-            let Some(target) = targets.get(usize::from(train)) else {
-                ports.others = true;
-                continue;
-            };
-            match target.mode.apply_straight(frame, total, state) {
-                Some(port) => {
-                    ports.add(port);
-                    *verdict = Verdict::Forward(port);
-                }
-                None => others |= 1 << (at % BURST),
+        for (at, (frame, (&train, &total))) in frames.iter_mut().zip(self.trains.iter().zip(&self.lengths)).enumerate()
+        {
+            let target = targets.get(usize::from(train));
+            if target.is_none_or(|target| !target.mode.apply_straight(frame, total, state)) {
+                others |= 1 << (at % BURST);
             }
         }
         if others != 0 {
-            ports = self.apply_others(others, frames, targets, state, verdicts, refuse, ports);
+            return self.apply_others(others, frames, targets, state, verdicts, refuse).only();
+        }
+        let mut ports = Ports::NONE;
+        targets[..self.count].iter().filter_map(|target| target.mode.straight_port()).for_each(|port| ports.add(port));
+        match ports.only() {
+            Some(port) => verdicts[..frames.len()].fill(Verdict::Forward(port)),
+            None => _ = self.forward(self.frames(), targets, verdicts),
         }
         ports.only()
     }
 
+    /// All frames, a bit each.
+    fn frames(&self) -> u32 {
+        ((1_u64 << self.frames) - 1) as u32
+    }
+
+    /// Gives these frames, a bit each, the verdict that they go straight to their train's target.
+    fn forward(&self, mut frames: u32, targets: &[&Target; BURST], verdicts: &mut [Verdict; BURST]) -> Ports {
+        let mut ports = Ports::NONE;
+        while frames != 0 {
+            let at = take_bit(&mut frames);
+            let target = targets.get(usize::from(self.trains[at]));
+            if let Some(port) = target.and_then(|target| target.mode.straight_port()) {
+                ports.add(port);
+                verdicts[at] = Verdict::Forward(port);
+            }
+        }
+        ports
+    }
+
+    /// The same of those frames of a burst that do not go straight, a bit each; gives the ports of all.
     #[inline(never)]
-    #[expect(clippy::too_many_arguments, reason = "it is the rest of `apply`")]
     fn apply_others<F: Frame>(
         &mut self,
         mut others: u32,
@@ -654,13 +697,17 @@ impl Burst {
         state: &mut State,
         verdicts: &mut [Verdict; BURST],
         refuse: impl Fn(&mut F, Refused) -> Verdict,
-        mut ports: Ports,
     ) -> Ports {
+        let mut ports = self.forward(self.frames() & !others, targets, verdicts);
         let (mut last, mut packet) = (BURST, Parsed::NOTHING.packet);
         while others != 0 {
             let at = take_bit(&mut others);
-            let (frame, train) = (&mut frames[at], usize::from(self.trains[at]) % BURST);
-            let (target, total) = (targets[train], self.lengths[at]);
+            let (frame, train) = (&mut frames[at], usize::from(self.trains[at]));
+            let Some(target) = targets.get(train) else {
+                ports.others = true;
+                continue;
+            };
+            let total = self.lengths[at];
             if train != last {
                 let is_plain = self.plain & 1 << train != 0;
                 packet = if is_plain { self.flows[train].packet() } else { self.packets[train] };
@@ -674,8 +721,7 @@ impl Burst {
                 }
                 Err(reason) => {
                     ports.others = true;
-                    self.sent[train].packets -= 1;
-                    self.sent[train].bytes -= u32::from(total);
+                    self.sent[train].take(total);
                     let (service, room) = (self.services[train], target.room);
                     refuse(frame, Refused { reason, packet, service, room, vip: None })
                 }
@@ -690,8 +736,8 @@ impl Burst {
         let count = self.count.min(BURST);
         for (target, sent) in targets[..count].iter().zip(&self.sent[..count]) {
             let cell = traffic.cell(target.traffic);
-            cell.packets.add(u64::from(sent.packets));
-            cell.bytes.add(u64::from(sent.bytes));
+            cell.packets.add(u64::from(sent.packets()));
+            cell.bytes.add(u64::from(sent.bytes()));
         }
     }
 }

@@ -25,12 +25,6 @@ pub(crate) fn be16(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
-/// The two bytes at `at` as one word, the first lowest.
-#[inline(always)]
-pub(crate) fn le16(bytes: &[u8], at: usize) -> u16 {
-    u16::from_le_bytes([bytes[at], bytes[at + 1]])
-}
-
 /// The eight bytes at `at` as one word, the first lowest: for what is looked at in one go. Sums of such words are sums of
 /// swapped ones (RFC 1071, section 2 B).
 #[inline(always)]

@@ -19,13 +19,14 @@ pub const ACK: u8 = 16;
 pub fn ports(segment: &[u8], is_first_fragment: bool) -> Result<(u16, u16), Malformed> {
     let header: &[u8; HEADER] = segment.first_chunk().ok_or(Malformed)?;
     let room = if is_first_fragment { usize::MAX } else { segment.len() };
-    if is_whole(header, room) { Ok((be16(header, 0), be16(header, 2))) } else { Err(Malformed) }
+    if is_whole(header, room, 0) { Ok((be16(header, 0), be16(header, 2))) } else { Err(Malformed) }
 }
 
-/// Whether the header, options included, has a true length within a segment of `room` bytes.
+/// Whether the header, options included, has a true length within the `room` bytes of a packet, of which others have `before`.
 #[inline]
-pub fn is_whole(header: &[u8; HEADER], room: usize) -> bool {
-    (HEADER..=room).contains(&(usize::from(header[12] >> 4) * 4))
+pub fn is_whole(header: &[u8; HEADER], room: usize, before: usize) -> bool {
+    let length = usize::from(header[12] >> 4) * 4;
+    length >= HEADER && before + length <= room
 }
 
 #[cfg(test)]

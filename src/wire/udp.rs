@@ -12,13 +12,15 @@ pub const CHECKSUM: usize = 6;
 pub fn ports(datagram: &[u8], is_first_fragment: bool) -> Result<(u16, u16), Malformed> {
     let header: &[u8; HEADER] = datagram.first_chunk().ok_or(Malformed)?;
     let room = if is_first_fragment { usize::MAX } else { datagram.len() };
-    if is_whole(header, room) { Ok((be16(header, 0), be16(header, 2))) } else { Err(Malformed) }
+    if is_whole(header, room, 0) { Ok((be16(header, 0), be16(header, 2))) } else { Err(Malformed) }
 }
 
-/// Whether the length field of the header that `bytes` begin with is true within `room` bytes.
+/// Whether the length field of the header that `bytes` begin with is true within the `room` bytes of a packet, of which others have
+/// `before`.
 #[inline]
-pub fn is_whole<const N: usize>(bytes: &[u8; N], room: usize) -> bool {
-    (HEADER..=room).contains(&usize::from(be16(bytes, 4)))
+pub fn is_whole<const N: usize>(bytes: &[u8; N], room: usize, before: usize) -> bool {
+    let length = usize::from(be16(bytes, 4));
+    length >= HEADER && before + length <= room
 }
 
 #[cfg(test)]
