@@ -116,7 +116,8 @@ impl Node {
         let slot = maglev::slot(hash, SLOTS as u32) as u32;
         let choice = Choice { slot, now: self.owner(slot), base: self.held(slot), tracking: self.tracking };
         let mut flows = std::mem::replace(&mut self.flows, Flows::new(0, [0; 2]));
-        let goes = flows.decide(flows.spot([client, 0]), says, Seconds(self.now), self, || choice);
+        let spot = flows.spot([client, 0]);
+        let goes = flows.decide(spot, flows.find(spot), says, Seconds(self.now), self, || choice);
         self.flows = flows;
         goes
     }

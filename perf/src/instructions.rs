@@ -12,6 +12,7 @@ use penstock::service::{self, Forwarding};
 use penstock::snapshot::{Compiler, Millis, PortIndex};
 
 use crate::bench::{self, Rig, VIP};
+use crate::traffic::Kind;
 use crate::{node, traffic};
 
 #[derive(clap::Args)]
@@ -25,6 +26,9 @@ pub struct Options {
     /// Count what flow memory costs: every packet is of a flow that is remembered.
     #[arg(long)]
     tracked: bool,
+    /// Count what beginnings cost: every packet is the SYN of a flow that is not known, and takes the place of another.
+    #[arg(long, conflicts_with = "tracked")]
+    opening: bool,
 }
 
 #[derive(clap::Args)]
@@ -37,6 +41,8 @@ pub struct Work {
     bursts: usize,
     #[arg(long)]
     tracked: bool,
+    #[arg(long)]
+    opening: bool,
 }
 
 /// Bursts of the two runs whose difference is taken: what a program does to start and to warm up is in both.
@@ -46,11 +52,16 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     println!("Instructions a packet, parse to apply, by callgrind; bursts of {BURST}.\n");
     println!("| mode |{}", options.flows.iter().map(|flows| format!(" {flows} flows |")).collect::<String>());
     println!("|---|{}", "--:|".repeat(options.flows.len()));
-    let bare: Vec<f64> = options.flows.iter().map(|&flows| count(None, flows, false)).collect::<anyhow::Result<_>>()?;
+    let of = match () {
+        () if options.tracked => Some("--tracked"),
+        () if options.opening => Some("--opening"),
+        () => None,
+    };
+    let bare: Vec<f64> = options.flows.iter().map(|&flows| count(None, flows, None)).collect::<anyhow::Result<_>>()?;
     for mode in bench::modes(&options.modes)? {
         let mut line = format!("| `{}` |", mode.name());
         for (&flows, bare) in options.flows.iter().zip(&bare) {
-            line += &format!(" {:.1} |", count(Some(mode), flows, options.tracked)? - bare);
+            line += &format!(" {:.1} |", count(Some(mode), flows, of)? - bare);
         }
         println!("{line}");
     }
@@ -58,19 +69,19 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 /// Of a packet of this mode; without one, of filling its buffer alone.
-fn count(mode: Option<Forwarding>, flows: usize, tracked: bool) -> anyhow::Result<f64> {
-    let [few, many] = BURSTS.map(|bursts| collected(mode, flows, tracked, bursts));
+fn count(mode: Option<Forwarding>, flows: usize, of: Option<&str>) -> anyhow::Result<f64> {
+    let [few, many] = BURSTS.map(|bursts| collected(mode, flows, of, bursts));
     Ok((many? - few?) / ((BURSTS[1] - BURSTS[0]) * BURST) as f64)
 }
 
-fn collected(mode: Option<Forwarding>, flows: usize, tracked: bool, bursts: usize) -> anyhow::Result<f64> {
+fn collected(mode: Option<Forwarding>, flows: usize, of: Option<&str>, bursts: usize) -> anyhow::Result<f64> {
     let mut valgrind = Command::new("valgrind");
     valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).arg(std::env::current_exe()?);
     valgrind.args(["pipeline", "--flows", &flows.to_string(), "--bursts", &bursts.to_string()]);
     if let Some(mode) = mode {
         valgrind.args(["--mode", mode.name()]);
     }
-    valgrind.args(tracked.then_some("--tracked"));
+    valgrind.args(of);
     let output = valgrind.stdin(Stdio::null()).output().context("valgrind cannot be run")?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{said}");
@@ -80,13 +91,20 @@ fn collected(mode: Option<Forwarding>, flows: usize, tracked: bool, bursts: usiz
 
 /// What is counted: bursts of the bench's frames through one lcore's pipeline.
 pub fn work(work: &Work) -> anyhow::Result<()> {
-    let frames = traffic::frames(work.flows, work.flows.max(BURST), 1, VIP, traffic::NET_PCAP_MAC)?;
+    let frames = match work.opening {
+        true => traffic::frames_of(Kind::Syns, BURSTS[1] * BURST, VIP)?,
+        false => traffic::frames(work.flows, work.flows.max(BURST), 1, VIP, traffic::NET_PCAP_MAC)?,
+    };
     let mode = work.mode.as_ref().map(|name| bench::modes(std::slice::from_ref(name))).transpose()?;
     let mode = mode.and_then(|modes| modes.first().copied());
     let forwarding = mode.unwrap_or(Forwarding::Ipip);
     let (config, services) = node::documents(&nowhere(), ([127, 0, 0, 1], 1).into(), forwarding);
     let (config, _) = Config::read(config, "penstock.toml")?;
-    let sets = if work.tracked { node::changing_services(forwarding).to_vec() } else { vec![services] };
+    let sets = match () {
+        () if work.tracked => node::changing_services(forwarding).to_vec(),
+        () if work.opening => vec![node::services(forwarding, "full", "", "1")],
+        () => vec![services],
+    };
     let mut compiler = Compiler::new(config.environment());
     let mut snapshot = None;
     for set in sets {
@@ -94,8 +112,10 @@ pub fn work(work: &Work) -> anyhow::Result<()> {
         snapshot = Some(compiler.compile(&definitions, &config.fabric(), Millis(0)));
     }
     let snapshot = snapshot.context("no definitions")?;
+    // Full after the first of the two runs.
+    let room = if work.opening { BURSTS[0] * BURST / 2 } else { 1 << 20 };
     let mut pipeline =
-        Pipeline::with(penstock::flow::Nat::new(snapshot.sources(), 0, [0; 2])).remembering(1 << 20, [1, 2]);
+        Pipeline::with(penstock::flow::Nat::new(snapshot.sources(), 0, [0; 2])).remembering(room, [1, 2]);
     let mut buffers = vec![Buffer::default(); BURST];
     let mut verdicts = [Verdict::Punt; BURST];
     let mut next = frames.iter().cycle();

@@ -104,6 +104,11 @@ pub const FLOOD: usize = 10;
 
 /// Writes a capture of `frames` frames of this kind.
 pub fn write_kind(path: &Path, kind: Kind, frames: usize, vip: SocketAddrV4) -> anyhow::Result<()> {
+    write_frames(path, &frames_of(kind, frames, vip)?)
+}
+
+/// `frames` frames of this kind.
+pub fn frames_of(kind: Kind, frames: usize, vip: SocketAddrV4) -> anyhow::Result<Vec<[u8; FRAME]>> {
     let (flows, is_syn): (usize, fn(usize) -> bool) = match kind {
         Kind::Acks(flows) => (flows, |_| false),
         Kind::Syns => (0, |_| true),
@@ -118,7 +123,7 @@ pub fn write_kind(path: &Path, kind: Kind, frames: usize, vip: SocketAddrV4) -> 
         false => established.next().map(|&client| ack(client, vip, NET_PCAP_MAC)),
     });
     let frames: Option<Vec<_>> = frames.collect();
-    write_frames(path, &frames.context("no flows")?)
+    frames.context("no flows")
 }
 
 /// `count` different clients in an order without a pattern.

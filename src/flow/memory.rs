@@ -54,12 +54,20 @@ impl Memory {
     /// Hints that a bucket will be read soon.
     #[inline(always)]
     pub fn prefetch(&self, bucket: u32) {
-        #[cfg(target_arch = "x86_64")]
         if let Some(bucket) = self.get(bucket as usize) {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            // SAFETY: a prefetch reads nothing that the program sees and never faults; the address is that of a bucket besides.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(bucket).cast()) };
+            prefetch(bucket);
         }
+    }
+}
+
+/// Hints that this will be read soon.
+#[inline(always)]
+pub fn prefetch<T>(what: &T) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch reads nothing that the program sees and never faults; the address is that of a value besides.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(what).cast()) };
     }
 }
 

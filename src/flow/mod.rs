@@ -13,7 +13,7 @@ mod table;
 pub use begun::{Begun, Mark};
 pub use clients::{Client, ClientSpot, Clients};
 pub use dealing::Dealing;
-pub use memory::Memory;
+pub use memory::{Memory, prefetch};
 pub use nat::{Address, Ends, Head, KeyV4, Nat, Seconds, Slot, Table, Translation, Via};
 pub use rule::{Choice, Fate, Goes, Known, Says, is_over};
 pub use sources::Sources;

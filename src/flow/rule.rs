@@ -5,7 +5,7 @@
 //! every flow of the slot is entered; at rest only what `full` wants remembered.
 
 use super::table::Entry;
-use super::{Flow, Flows, Inserted, Seconds, Spot, Stage, Worth};
+use super::{Flow, Flows, Inserted, Place, Seconds, Spot, Stage, Worth};
 use crate::service::Tracking;
 use crate::wire::tcp::{ACK, FIN, RST, SYN};
 
@@ -103,17 +103,16 @@ pub enum Goes {
 }
 
 impl Flows {
-    /// Where a flow goes that is remembered, and whose backend keeps it. Notes what its packet says. `look`: what is known of a destination
-    /// to which the packet may go.
+    /// Where a flow goes that is remembered at `place`, if its backend keeps it. Notes what its packet says. `look`: what is known of a
+    /// destination to which the packet may go.
     #[inline(always)]
     pub fn follow<T>(
         &mut self,
-        spot: Spot,
+        place: Place,
         says: Says,
         now: Seconds,
         look: impl FnOnce(u32) -> Option<(Fate, T)>,
     ) -> Option<T> {
-        let place = self.find(spot)?;
         let found = follow(self.entry(place), says, now, look);
         if found.is_none() && says == Says::Opens {
             // What comes next is of the new connection, be it in the same burst.
@@ -122,16 +121,17 @@ impl Flows {
         found
     }
 
-    /// Decides on a packet, and remembers what is to be remembered. `choose` is asked where the flow is not known.
+    /// Decides on a packet, and remembers what is to be remembered. `place`: where its flow is remembered. `choose` is asked where it is not,
+    /// or its backend does not keep it.
     pub fn decide(
         &mut self,
         spot: Spot,
+        place: Option<Place>,
         says: Says,
         now: Seconds,
         known: &impl Known,
         choose: impl FnOnce() -> Choice,
     ) -> Goes {
-        let place = self.find(spot);
         let look = |destination| known.is_asked_for(destination).then(|| (known.fate(destination), destination));
         if let Some(destination) = place.and_then(|place| follow(self.entry(place), says, now, look)) {
             return Goes::To(destination);

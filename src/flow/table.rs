@@ -9,6 +9,7 @@
 //! room, and [`Flows::sweep`], which goes over the table bit by bit.
 
 use std::fmt;
+use std::hint::select_unpredictable;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -22,6 +23,11 @@ const WAYS: usize = 4;
 
 /// How many entries there are for eight that shall fit: near a full load they would have to move too often.
 const NINTHS: usize = 9;
+
+/// What hashes and fingerprints are multiplied by, for buckets that do not depend on each other (Steele and Vigna, "Computationally easy,
+/// spectrally good multipliers for congruential pseudorandom number generators", 2021; and the golden ratio).
+const FIRST: u64 = 0xd134_2543_de82_ef95;
+const SUM: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Entries that move for a new one, at most.
 const MOVES: u8 = 3;
@@ -68,6 +74,12 @@ impl Spot {
     #[inline(always)]
     pub fn mark(self) -> u64 {
         1 << (self.fingerprint % 64)
+    }
+
+    /// Whether its mark is among these.
+    #[inline(always)]
+    pub fn is_marked(self, marks: u64) -> bool {
+        marks & self.mark() != 0
     }
 }
 
@@ -154,7 +166,7 @@ impl Bucket {
         // In which of the four it is nothing foretells: no branch depends on it.
         let rest = self.0.iter().fold(u64::from(!second), |found, entry| {
             let rest = entry.rest.load(Relaxed);
-            std::hint::select_unpredictable(entry.head() == head, rest, found)
+            select_unpredictable(entry.head() == head, rest, found)
         });
         (rest as u32 % Flow::SECONDS == second).then_some((rest >> 44) as u32)
     }
@@ -232,7 +244,7 @@ impl Remembered {
 
 impl Flows {
     /// Another with each change of how buckets and entries are laid out, or where they are looked for.
-    pub const LAYOUT: u32 = 1;
+    pub const LAYOUT: u32 = 2;
 
     /// With room for `capacity` flows. `seed`: a secret of the process.
     pub fn new(capacity: usize, seed: [u64; 2]) -> Self {
@@ -298,20 +310,21 @@ impl Flows {
 
     #[inline]
     fn spot_of(&self, hash: u64) -> Spot {
-        // Two words of their own: what says the bucket must not say the fingerprint.
-        let place = fold(hash ^ self.key[1], self.key[0]);
-        let first = ((u128::from(place) * self.buckets.len() as u128) >> 64) as u32;
-        Spot { fingerprint: (hash >> 8).max(1), first }
+        Spot { fingerprint: (hash >> 8).max(1), first: self.bucket(hash.wrapping_mul(FIRST)) }
+    }
+
+    /// That of a number, by its upper half.
+    #[inline(always)]
+    fn bucket(&self, number: u64) -> u32 {
+        (((number >> 32) * self.buckets.len() as u64) >> 32) as u32
     }
 
     /// The other bucket of an entry that stands in `bucket`.
     #[inline]
     fn other(&self, fingerprint: u64, bucket: u32) -> u32 {
-        let buckets = self.buckets.len() as u64;
-        let sum = ((fingerprint.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) * buckets) >> 32;
         // Either one less than the other from the same sum.
-        let difference = sum + buckets - u64::from(bucket);
-        (if difference >= buckets { difference - buckets } else { difference }) as u32
+        let sum = self.bucket(fingerprint.wrapping_mul(SUM));
+        if sum >= bucket { sum - bucket } else { sum + self.buckets.len() as u32 - bucket }
     }
 
     /// Has the bucket fetched in which a flow most likely is.
@@ -382,13 +395,6 @@ impl Flows {
         self.taken -= 1;
     }
 
-    /// The same of a flow that may be remembered.
-    pub fn forget(&mut self, spot: Spot) {
-        if let Some(place) = self.find(spot) {
-            self.remove(place);
-        }
-    }
-
     #[inline]
     pub fn entry(&self, place: Place) -> &Entry {
         &self.buckets[place.bucket as usize].0[usize::from(place.way) % WAYS]
@@ -403,7 +409,7 @@ impl Flows {
         let homes = [spot.first, self.other(spot.fingerprint, spot.first)];
         if self.taken >= self.capacity {
             // What is over is in the way now.
-            self.sweep(1, |flow| worth(flow, Worth::Little) == Worth::Nothing, |_| ());
+            self.sweep(1, |flow| worth(flow, Worth::Little) == Worth::Nothing);
         }
         if self.taken < self.capacity
             && let Some(place) = self.room_in(homes)
@@ -413,7 +419,7 @@ impl Flows {
             return Inserted::Room;
         }
         // It is full, or as good as full for this flow: the least of the eight goes.
-        let (worth, place, free) = match self.least_of(homes, &worth) {
+        let (worth, place, free) = match self.least_of(homes.into_iter(), &worth) {
             Some((worth, place)) => (worth, place, place),
             None => match self.least_elsewhere(homes, &worth) {
                 Some(found) => found,
@@ -448,25 +454,33 @@ impl Flows {
     #[inline(always)]
     fn least_of(
         &self,
-        buckets: impl IntoIterator<Item = u32>,
+        buckets: impl Iterator<Item = u32> + Clone,
         worth: impl Fn(&Flow, Worth) -> Worth,
     ) -> Option<(Worth, Place)> {
-        let (mut least, mut found) = (Worth::Everything, None);
+        // What is substitutable takes longer to find out, and is asked only where nothing is worth less.
+        let least = self.less_than(Worth::Substitutable, buckets.clone(), &worth);
+        least.or_else(|| self.less_than(Worth::Everything, buckets, &worth))
+    }
+
+    /// The first of the entries that are worth least, if that is less than `limit`.
+    #[inline(always)]
+    fn less_than(
+        &self,
+        limit: Worth,
+        buckets: impl Iterator<Item = u32>,
+        worth: impl Fn(&Flow, Worth) -> Worth,
+    ) -> Option<(Worth, Place)> {
+        // Which of them it is nothing foretells: no branch depends on it.
+        let (mut least, mut found) = (limit, Place { bucket: 0, way: 0 });
         for bucket in buckets {
             for (entry, way) in self.buckets[bucket as usize].0.iter().zip(0..) {
-                if entry.is_free() {
-                    continue;
-                }
-                let worth = worth(&entry.flow(), least);
-                if worth < least {
-                    (least, found) = (worth, Some(Place { bucket, way }));
-                }
-                if worth == Worth::Nothing {
-                    return found.map(|place| (worth, place));
-                }
+                let worth = worth(&entry.flow(), limit);
+                let is_less = !entry.is_free() & (worth < least);
+                least = select_unpredictable(is_less, worth, least);
+                found = select_unpredictable(is_less, Place { bucket, way }, found);
             }
         }
-        found.map(|place| (least, place))
+        (least < limit).then_some((least, found))
     }
 
     fn free_in(&self, bucket: u32) -> Option<Place> {
@@ -507,20 +521,19 @@ impl Flows {
     /// As [`Flows::sweep`], of `part` in `whole` of the table, at most all of it.
     pub fn sweep_part(&mut self, part: u64, whole: u64, is_over: impl Fn(&Flow) -> bool) {
         let buckets = (self.buckets.len() as u64).saturating_mul(part).div_ceil(whole.max(1));
-        self.sweep(usize::try_from(buckets).unwrap_or(usize::MAX), is_over, |_| ());
+        self.sweep(usize::try_from(buckets).unwrap_or(usize::MAX), is_over);
     }
 
-    /// Looks at the next `buckets` of the table, round and round: frees the entries whose flow is over, and calls `live` with the others.
+    /// Looks at the next `buckets` of the table, round and round, and frees the entries whose flow is over.
     #[inline(always)]
-    pub fn sweep(&mut self, buckets: usize, is_over: impl Fn(&Flow) -> bool, mut live: impl FnMut(&Flow)) {
+    pub fn sweep(&mut self, buckets: usize, is_over: impl Fn(&Flow) -> bool) {
         for _ in 0..buckets.min(self.buckets.len()) {
-            for entry in self.buckets[self.swept].0.iter().filter(|entry| !entry.is_free()) {
+            for entry in &self.buckets[self.swept].0 {
+                // Which are free nothing foretells, but hardly any is over.
                 let flow = entry.flow();
-                if is_over(&flow) {
+                if !entry.is_free() & is_over(&flow) {
                     entry.clear();
                     self.taken -= 1;
-                } else {
-                    live(&flow);
                 }
             }
             let next = self.swept + 1;
@@ -623,7 +636,7 @@ mod tests {
         let spot = flows.spot([1, 2]);
         assert_eq!(flows.insert(spot, &flow(1), everything), Inserted::None);
         assert_eq!((flows.find(spot), flows.is_empty()), (None, true));
-        flows.sweep(10, |_| false, |_| panic!("there is none"));
+        flows.sweep(10, |_| panic!("there is none"));
     }
 
     #[test]
@@ -633,11 +646,11 @@ mod tests {
             let spot = flows.spot([k, 0]);
             flows.insert(spot, &flow(k as u32), everything);
         }
-        let (mut live, buckets) = (Vec::new(), flows.buckets.len());
-        let odd = |flow: &Flow| flow.slot % 2 == 1;
+        let buckets = flows.buckets.len();
         for _ in 0..buckets {
-            flows.sweep(1, odd, |flow| live.push(flow.slot));
+            flows.sweep(1, |flow| flow.slot % 2 == 1);
         }
+        let mut live: Vec<_> = flows.remembered().flows(0..flows.remembered().places()).map(|flow| flow.slot).collect();
         live.sort_unstable();
         assert_eq!(live, (0..100).step_by(2).collect::<Vec<_>>());
         assert_eq!(flows.taken(), 50);
@@ -710,7 +723,7 @@ mod tests {
                             map.remove(&k);
                         }
                     }
-                    Step::Sweep(buckets) => flows.sweep(buckets, |flow| worth(flow, Worth::Little) == Worth::Nothing, |_| ()),
+                    Step::Sweep(buckets) => flows.sweep(buckets, |flow| worth(flow, Worth::Little) == Worth::Nothing),
                 }
                 // What is there is right; what is not there was worth less than everything.
                 map.retain(|&k, &mut v| {

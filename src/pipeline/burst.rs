@@ -43,14 +43,16 @@ pub struct Burst {
     /// The trains that are chosen for otherwise, a bit each, and how.
     special: u32,
     choices: [Choice; BURST],
-    /// The trains whose flow may be remembered, a bit each: where it is looked for, and what they say of it.
+    /// The trains whose flow may be remembered, a bit each, and where it is looked for.
     asked: u32,
     /// Whether some of these were not plain.
     is_mixed: bool,
     spots: [Spot; BURST],
-    says: [Says; BURST],
-    /// Of these, the trains that open or end their flow.
+    /// Of these, the trains that open or end their flow, and those whose flow was looked for and not found.
     telling: u32,
+    absent: u32,
+    /// Of those that are not plain.
+    says: [Says; BURST],
     /// What goes on to the target: all that came, less what is refused on the way.
     sent: [Sum; BURST],
 }
@@ -163,8 +165,9 @@ impl Burst {
         asked: 0,
         is_mixed: false,
         spots: [Spot::NONE; BURST],
-        says: [Says::Nothing; BURST],
         telling: 0,
+        absent: 0,
+        says: [Says::Nothing; BURST],
         sent: [Sum::NOTHING; BURST],
     };
 
@@ -199,7 +202,7 @@ impl Burst {
         (self.frames, self.count) = (frames.len().min(BURST), count.min(BURST));
         self.plain = self.all();
         (self.free, self.special, self.is_mixed) = (0, 0, false);
-        (self.asked, self.telling) = (0, 0);
+        (self.asked, self.telling, self.absent) = (0, 0, 0);
         others
     }
 
@@ -212,6 +215,22 @@ impl Burst {
     /// Matches the trains. Those that are not plainly a service's are broken up; gives the places of their frames.
     #[inline(always)]
     pub fn find(&mut self, snapshot: &Snapshot, state: &State) -> u32 {
+        let rest = match snapshot.recalls() {
+            true => self.find_and_ask(snapshot, &state.flows),
+            false => self.find_plain(snapshot, |_, _| ()),
+        };
+        if rest == 0 { 0 } else { self.find_rest(rest, snapshot, state) }
+    }
+
+    /// As [`Burst::find_plain`] and [`Burst::ask`].
+    #[inline(never)]
+    fn find_and_ask(&mut self, snapshot: &Snapshot, flows: &Flows) -> u32 {
+        self.find_plain(snapshot, |burst, train| burst.ask(train, snapshot, flows))
+    }
+
+    /// Matches the trains, and calls `found` with those that are plainly a service's; gives the others.
+    #[inline(always)]
+    fn find_plain(&mut self, snapshot: &Snapshot, found: impl Fn(&mut Self, usize)) -> u32 {
         let mut rest = 0_u32;
         for train in 0..self.count {
             let flow = self.flows[train];
@@ -219,22 +238,12 @@ impl Burst {
                 Some(service) => {
                     self.services[train] = service;
                     self.clients[train] = Client::v4(flow.source(), flow.source_port());
+                    found(self, train);
                 }
                 None => rest |= 1 << train,
             }
         }
-        if snapshot.recalls() {
-            self.ask_all(self.all() & !rest, snapshot, &state.flows);
-        }
-        if rest == 0 { 0 } else { self.find_rest(rest, snapshot, state) }
-    }
-
-    /// As [`Burst::ask`], of so many trains.
-    #[inline(never)]
-    fn ask_all(&mut self, mut trains: u32, snapshot: &Snapshot, flows: &Flows) {
-        while trains != 0 {
-            self.ask(take_bit(&mut trains), snapshot, flows);
-        }
+        rest
     }
 
     /// Matches the trains of `rest`, a bit each.
@@ -308,22 +317,21 @@ impl Burst {
             return;
         }
         let flow = self.flows[train];
-        let (spot, says) = (flows.spot(flow.key().words()), flow.says());
+        let spot = flows.spot(flow.key().words());
         flows.prefetch(spot);
-        self.note(train, spot, says);
-        if says == Says::Opens {
-            // It is hardly ever known, and then looked for in both.
-            flows.prefetch_other(spot);
-        }
+        self.note(train, spot, flow.is_telling());
     }
 
     #[inline(always)]
-    fn note(&mut self, train: usize, spot: Spot, says: Says) {
-        (self.spots[train], self.says[train]) = (spot, says);
+    fn note(&mut self, train: usize, spot: Spot, is_telling: bool) {
+        self.spots[train] = spot;
         self.asked |= 1 << train;
-        if matches!(says, Says::Opens | Says::Ends) {
-            self.telling |= 1 << train;
-        }
+        self.telling |= u32::from(is_telling) << train;
+    }
+
+    /// What the packets of a train say of their flow.
+    fn says(&self, train: usize) -> Says {
+        if self.plain & 1 << train != 0 { self.flows[train].says() } else { self.says[train] }
     }
 
     /// Notes a translation, which takes the place of the hash.
@@ -385,7 +393,8 @@ impl Burst {
     ) {
         let train = self.begin(at, parsed, service);
         if let Some((spot, says)) = asked {
-            self.note(train, spot, says);
+            self.says[train] = says;
+            self.note(train, spot, matches!(says, Says::Opens | Says::Ends));
             self.is_mixed = true;
         }
         self.choose(train, &parsed.flow, target, snapshot);
@@ -449,17 +458,22 @@ impl Burst {
     #[inline(never)]
     fn select_or_recall<'a>(&mut self, snapshot: &'a Snapshot, state: &mut State, targets: &mut [&'a Target; BURST]) {
         let asked = self.asked;
+        let foretold = asked & self.telling & !self.special;
+        if foretold != 0 {
+            self.foretell(foretold, snapshot, &state.flows);
+        }
         let recalled = match () {
-            () if state.flows.is_empty() => 0,
+            () if state.flows.is_empty() => {
+                self.absent = asked;
+                0
+            }
             () if !self.is_mixed => self.recall(asked, snapshot, state, targets),
             () => self.recall_in_order(asked, snapshot, state, targets),
         };
         let (missed, unasked) = (asked & !recalled, self.all() & !asked);
-        let is_hashed = (missed | unasked) & !self.special != 0
-            || snapshot.sends_hashes() && self.sends_hash(recalled & !self.special, snapshot);
-        if is_hashed {
-            snapshot.hash().clients(&self.clients, &mut self.hashes, self.count);
-        }
+        let sends = snapshot.sends_hashes() && self.sends_hash(recalled & !self.special, snapshot);
+        let hashed = if sends { asked | unasked } else { missed & !foretold | unasked } & !self.special;
+        self.hash(hashed, snapshot);
         let mut plain = unasked & !self.special;
         while plain != 0 {
             let train = take_bit(&mut plain);
@@ -478,27 +492,53 @@ impl Burst {
         }
     }
 
+    /// Has fetched what will be asked of trains, a bit each, whose flow is hardly ever known: both buckets, and the owners of its slot.
+    #[inline(never)]
+    fn foretell(&mut self, mut trains: u32, snapshot: &Snapshot, flows: &Flows) {
+        self.hash(trains, snapshot);
+        while trains != 0 {
+            let train = take_bit(&mut trains);
+            flows.prefetch_other(self.spots[train]);
+            snapshot.compiled_service(self.services[train]).prefetch_slot(self.hashes[train]);
+        }
+    }
+
+    /// Hashes the clients of at least these trains, a bit each.
+    #[inline(always)]
+    fn hash(&mut self, mut trains: u32, snapshot: &Snapshot) {
+        /// So many at once take less than each by itself.
+        const MANY: u32 = 6;
+        if trains.count_ones() >= MANY {
+            return snapshot.hash().clients(&self.clients, &mut self.hashes, self.count);
+        }
+        while trains != 0 {
+            let train = take_bit(&mut trains);
+            self.hashes[train] = snapshot.hash().client(self.clients[train]);
+        }
+    }
+
     /// Finds the targets of those trains whose flow is remembered, and which they are.
     #[inline(always)]
     fn recall<'a>(
-        &self,
+        &mut self,
         asked: u32,
         snapshot: &'a Snapshot,
         state: &mut State,
         targets: &mut [&'a Target; BURST],
     ) -> u32 {
+        let marks = if self.telling & asked == 0 { 0 } else { self.marks(self.telling & asked) };
         let like = asked & !self.telling;
-        let like = if self.telling == 0 { like } else { like & !self.like_telling(like) };
-        let recalled = self.settle(like, snapshot, targets, |spot| state.flows.settled(spot, state.now));
+        let recalled = self.settle(like, marks, snapshot, targets, |spot| state.flows.settled(spot, state.now));
         let others = asked & !recalled;
-        if others != 0 { recalled | self.recall_others(others, like, snapshot, state, targets) } else { recalled }
+        if others != 0 { recalled | self.recall_others(others, marks, snapshot, state, targets) } else { recalled }
     }
 
-    /// Finds the targets of those of these trains whose flow `settled` knows, and which they are.
+    /// Finds the targets of those of these trains whose flow `settled` knows, and which they are. Those whose flow has one of `marks` wait.
     #[inline(always)]
     fn settle<'a>(
         &self,
         mut trains: u32,
+        marks: u64,
         snapshot: &'a Snapshot,
         targets: &mut [&'a Target; BURST],
         settled: impl Fn(Spot) -> Option<u32>,
@@ -506,8 +546,11 @@ impl Burst {
         let mut recalled = 0;
         while trains != 0 {
             let train = take_bit(&mut trains);
-            let destination = settled(self.spots[train]);
-            if let Some(target) = destination.and_then(|number| snapshot.kept_at(self.services[train], number)) {
+            let spot = self.spots[train];
+            if spot.is_marked(marks) {
+                continue;
+            }
+            if let Some(target) = settled(spot).and_then(|number| snapshot.kept_at(self.services[train], number)) {
                 targets[train] = target;
                 recalled |= 1 << train;
             }
@@ -515,27 +558,22 @@ impl Burst {
         recalled
     }
 
-    /// Those of these trains that may be of the same flow as one of which something is to be noted: they wait for it.
-    #[inline(always)]
-    fn like_telling(&self, trains: u32) -> u32 {
-        let (mut bits, mut marks, mut alike) = (self.telling, 0_u64, 0);
-        while bits != 0 {
-            marks |= self.spots[take_bit(&mut bits)].mark();
+    /// The marks of trains of which something is to be noted: others of the same flow wait for them.
+    #[inline(never)]
+    fn marks(&self, mut trains: u32) -> u64 {
+        let mut marks = 0;
+        while trains != 0 {
+            marks |= self.spots[take_bit(&mut trains)].mark();
         }
-        let mut bits = trains;
-        while bits != 0 {
-            let train = take_bit(&mut bits);
-            alike |= u32::from(marks & self.spots[train].mark() != 0) << train;
-        }
-        alike
+        marks
     }
 
-    /// The same of those that stand in their other bucket, or of which something is to be noted; `like`: of which nothing is.
+    /// The same of those that stand in their other bucket, or of which something is to be noted, or that wait for these.
     #[inline(never)]
     fn recall_others<'a>(
-        &self,
+        &mut self,
         others: u32,
-        like: u32,
+        marks: u64,
         snapshot: &'a Snapshot,
         state: &mut State,
         targets: &mut [&'a Target; BURST],
@@ -546,16 +584,20 @@ impl Burst {
             state.flows.prefetch_elsewhere(self.spots[take_bit(&mut bits)]);
         }
         let settled = |spot| state.flows.settled_elsewhere(spot, state.now);
-        let mut recalled = self.settle(others & like, snapshot, targets, settled);
+        let mut recalled = self.settle(others & !self.telling, marks, snapshot, targets, settled);
         let mut bits = others & !recalled;
         while bits != 0 {
             let train = take_bit(&mut bits);
+            let Some(place) = state.flows.find(self.spots[train]) else {
+                self.absent |= 1 << train;
+                continue;
+            };
             let service = self.services[train];
             let look = |destination| {
                 snapshot.recalled(service, destination).map(|(fate, target)| (fate, (destination, target)))
             };
-            let says = self.says[train];
-            let Some((destination, target)) = state.flows.follow(self.spots[train], says, state.now, look) else {
+            let says = self.says(train);
+            let Some((destination, target)) = state.flows.follow(place, says, state.now, look) else {
                 continue;
             };
             targets[train] = target;
@@ -616,12 +658,19 @@ impl Burst {
         state: &mut State,
         targets: &mut [&'a Target; BURST],
     ) {
-        for at in 0..self.frames {
-            let train = usize::from(self.trains[at]) % BURST;
-            if self.trains[at] == NO_TRAIN || missed & 1 << train == 0 {
-                continue;
-            }
-            missed &= !(1 << train);
+        let (mut entered, mut frames) = (0, self.frames());
+        while missed != 0 {
+            // Those that are not plain stand behind the others.
+            let train = if self.is_mixed {
+                let train = self.trains[take_bit(&mut frames)];
+                if train == NO_TRAIN || missed & 1 << train == 0 {
+                    continue;
+                }
+                missed &= !(1 << train);
+                usize::from(train) % BURST
+            } else {
+                take_bit(&mut missed)
+            };
             let slot = if self.special & 1 << train != 0 {
                 let Choice { client, slot, .. } = self.choices[train];
                 self.hashes[train] = client;
@@ -630,8 +679,11 @@ impl Burst {
                 self.hashes[train]
             };
             let view = View { snapshot, service: self.services[train] };
-            let (spot, says) = (self.spots[train], self.says[train]);
-            let of = Train { spot, says, packets: self.sent[train].packets(), client: self.client(train) };
+            let (spot, says) = (self.spots[train], self.says(train));
+            // One that was entered since may be the same.
+            let is_absent = self.absent & 1 << train != 0 && !spot.is_marked(entered);
+            entered |= spot.mark();
+            let of = Train { spot, is_absent, says, packets: self.sent[train].packets(), client: self.client(train) };
             targets[train] = recall::enter(&view, of, slot, state);
         }
     }

@@ -122,6 +122,12 @@ impl Flow {
         SAYS[self.0 as usize % SAYS.len()]
     }
 
+    /// Whether they open it or end it.
+    #[inline(always)]
+    pub fn is_telling(self) -> bool {
+        self.0 as u8 & (tcp::FIN | tcp::SYN | tcp::RST) != 0
+    }
+
     /// What its packets have in common; their length is not.
     #[inline(always)]
     pub fn packet(self) -> Packet {

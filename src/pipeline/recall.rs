@@ -100,6 +100,8 @@ pub fn renew_client(view: &View, destination: u32, client: IpAddr, state: &State
 #[derive(Debug, Clone, Copy)]
 pub struct Train {
     pub spot: Spot,
+    /// Whether it is known already that the flow is not remembered.
+    pub is_absent: bool,
     pub says: Says,
     pub packets: u32,
     pub client: IpAddr,
@@ -107,15 +109,18 @@ pub struct Train {
 
 /// The target of packets whose flow is not known; `hash`: what their slot is found by.
 pub fn enter<'a>(view: &View<'a>, train: Train, hash: u64, state: &mut State) -> &'a Target {
-    let Train { spot, says, packets, client } = train;
+    let Train { spot, is_absent, says, packets, client } = train;
     let View { snapshot, service } = *view;
     let State { flows, clients, now, nat, .. } = state;
     let now = *now;
+    let find = |flows: &Flows| if is_absent { None } else { flows.find(spot) };
     let compiled = snapshot.compiled_service(service);
     if compiled.tracking() == Tracking::Transition && compiled.is_at_rest() {
         // What it went to before may return, but it is here now.
-        if says != Says::Nothing {
-            flows.forget(spot);
+        if says != Says::Nothing
+            && let Some(place) = find(flows)
+        {
+            flows.remove(place);
         }
         return snapshot.select(service, hash);
     }
@@ -131,15 +136,18 @@ pub fn enter<'a>(view: &View<'a>, train: Train, hash: u64, state: &mut State) ->
         None => owner,
     };
     let choice = Choice { slot: slot.number, now: owner, base, tracking: compiled.tracking() };
-    match flows.decide(spot, says, now, view, || choice) {
+    match flows.decide(spot, find(flows), says, now, view, || choice) {
         Goes::To(destination) => {
             if let Some((clients, affinity)) = affinity {
                 let is_over = |client: &Client| snapshot.is_client_over(client, now);
                 clients.note(clients.spot(affinity.service, client), destination, now, is_over);
             }
             // That there are more of them says more than the first alone.
-            if says == Says::Datagram && packets > 1 {
-                flows.follow(spot, says, now, |destination| snapshot.recalled(service, destination));
+            if says == Says::Datagram
+                && packets > 1
+                && let Some(place) = flows.find(spot)
+            {
+                flows.follow(place, says, now, |destination| snapshot.recalled(service, destination));
             }
             snapshot.recalled(service, destination).map(|(_, target)| target)
         }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use super::Millis;
 use super::tables::Table;
 use super::transition::{Bases, Owners};
+use crate::flow::prefetch;
 use crate::maglev::{self, NOBODY};
 
 /// Empty: every slot is at rest.
@@ -111,6 +112,14 @@ impl Layers {
             let base = *layer.bases.get(maglev::slot(hash, layer.size))?;
             (base != NOBODY).then_some(base)
         })
+    }
+
+    /// Hints that [`Layers::base`] will be asked soon, which mostly finds it in the first layer.
+    #[inline(always)]
+    pub fn prefetch(&self, hash: u64) {
+        if let Some(base) = self.layers.first().and_then(|layer| layer.bases.get(maglev::slot(hash, layer.size))) {
+            prefetch(base);
+        }
     }
 
     /// The base of a slot of the table now, where it is held, and the table had this size all the time.

@@ -28,7 +28,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::counters::{Traffic, TrafficId};
-use crate::flow::{Client, Fate, Known, Seconds, Sources, Stage};
+use crate::flow::{Client, Fate, Known, Seconds, Sources, Stage, prefetch};
 use crate::maglev::{self, NOBODY, SelectionHash};
 use crate::mode::{Encap, Prepared, Reply, Tunnel};
 use crate::service::{Backend, Hash, Service, Tracking};
@@ -628,6 +628,15 @@ impl CompiledService {
         let number = maglev::slot(hash, self.table_size());
         let now = self.now.get(number).copied().filter(|&member| member != NOBODY);
         Slot { number: number as u32, now, base: self.memory.layers.base(hash) }
+    }
+
+    /// Hints that [`CompiledService::slot`] will be asked of this hash soon.
+    #[inline(always)]
+    pub fn prefetch_slot(&self, hash: u64) {
+        if let Some(owner) = self.now.get(maglev::slot(hash, self.table_size())) {
+            prefetch(owner);
+        }
+        self.memory.layers.prefetch(hash);
     }
 
     /// The number by which flows to a member are remembered.

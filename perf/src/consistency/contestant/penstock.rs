@@ -114,7 +114,7 @@ impl Penstock {
     fn sweep(&mut self, buckets: usize, now: Tick) {
         let (world, given, now) = (&self.world, &self.given, Seconds(now.as_seconds()));
         let is_over = |flow: &Flow| backend(world, flow.destination).is_none() || is_over(flow, now, given);
-        self.nodes.iter_mut().for_each(|node| node.flows.sweep(buckets, is_over, |_| ()));
+        self.nodes.iter_mut().for_each(|node| node.flows.sweep(buckets, is_over));
     }
 }
 
@@ -240,7 +240,7 @@ impl Contestant for Penstock {
         let known =
             Seen { world, given: &self.given, owners: &self.owners, bases, had_no_room: RefCell::new(had_no_room) };
         let spot = flows.spot([packet.hash, 0]);
-        let goes = flows.decide(spot, says, Seconds(packet.now.as_seconds()), &known, choose);
+        let goes = flows.decide(spot, flows.find(spot), says, Seconds(packet.now.as_seconds()), &known, choose);
         let first = if let Goes::To(destination) = goes { Some(number_of(destination)) } else { None };
         Choice { first, second: None }
     }
