@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use penstock::flow::{Address, Choice, Dealing, Fate, Flow, Flows, Goes, Inserted, Known, Says, Seconds, Stage, Worth};
+use penstock::flow::{Address, Choice, Dealing, Fate, Flow, Flows, Goes, Inserted, Known, Says, Seconds, Stage};
 use penstock::maglev::{self, NOBODY, SelectionHash};
 use penstock::service::{Protocol, Tracking};
 use penstock::snapshot::{Bases, Millis, Owners};
@@ -189,7 +189,7 @@ fn tuples_that_were_chosen_against_known_hashes_are_like_any_others() {
             let key = <[u8; 4]>::key((address.octets(), port), (VIP.octets(), 80), Protocol::Tcp);
             let spot = flows.spot(key.words());
             assert_eq!(flows.find(spot), None);
-            assert_eq!(flows.insert(spot, &flow, |_, _| Worth::Everything), Inserted::Room, "{name}");
+            assert_eq!(flows.insert(spot, &flow, &()), Inserted::Room, "{name}");
         }
         assert_eq!(flows.taken(), MANY, "{name}");
         // Nor do their slots: nobody aims at a backend.

@@ -91,7 +91,7 @@ impl Look {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::{Flows, Stage, Worth};
+    use crate::flow::{Flows, Stage};
 
     #[test]
     fn a_look_sees_all_flows_of_all_lcores() {
@@ -101,7 +101,7 @@ mod tests {
                 let flows: &mut Flows = &mut lcores[lcore];
                 let spot = flows.spot([number, u64::from(destination)]);
                 let flow = Flow { destination, slot: 1, stage: Stage::Established, seen: 7 };
-                flows.insert(spot, &flow, |_, _| Worth::Everything);
+                flows.insert(spot, &flow, &());
             }
         };
         remember(0, 5, 150_000);

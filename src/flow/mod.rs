@@ -15,9 +15,9 @@ pub use clients::{Client, ClientSpot, Clients};
 pub use dealing::Dealing;
 pub use memory::{Memory, prefetch};
 pub use nat::{Address, Ends, Head, KeyV4, Nat, Seconds, Slot, Table, Translation, Via};
-pub use rule::{Choice, Fate, Goes, Known, Says, is_over};
+pub use rule::{Choice, Fate, Goes, Judging, Known, Says};
 pub use sources::Sources;
-pub use table::{Flow, Flows, Inserted, Place, Remembered, Spot, Stage, Worth};
+pub use table::{Flow, Flows, Inserted, Judge, Place, Remembered, Spot, Stage, Worth};
 
 /// What [`fold`] is keyed by: a seed of few bits, as replay has, must do as well as a secret.
 const fn key(seed: [u64; 2]) -> [u64; 2] {

@@ -4,7 +4,7 @@
 //! owner of its slot *now*, and what goes on with one to the slot's *base*, where flows are that nobody remembers. While the two differ
 //! every flow of the slot is entered; at rest only what `full` wants remembered.
 
-use super::table::Entry;
+use super::table::{Entry, Judge, age};
 use super::{Flow, Flows, Inserted, Place, Seconds, Spot, Stage, Worth};
 use crate::service::Tracking;
 use crate::wire::tcp::{ACK, FIN, RST, SYN};
@@ -162,7 +162,7 @@ impl Flows {
             self.set(place, &flow);
             return Goes::To(destination);
         }
-        match self.insert(spot, &flow, |flow, limit| worth(flow, limit, now, known)) {
+        match self.insert(spot, &flow, &Judging { known, now }) {
             Inserted::Room => Goes::To(destination),
             Inserted::For(worth, other) => {
                 if worth == Worth::Substitutable {
@@ -219,22 +219,25 @@ fn after(stage: Stage, says: Says) -> Stage {
     }
 }
 
-/// Whether a flow is over: silent for too long, or its destination is gone.
-#[inline(always)]
-pub fn is_over(flow: &Flow, now: Seconds, known: &impl Known) -> bool {
-    let age = flow.age(now);
-    age >= known.least_idle() && known.idle(flow.destination, flow.stage).is_none_or(|idle| age > idle)
+/// What is known of destinations, at this second.
+pub struct Judging<'a, K> {
+    pub known: &'a K,
+    pub now: Seconds,
 }
 
-/// What an entry is worth to whoever needs its place, where that is less than `limit`; else as much or more.
-#[inline(always)]
-fn worth(flow: &Flow, limit: Worth, now: Seconds, known: &impl Known) -> Worth {
-    match () {
-        () if is_over(flow, now, known) => Worth::Nothing,
-        () if flow.stage == Stage::Opening => Worth::Little,
-        // The base is looked up elsewhere: only where it makes a difference.
-        () if limit <= Worth::Substitutable => Worth::Substitutable,
-        () if known.base(flow.destination, flow.slot) == Some(flow.destination) => Worth::Substitutable,
-        () => Worth::Everything,
+impl<K: Known> Judge for Judging<'_, K> {
+    #[inline(always)]
+    fn is_young(&self, seen: u32) -> bool {
+        age(seen, self.now) < self.known.least_idle()
+    }
+
+    /// Silent for too long, or its destination is gone.
+    #[inline(always)]
+    fn is_over(&self, flow: &Flow) -> bool {
+        self.known.idle(flow.destination, flow.stage).is_none_or(|idle| flow.age(self.now) > idle)
+    }
+
+    fn is_substitutable(&self, flow: &Flow) -> bool {
+        self.known.base(flow.destination, flow.slot) == Some(flow.destination)
     }
 }

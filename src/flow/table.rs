@@ -125,9 +125,15 @@ impl Flow {
     /// Seconds since its last packet.
     #[inline]
     pub fn age(&self, now: Seconds) -> u32 {
-        let age = now.0.wrapping_sub(self.seen) % Self::SECONDS;
-        if age > Self::SECONDS - Self::AHEAD { 0 } else { age }
+        age(self.seen, now)
     }
+}
+
+/// Seconds since then.
+#[inline(always)]
+pub fn age(seen: u32, now: Seconds) -> u32 {
+    let age = now.0.wrapping_sub(seen) % Flow::SECONDS;
+    if age > Flow::SECONDS - Flow::AHEAD { 0 } else { age }
 }
 
 /// What an entry is worth to whoever needs its place.
@@ -140,6 +146,29 @@ pub enum Worth {
     /// Its flow would go there without it, too.
     Substitutable,
     Everything,
+}
+
+/// What is known of flows, to whoever needs the place of one.
+pub trait Judge {
+    /// Whether a flow whose last packet came at this second is not over, whatever it is.
+    fn is_young(&self, seen: u32) -> bool;
+    fn is_over(&self, flow: &Flow) -> bool;
+    fn is_substitutable(&self, flow: &Flow) -> bool;
+}
+
+/// Knows nobody: nothing is over, and nothing substitutable.
+impl Judge for () {
+    fn is_young(&self, _: u32) -> bool {
+        true
+    }
+
+    fn is_over(&self, _: &Flow) -> bool {
+        false
+    }
+
+    fn is_substitutable(&self, _: &Flow) -> bool {
+        false
+    }
 }
 
 /// What became of an insertion.
@@ -183,6 +212,12 @@ impl Entry {
         self.head() == 0
     }
 
+    /// As [`Stage`] has them; 0: it is free.
+    #[inline(always)]
+    fn stage_bits(&self) -> u32 {
+        self.head() as u32 % 4
+    }
+
     #[inline]
     pub fn fingerprint(&self) -> u64 {
         self.head() >> 8
@@ -191,7 +226,7 @@ impl Entry {
     #[inline(always)]
     pub fn flow(&self) -> Flow {
         let (head, rest) = (self.head(), self.rest.load(Relaxed));
-        let stage = match head & 3 {
+        let stage = match head % 4 {
             1 => Stage::Opening,
             2 => Stage::Established,
             _ => Stage::Closing,
@@ -400,17 +435,13 @@ impl Flows {
         &self.buckets[place.bucket as usize].0[usize::from(place.way) % WAYS]
     }
 
-    /// Remembers a flow that [`Flows::find`] does not find. `worth`: of an entry, where that is less than the second; else as much or more.
+    /// Remembers a flow that [`Flows::find`] does not find.
     #[inline(always)]
-    pub fn insert(&mut self, spot: Spot, flow: &Flow, worth: impl Fn(&Flow, Worth) -> Worth) -> Inserted {
+    pub fn insert(&mut self, spot: Spot, flow: &Flow, judge: &impl Judge) -> Inserted {
         if self.buckets.is_empty() {
             return Inserted::None;
         }
         let homes = [spot.first, self.other(spot.fingerprint, spot.first)];
-        if self.taken >= self.capacity {
-            // What is over is in the way now.
-            self.sweep(1, |flow| worth(flow, Worth::Little) == Worth::Nothing);
-        }
         if self.taken < self.capacity
             && let Some(place) = self.room_in(homes)
         {
@@ -419,9 +450,9 @@ impl Flows {
             return Inserted::Room;
         }
         // It is full, or as good as full for this flow: the least of the eight goes.
-        let (worth, place, free) = match self.least_of(homes.into_iter(), &worth) {
+        let (worth, place, free) = match self.least_of(&homes, judge) {
             Some((worth, place)) => (worth, place, place),
-            None => match self.least_elsewhere(homes, &worth) {
+            None => match self.least_elsewhere(homes, judge) {
                 Some(found) => found,
                 None => return Inserted::None,
             },
@@ -432,6 +463,15 @@ impl Flows {
         if worth == Worth::Nothing { Inserted::Room } else { Inserted::For(worth, other) }
     }
 
+    /// Where it is full, looks for flows that are over in the next few buckets, which are in the way now.
+    #[inline]
+    pub fn make_room(&mut self, judge: &impl Judge) {
+        const FEW: usize = 2;
+        if self.taken >= self.capacity {
+            self.sweep(FEW, judge);
+        }
+    }
+
     /// A place for a flow with these buckets: a free one, or one whose entry can move.
     fn room_in(&mut self, homes: [u32; 2]) -> Option<Place> {
         let free = homes.into_iter().find_map(|home| self.free_in(home));
@@ -440,11 +480,11 @@ impl Flows {
 
     /// Where a flow with these buckets has a place, but the capacity is taken by others: the least of some of these, and the place.
     #[cold]
-    fn least_elsewhere(&self, homes: [u32; 2], worth: impl Fn(&Flow, Worth) -> Worth) -> Option<(Worth, Place, Place)> {
+    fn least_elsewhere(&self, homes: [u32; 2], judge: &impl Judge) -> Option<(Worth, Place, Place)> {
         let free = homes.into_iter().find_map(|home| self.free_in(home))?;
         let buckets = self.buckets.len();
-        let near = (0..Self::NEAR).map(|step| ((self.swept + step) % buckets) as u32);
-        self.least_of(near, worth).map(|(worth, place)| (worth, place, free))
+        let near: [u32; Self::NEAR] = std::array::from_fn(|step| ((self.swept + step) % buckets) as u32);
+        self.least_of(&near, judge).map(|(worth, place)| (worth, place, free))
     }
 
     /// Buckets that [`Flows::least_elsewhere`] looks at: all of the smallest table.
@@ -452,35 +492,30 @@ impl Flows {
 
     /// The first of the entries that are worth least, if that is less than everything.
     #[inline(always)]
-    fn least_of(
-        &self,
-        buckets: impl Iterator<Item = u32> + Clone,
-        worth: impl Fn(&Flow, Worth) -> Worth,
-    ) -> Option<(Worth, Place)> {
-        // What is substitutable takes longer to find out, and is asked only where nothing is worth less.
-        let least = self.less_than(Worth::Substitutable, buckets.clone(), &worth);
-        least.or_else(|| self.less_than(Worth::Everything, buckets, &worth))
-    }
-
-    /// The first of the entries that are worth least, if that is less than `limit`.
-    #[inline(always)]
-    fn less_than(
-        &self,
-        limit: Worth,
-        buckets: impl Iterator<Item = u32>,
-        worth: impl Fn(&Flow, Worth) -> Worth,
-    ) -> Option<(Worth, Place)> {
+    fn least_of(&self, buckets: &[u32], judge: &impl Judge) -> Option<(Worth, Place)> {
         // Which of them it is nothing foretells: no branch depends on it.
-        let (mut least, mut found) = (limit, Place { bucket: 0, way: 0 });
-        for bucket in buckets {
+        let (mut least, mut is_any_old) = (u32::MAX, false);
+        for (&bucket, at) in buckets.iter().zip((0..).step_by(WAYS)) {
             for (entry, way) in self.buckets[bucket as usize].0.iter().zip(0..) {
-                let worth = worth(&entry.flow(), limit);
-                let is_less = !entry.is_free() & (worth < least);
-                least = select_unpredictable(is_less, worth, least);
-                found = select_unpredictable(is_less, Place { bucket, way }, found);
+                let (stage, seen) = (entry.stage_bits(), entry.rest.load(Relaxed) as u32 % Flow::SECONDS);
+                // Opening comes first, what is free last.
+                least = least.min(stage.wrapping_sub(Stage::Opening as u32) % 4 << 8 | at | way);
+                is_any_old |= (stage != 0) & !judge.is_young(seen);
             }
         }
-        (least < limit).then_some((least, found))
+        let places = buckets.iter().flat_map(|&bucket| (0..WAYS as u8).map(move |way| Place { bucket, way }));
+        let first = |is_it: &dyn Fn(&Flow) -> bool| {
+            let mut places = places.clone().filter(|&place| !self.entry(place).is_free());
+            places.find(|&place| is_it(&self.get(place)))
+        };
+        if is_any_old && let Some(place) = first(&|flow| judge.is_over(flow)) {
+            return Some((Worth::Nothing, place));
+        }
+        if least < 1 << 8 {
+            let place = Place { bucket: buckets[least as usize / WAYS], way: (least as usize % WAYS) as u8 };
+            return Some((Worth::Little, place));
+        }
+        Some((Worth::Substitutable, first(&|flow| judge.is_substitutable(flow))?))
     }
 
     fn free_in(&self, bucket: u32) -> Option<Place> {
@@ -519,19 +554,19 @@ impl Flows {
     }
 
     /// As [`Flows::sweep`], of `part` in `whole` of the table, at most all of it.
-    pub fn sweep_part(&mut self, part: u64, whole: u64, is_over: impl Fn(&Flow) -> bool) {
+    pub fn sweep_part(&mut self, part: u64, whole: u64, judge: &impl Judge) {
         let buckets = (self.buckets.len() as u64).saturating_mul(part).div_ceil(whole.max(1));
-        self.sweep(usize::try_from(buckets).unwrap_or(usize::MAX), is_over);
+        self.sweep(usize::try_from(buckets).unwrap_or(usize::MAX), judge);
     }
 
     /// Looks at the next `buckets` of the table, round and round, and frees the entries whose flow is over.
     #[inline(always)]
-    pub fn sweep(&mut self, buckets: usize, is_over: impl Fn(&Flow) -> bool) {
+    pub fn sweep(&mut self, buckets: usize, judge: &impl Judge) {
         for _ in 0..buckets.min(self.buckets.len()) {
             for entry in &self.buckets[self.swept].0 {
-                // Which are free nothing foretells, but hardly any is over.
+                // Which are free nothing foretells, but hardly any is old.
                 let flow = entry.flow();
-                if !entry.is_free() & is_over(&flow) {
+                if !entry.is_free() & !judge.is_young(flow.seen) && judge.is_over(&flow) {
                     entry.clear();
                     self.taken -= 1;
                 }
@@ -566,8 +601,21 @@ mod tests {
         Flow { destination: number % 1000, slot: number, stage: Stage::Established, seen: number % Flow::SECONDS }
     }
 
-    fn everything(_: &Flow, _: Worth) -> Worth {
-        Worth::Everything
+    /// By slot: who is over, and who is substitutable.
+    struct BySlot(Range<u32>, Range<u32>);
+
+    impl Judge for BySlot {
+        fn is_young(&self, _: u32) -> bool {
+            false
+        }
+
+        fn is_over(&self, flow: &Flow) -> bool {
+            self.0.contains(&flow.slot)
+        }
+
+        fn is_substitutable(&self, flow: &Flow) -> bool {
+            self.1.contains(&flow.slot)
+        }
     }
 
     #[test]
@@ -577,7 +625,7 @@ mod tests {
             let refused = (0..capacity as u64)
                 .filter(|&k| {
                     let spot = flows.spot([k, 7]);
-                    flows.insert(spot, &flow(k as u32 % Flow::SLOTS), everything) == Inserted::None
+                    flows.insert(spot, &flow(k as u32 % Flow::SLOTS), &()) == Inserted::None
                 })
                 .count();
             assert!(refused * 10_000 < capacity, "{refused} of {capacity}");
@@ -594,21 +642,17 @@ mod tests {
     #[test]
     fn the_least_worthy_goes_first() {
         let mut flows = Flows::new(8, [5, 5]);
-        let of_stage = |stage| Flow { stage, ..flow(1) };
-        let worth = |flow: &Flow, _| match flow.stage {
-            Stage::Opening => Worth::Little,
-            Stage::Established => Worth::Everything,
-            Stage::Closing => Worth::Substitutable,
-        };
+        let of_stage = |stage, slot| Flow { stage, ..flow(slot) };
+        let judge = BySlot(0..0, 1..2);
         for k in 0..8 {
             let spot = flows.spot([k, 0]);
-            let stage = if k % 2 == 0 { Stage::Closing } else { Stage::Opening };
-            assert_eq!(flows.insert(spot, &of_stage(stage), worth), Inserted::Room);
+            let (stage, slot) = if k % 2 == 0 { (Stage::Closing, 1) } else { (Stage::Opening, 2) };
+            assert_eq!(flows.insert(spot, &of_stage(stage, slot), &judge), Inserted::Room);
         }
         let mut went = Vec::new();
         for k in 8..200 {
             let spot = flows.spot([k, 0]);
-            went.push(flows.insert(spot, &of_stage(Stage::Established), worth));
+            went.push(flows.insert(spot, &of_stage(Stage::Established, 3), &judge));
         }
         let count = |what| {
             went.iter().filter(|&inserted| matches!(inserted, Inserted::For(worth, _) if *worth == what)).count()
@@ -623,7 +667,7 @@ mod tests {
             let mut flows = Flows::new(capacity, [5, 5]);
             for k in 0..200 {
                 let spot = flows.spot([k, 0]);
-                let inserted = flows.insert(spot, &flow(1), |_, _| Worth::Little);
+                let inserted = flows.insert(spot, &flow(1), &BySlot(0..0, 1..2));
                 assert_ne!(inserted, Inserted::None, "{k} with room for {capacity}");
                 assert_eq!(flows.taken(), capacity.min(k as usize + 1));
             }
@@ -634,9 +678,10 @@ mod tests {
     fn without_capacity_nothing_is_remembered() {
         let mut flows = Flows::new(0, [1, 1]);
         let spot = flows.spot([1, 2]);
-        assert_eq!(flows.insert(spot, &flow(1), everything), Inserted::None);
+        assert_eq!(flows.insert(spot, &flow(1), &()), Inserted::None);
         assert_eq!((flows.find(spot), flows.is_empty()), (None, true));
-        flows.sweep(10, |_| panic!("there is none"));
+        flows.sweep(10, &BySlot(0..9, 0..0));
+        flows.make_room(&BySlot(0..9, 0..0));
     }
 
     #[test]
@@ -644,17 +689,17 @@ mod tests {
         let mut flows = Flows::new(100, [2, 2]);
         for k in 0..100 {
             let spot = flows.spot([k, 0]);
-            flows.insert(spot, &flow(k as u32), everything);
+            flows.insert(spot, &flow(k as u32), &());
         }
         let buckets = flows.buckets.len();
         for _ in 0..buckets {
-            flows.sweep(1, |flow| flow.slot % 2 == 1);
+            flows.sweep(1, &BySlot(50..100, 0..0));
         }
         let mut live: Vec<_> = flows.remembered().flows(0..flows.remembered().places()).map(|flow| flow.slot).collect();
         live.sort_unstable();
-        assert_eq!(live, (0..100).step_by(2).collect::<Vec<_>>());
+        assert_eq!(live, (0..50).collect::<Vec<_>>());
         assert_eq!(flows.taken(), 50);
-        assert_eq!(flows.find(flows.spot([1, 0])), None);
+        assert_eq!(flows.find(flows.spot([50, 0])), None);
     }
 
     #[test]
@@ -691,12 +736,9 @@ mod tests {
         fn it_is_a_map_that_forgets_the_least(
             steps in proptest::collection::vec(step(), 1..400), capacity in 1usize..40, seed: [u64; 2],
         ) {
-            let worth = |flow: &Flow, _| match flow.slot {
-                0..100 => Worth::Nothing,
-                100..300 => Worth::Little,
-                300..400 => Worth::Substitutable,
-                _ => Worth::Everything,
-            };
+            let judge = BySlot(0..100, 300..400);
+            // What is worth little says so itself.
+            let flow = |slot| Flow { stage: if (100..300).contains(&slot) { Stage::Opening } else { Stage::Closing }, ..flow(slot) };
             let mut flows = Flows::new(capacity, seed);
             let mut map: HashMap<u8, u32> = HashMap::new();
             for step in steps {
@@ -706,7 +748,7 @@ mod tests {
                         if flows.find(spot).is_some() {
                             continue;
                         }
-                        match flows.insert(spot, &flow(v), worth) {
+                        match flows.insert(spot, &flow(v), &judge) {
                             Inserted::None => prop_assert!(map.len() >= 8.min(capacity), "{} of {capacity}", map.len()),
                             _ => _ = map.insert(k, v),
                         }
@@ -723,12 +765,12 @@ mod tests {
                             map.remove(&k);
                         }
                     }
-                    Step::Sweep(buckets) => flows.sweep(buckets, |flow| worth(flow, Worth::Little) == Worth::Nothing),
+                    Step::Sweep(buckets) => flows.sweep(buckets, &judge),
                 }
                 // What is there is right; what is not there was worth less than everything.
                 map.retain(|&k, &mut v| {
                     let found = flows.find(flows.spot([u64::from(k), 1])).map(|place| flows.get(place));
-                    assert!(found == Some(flow(v)) || found.is_none() && worth(&flow(v), Worth::Everything) < Worth::Everything, "{k}: {found:?}");
+                    assert!(found == Some(flow(v)) || found.is_none() && v < 400, "{k}: {found:?}");
                     found.is_some()
                 });
                 prop_assert_eq!(flows.taken(), map.len());

@@ -186,7 +186,7 @@ fn is_huge(file: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::{Flow, Stage, Worth};
+    use crate::flow::{Flow, Stage};
 
     fn remove(memory: &FlowMemory) {
         memory.parts.iter().for_each(|part| drop(fs::remove_file(&part.file)));
@@ -202,7 +202,7 @@ mod tests {
         assert!(error.is_none(), "{error:?}");
         let flow = Flow { destination: 5, slot: 6, stage: Stage::Established, seen: 7 };
         let spot = flows.spot([1, 2]);
-        flows.insert(spot, &flow, |_, _| Worth::Everything);
+        flows.insert(spot, &flow, &());
         let _ = first.parts[0].open(1000);
         drop(flows);
 

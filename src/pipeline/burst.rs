@@ -10,7 +10,7 @@ use super::refusal::Refused;
 use super::translation::{self, Outward};
 use super::{BURST, Verdict};
 use crate::counters::Traffic;
-use crate::flow::{Flows, Head, Says, Spot};
+use crate::flow::{Flows, Head, Judging, Says, Spot};
 use crate::maglev::Client;
 use crate::mode::{Packet, State};
 use crate::service::{Hash, Service};
@@ -658,6 +658,7 @@ impl Burst {
         state: &mut State,
         targets: &mut [&'a Target; BURST],
     ) {
+        state.flows.make_room(&Judging { known: snapshot, now: state.now });
         let (mut entered, mut frames) = (0, self.frames());
         while missed != 0 {
             // Those that are not plain stand behind the others.

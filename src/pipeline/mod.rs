@@ -20,7 +20,7 @@ mod translation;
 use std::sync::Arc;
 
 use crate::counters::Reason;
-use crate::flow::{Begun, Clients, Dealing, Flows, Nat, Remembered, is_over};
+use crate::flow::{Begun, Clients, Dealing, Flows, Judging, Nat, Remembered};
 use crate::mode::{Content, Reply, State, link};
 use crate::service::{Hash, IdleTimeout};
 use crate::snapshot::{Millis, PortIndex, ServiceIndex, Snapshot, TargetIndex};
@@ -126,7 +126,7 @@ impl Pipeline {
         if passed.0 / 1000 > u64::from(IdleTimeout::MOST) {
             return self.state.flows.clear();
         }
-        self.state.flows.sweep_part(passed.0, round.0, |flow| is_over(flow, now, snapshot));
+        self.state.flows.sweep_part(passed.0, round.0, &Judging { known: snapshot, now });
     }
 
     /// With a memory of clients that it shares with the other lcores.

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
-use penstock::flow::{self as rule, Fate, Flow, Flows, Goes, Known, Says, Seconds, Stage};
+use penstock::flow::{self as rule, Fate, Flow, Flows, Goes, Judge, Known, Says, Seconds, Stage};
 use penstock::maglev::{self, NOBODY};
 use penstock::service::Tracking;
 use penstock::snapshot::{Bases, Millis, Owners};
@@ -112,9 +112,8 @@ impl Penstock {
 
     /// Frees the entries of what is over among the next `buckets` of each node. Not those of a backend that is down: it may return.
     fn sweep(&mut self, buckets: usize, now: Tick) {
-        let (world, given, now) = (&self.world, &self.given, Seconds(now.as_seconds()));
-        let is_over = |flow: &Flow| backend(world, flow.destination).is_none() || is_over(flow, now, given);
-        self.nodes.iter_mut().for_each(|node| node.flows.sweep(buckets, is_over));
+        let judge = Sweeper { world: &self.world, given: &self.given, now: Seconds(now.as_seconds()) };
+        self.nodes.iter_mut().for_each(|node| node.flows.sweep(buckets, &judge));
     }
 }
 
@@ -262,9 +261,26 @@ fn owners(world: &World) -> Vec<Number> {
     maglev::masked(&all, |owner| !world.get(owner).takes_new(), &HASH)
 }
 
-fn is_over(flow: &Flow, now: Seconds, given: &Given) -> bool {
-    let timeout = if flow.stage == Stage::Closing { given.closing } else { given.idle };
-    flow.age(now) > timeout.as_seconds()
+/// Who is over, down backends aside.
+struct Sweeper<'a> {
+    world: &'a World,
+    given: &'a Given,
+    now: Seconds,
+}
+
+impl Judge for Sweeper<'_> {
+    fn is_young(&self, _: u32) -> bool {
+        false
+    }
+
+    fn is_over(&self, flow: &Flow) -> bool {
+        let timeout = if flow.stage == Stage::Closing { self.given.closing } else { self.given.idle };
+        backend(self.world, flow.destination).is_none() || flow.age(self.now) > timeout.as_seconds()
+    }
+
+    fn is_substitutable(&self, _: &Flow) -> bool {
+        false
+    }
 }
 
 /// A backend that is defined anew under an address is another destination.
