@@ -86,7 +86,7 @@ pub enum Contestant {
     Syn,
     /// Tracked, a million frames of 100 k flows.
     Calm,
-    /// The same, but every tenth frame is a SYN of another flow.
+    /// The same, but every twelfth frame is a SYN of another flow.
     Flooded,
 }
 

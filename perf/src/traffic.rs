@@ -95,12 +95,12 @@ pub enum Kind {
     Acks(usize),
     /// SYNs, each of another flow.
     Syns,
-    /// ACKs of so many flows, and every tenth frame the SYN of yet another.
+    /// ACKs of so many flows, and every twelfth frame the SYN of yet another.
     Flood(usize),
 }
 
 /// Of a flood, each so-manieth frame is a SYN.
-pub const FLOOD: usize = 10;
+pub const FLOOD: usize = 12;
 
 /// Writes a capture of `frames` frames of this kind.
 pub fn write_kind(path: &Path, kind: Kind, frames: usize, vip: SocketAddrV4) -> anyhow::Result<()> {
@@ -194,7 +194,7 @@ mod tests {
     const VIP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 80);
 
     #[test]
-    fn of_a_flood_every_tenth_frame_opens_a_flow_of_its_own() {
+    fn of_a_flood_every_so_manieth_frame_opens_a_flow_of_its_own() {
         let file = tempfile::NamedTempFile::new().unwrap();
         write_kind(file.path(), Kind::Flood(7), 100, VIP).unwrap();
         let mut reader = pcap_file::pcap::PcapReader::new(File::open(file.path()).unwrap()).unwrap();
@@ -203,7 +203,7 @@ mod tests {
             let frame = reader.next_packet().unwrap().unwrap().data;
             let packet = SlicedPacket::from_ethernet(&frame).unwrap();
             let Some(etherparse::TransportSlice::Tcp(tcp)) = packet.transport else { panic!("{at}") };
-            assert_eq!((tcp.syn(), tcp.ack()), (at % 10 == 9, at % 10 != 9), "{at}");
+            assert_eq!((tcp.syn(), tcp.ack()), (at % FLOOD == FLOOD - 1, at % FLOOD != FLOOD - 1), "{at}");
             let flow = (frame[26..30].to_vec(), tcp.source_port());
             if tcp.syn() {
                 new.insert(flow)
