@@ -12,7 +12,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::destinations::Register;
-use super::endpoints::{Endpoints, Served};
+use super::endpoints;
 use super::index::Index;
 use super::layers::Layers;
 use super::learned::{Learned, Mtus};
@@ -68,9 +68,7 @@ pub struct Compiler {
     destinations: Register,
     vips: Arc<Vips>,
     tunnels: Tunnels,
-    /// Endpoints by which replies come, and those that left.
-    served: HashMap<Served, Endpoint>,
-    endpoints: Arc<Endpoints>,
+    endpoints: endpoints::Register,
     /// Of the newest snapshot, and of the fabric that it was made for.
     serial: u32,
     compiled_for: u32,
@@ -112,13 +110,6 @@ struct Entry {
     bases: Arc<Bases>,
     unresolved: Box<[IpAddr]>,
     tunnels: Box<[Tunnel]>,
-}
-
-/// What an endpoint's replies become, and until when, where it left.
-#[derive(Debug, Clone, Copy)]
-struct Endpoint {
-    vip: (IpAddr, Option<u16>),
-    until: Option<Millis>,
 }
 
 /// The fabric that targets are made for.
@@ -167,8 +158,7 @@ impl Compiler {
             destinations: Register::default(),
             vips: Arc::new(Vips::new([].into_iter())),
             tunnels: Tunnels::default(),
-            served: HashMap::new(),
-            endpoints: Arc::new(Endpoints::new([].into_iter())),
+            endpoints: endpoints::Register::default(),
             serial: 0,
             compiled_for: 0,
             counted: HashSet::new(),
@@ -324,14 +314,13 @@ impl Compiler {
         let (old, new) = self.differ(&definitions.services);
         let old: Vec<Arc<Service>> =
             self.definitions.splice(old, definitions.services[new.clone()].iter().cloned()).collect();
-        let changed = self.changed(&definitions.services[new]);
+        let new = &definitions.services[new];
+        let changed = self.changed(new);
         let shapes: Vec<(Shape, Vec<u32>)> = changed.iter().map(|service| self.shape(service)).collect();
         self.tables.prepare(shapes.iter().map(|(shape, _)| shape), &self.hash);
         let mut has_other_services = self.take_out(&old);
-        let mut has_other_endpoints = has_other_services;
         let mut moves = Moves::new();
         for (service, (shape, places)) in changed.into_iter().zip(shapes) {
-            has_other_endpoints |= service.forwarding.nature().replies_by_endpoint;
             has_other_services |= self.put_in(service, &shape, places, &mut moves);
         }
         self.tables.forget_unused();
@@ -346,10 +335,8 @@ impl Compiler {
         if has_other_services {
             self.vips = Arc::new(self.vips());
         }
-        if self.note_endpoints(definitions, has_other_endpoints, now) {
-            let endpoints = self.served.iter().map(|(&served, endpoint)| (served, endpoint.vip, endpoint.until));
-            self.endpoints = Arc::new(Endpoints::new(endpoints));
-        }
+        let until = Millis(now.0.saturating_add(self.environment.drain_timeout.as_millis() as u64));
+        self.endpoints.change(&old, new, until, now);
 
         let routes = &self.way_out.routes;
         let unresolved = self.unresolved.keys().copied().chain(routes.unresolved_gateways());
@@ -370,7 +357,7 @@ impl Compiler {
             destinations: self.destinations.snapshot(),
             nobody: refuses(Reason::NoBackend),
             no_room: refuses(Reason::FlowTableFull),
-            endpoints: self.endpoints.clone(),
+            endpoints: self.endpoints.snapshot(),
             routes: routes.clone(),
             unresolved: unresolved.into(),
             traffic: (0..self.environment.lcores).map(|lcore| self.registry.traffic(lcore)).collect(),
@@ -711,27 +698,6 @@ impl Compiler {
             && !definition.forwarding.nature().keeps_flows
             && service.details.ranges.is_none()
             && !self.environment.sources.meet(definition.vip, definition.ports)
-    }
-
-    /// Notes which endpoints serve what, when others left, and forgets those that left long ago; whether any of it is new.
-    fn note_endpoints(&mut self, definitions: &Definitions, has_changed: bool, now: Millis) -> bool {
-        if has_changed {
-            let until = Millis(now.0.saturating_add(self.environment.drain_timeout.as_millis() as u64));
-            for endpoint in self.served.values_mut() {
-                endpoint.until.get_or_insert(until);
-            }
-            for service in definitions.services.iter().filter(|service| service.forwarding.nature().replies_by_endpoint)
-            {
-                for backend in &service.backends {
-                    let served = Served::new(service, backend);
-                    let vip = (service.vip.addr(), service.ports.single());
-                    self.served.insert(served, Endpoint { vip, until: None });
-                }
-            }
-        }
-        let count = self.served.len();
-        self.served.retain(|_, endpoint| endpoint.until.is_none_or(|until| now < until));
-        has_changed || self.served.len() != count
     }
 }
 

@@ -1,7 +1,8 @@
 //! Backends that answer through the load balancer, found by the source of a reply.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::Millis;
 use super::index::Index;
@@ -17,7 +18,7 @@ pub struct Served {
 }
 
 impl Served {
-    pub fn new(service: &Service, backend: &Backend) -> Self {
+    fn new(service: &Service, backend: &Backend) -> Self {
         let ports = backend.port.map_or(service.ports, Ports::one);
         Self { address: backend.address, ports, protocol: service.protocol }
     }
@@ -35,8 +36,15 @@ pub struct Endpoint {
     pub until: Option<Millis>,
 }
 
+/// So many parts that changing one of them costs little, however many endpoints there are.
+const PARTS: usize = 1024;
+
+/// As lcores read them: by address in parts, of which snapshots share those that did not change between them.
+#[derive(Debug, Clone)]
+pub struct Endpoints(Box<[Arc<Part>]>);
+
 #[derive(Debug)]
-pub struct Endpoints {
+struct Part {
     /// Those of one port.
     exact: Index,
     /// By address and protocol, those of several ports: which of `several`.
@@ -48,11 +56,36 @@ pub struct Endpoints {
 }
 
 impl Endpoints {
-    pub fn new(entries: impl Iterator<Item = (Served, Vip, Option<Millis>)>) -> Self {
+    /// Whether an endpoint has this address.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.0[part(address)].addresses.get(address, 0, 0).is_some()
+    }
+
+    pub fn get(&self, source: IpAddr, port: u16, protocol: u8) -> Option<&Endpoint> {
+        let part = &self.0[part(source)];
+        let number = part.exact.get(source, port, protocol).or_else(|| {
+            let several = &part.several[part.ranges.get(source, 0, protocol)? as usize];
+            several.iter().copied().find(|&number| part.endpoints[number as usize].ports.contains(port))
+        })?;
+        part.endpoints.get(number as usize)
+    }
+}
+
+fn part(address: IpAddr) -> usize {
+    let bits = match address {
+        IpAddr::V4(address) => u64::from(address.to_bits()),
+        IpAddr::V6(address) => (address.to_bits() >> 64) as u64 ^ address.to_bits() as u64,
+    };
+    // Fibonacci hashing, as in an index, whose bits these are not.
+    (bits.wrapping_mul(0xd134_2543_de82_ef95) >> 32) as usize % PARTS
+}
+
+impl Part {
+    fn new(entries: &HashMap<Served, State>) -> Self {
         let (mut exact, mut by_address, mut endpoints) = (Vec::new(), HashMap::<_, Vec<u32>>::new(), Vec::new());
         let mut addresses = HashSet::new();
-        for ((served, vip, until), number) in entries.zip(0..) {
-            let Served { address, ports, protocol } = served;
+        for ((served, &State { vip, until }), number) in entries.iter().zip(0..) {
+            let &Served { address, ports, protocol } = served;
             addresses.insert(address);
             match ports.single() {
                 Some(port) => exact.push(((address, port, protocol.number()), number)),
@@ -71,17 +104,81 @@ impl Endpoints {
             endpoints: endpoints.into(),
         }
     }
+}
 
-    /// Whether an endpoint has this address.
-    pub fn contains(&self, address: IpAddr) -> bool {
-        self.addresses.get(address, 0, 0).is_some()
+/// What an endpoint's replies become, and until when, where it left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct State {
+    vip: Vip,
+    until: Option<Millis>,
+}
+
+/// The endpoints, and those that left, on the control side.
+#[derive(Debug)]
+pub struct Register {
+    parts: Box<[HashMap<Served, State>]>,
+    /// When those that left are forgotten, in that order; some may have returned since.
+    left: VecDeque<(Millis, Served)>,
+    newest: Arc<Endpoints>,
+}
+
+impl Default for Register {
+    fn default() -> Self {
+        let nobody = Arc::new(Part::new(&HashMap::new()));
+        Self {
+            parts: (0..PARTS).map(|_| HashMap::new()).collect(),
+            left: VecDeque::new(),
+            newest: Arc::new(Endpoints((0..PARTS).map(|_| nobody.clone()).collect())),
+        }
+    }
+}
+
+impl Register {
+    /// `new` services stand in the place of the `old` ones: whose endpoints left are translated until then. Those whose time is over `now`
+    /// are forgotten. An endpoint is of one service at most.
+    pub fn change(&mut self, old: &[Arc<Service>], new: &[Arc<Service>], until: Millis, now: Millis) {
+        let mut before = HashMap::new();
+        for (served, _) in old.iter().flat_map(|service| endpoints(service)) {
+            let Some(state) = self.parts[part(served.address)].get_mut(&served) else { continue };
+            before.entry(served).or_insert(Some(*state));
+            if state.until.is_none() {
+                state.until = Some(until);
+                self.left.push_back((until, served));
+            }
+        }
+        for (served, vip) in new.iter().flat_map(|service| endpoints(service)) {
+            let was = self.parts[part(served.address)].insert(served, State { vip, until: None });
+            before.entry(served).or_insert(was);
+        }
+        while let Some((until, served)) = self.left.pop_front_if(|(until, _)| *until <= now) {
+            let entries = &mut self.parts[part(served.address)];
+            if let Some(&state) = entries.get(&served).filter(|state| state.until == Some(until)) {
+                before.entry(served).or_insert(Some(state));
+                entries.remove(&served);
+            }
+        }
+        let differs =
+            |(served, state): (&Served, &Option<State>)| self.parts[part(served.address)].get(served) != state.as_ref();
+        let changed: HashSet<usize> = before
+            .iter()
+            .filter(|&(served, state)| differs((served, state)))
+            .map(|(served, _)| part(served.address))
+            .collect();
+        if !changed.is_empty() {
+            let newest = Arc::make_mut(&mut self.newest);
+            changed.into_iter().for_each(|part| newest.0[part] = Arc::new(Part::new(&self.parts[part])));
+        }
     }
 
-    pub fn get(&self, source: IpAddr, port: u16, protocol: u8) -> Option<&Endpoint> {
-        let number = self.exact.get(source, port, protocol).or_else(|| {
-            let several = &self.several[self.ranges.get(source, 0, protocol)? as usize];
-            several.iter().copied().find(|&number| self.endpoints[number as usize].ports.contains(port))
-        })?;
-        self.endpoints.get(number as usize)
+    /// As they are now, for a snapshot.
+    pub fn snapshot(&self) -> Arc<Endpoints> {
+        self.newest.clone()
     }
+}
+
+/// The endpoints of a service, if its replies are known by them, and what these become.
+fn endpoints(service: &Service) -> impl Iterator<Item = (Served, Vip)> {
+    let vip = (service.vip.addr(), service.ports.single());
+    let backends = if service.forwarding.nature().replies_by_endpoint { service.backends.as_slice() } else { &[] };
+    backends.iter().map(move |backend| (Served::new(service, backend), vip))
 }
