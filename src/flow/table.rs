@@ -499,7 +499,7 @@ impl Flows {
             for (entry, way) in self.buckets[bucket as usize].0.iter().zip(0..) {
                 let (stage, seen) = (entry.stage_bits(), entry.rest.load(Relaxed) as u32 % Flow::SECONDS);
                 // Opening comes first, what is free last.
-                least = least.min(stage.wrapping_sub(Stage::Opening as u32) % 4 << 8 | at | way);
+                least = least.min((stage.wrapping_sub(Stage::Opening as u32) % 4) << 8 | at | way);
                 is_any_old |= (stage != 0) & !judge.is_young(seen);
             }
         }

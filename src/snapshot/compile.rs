@@ -24,7 +24,7 @@ use super::transition::Bases;
 use super::tunnels::Tunnels;
 use super::vips::Vips;
 use super::{
-    Affinity, Asked, CompiledService, Destination, Details, Environment, Fabric, Kept, Limiter, Memory, Millis,
+    Affinity, Asked, CompiledService, Destination, Details, Environment, Fabric, Found, Kept, Limiter, Memory, Millis,
     NextHop, Numbers, ServiceIndex, Snapshot, Target, TargetIndex,
 };
 use crate::counters::{Reason, Registry, TrafficId};
@@ -67,6 +67,8 @@ pub struct Compiler {
     unresolved: BTreeMap<IpAddr, u32>,
     destinations: Register,
     vips: Arc<Vips>,
+    /// What packets find otherwise than in the newest snapshot.
+    found: HashMap<Key, Option<Found>>,
     tunnels: Tunnels,
     endpoints: endpoints::Register,
     /// Of the newest snapshot, and of the fabric that it was made for.
@@ -156,7 +158,8 @@ impl Compiler {
             services: Services::default(),
             unresolved: BTreeMap::new(),
             destinations: Register::default(),
-            vips: Arc::new(Vips::new([].into_iter())),
+            vips: Arc::default(),
+            found: HashMap::new(),
             tunnels: Tunnels::default(),
             endpoints: endpoints::Register::default(),
             serial: 0,
@@ -318,10 +321,10 @@ impl Compiler {
         let changed = self.changed(new);
         let shapes: Vec<(Shape, Vec<u32>)> = changed.iter().map(|service| self.shape(service)).collect();
         self.tables.prepare(shapes.iter().map(|(shape, _)| shape), &self.hash);
-        let mut has_other_services = self.take_out(&old);
+        self.take_out(&old);
         let mut moves = Moves::new();
         for (service, (shape, places)) in changed.into_iter().zip(shapes) {
-            has_other_services |= self.put_in(service, &shape, places, &mut moves);
+            self.put_in(service, &shape, places, &mut moves);
         }
         self.tables.forget_unused();
         self.compiled_for = self.way_out.number;
@@ -332,8 +335,8 @@ impl Compiler {
                 self.destinations.leave(number, self.serial);
             }
         }
-        if has_other_services {
-            self.vips = Arc::new(self.vips());
+        if !self.found.is_empty() {
+            Arc::make_mut(&mut self.vips).change(self.found.drain());
         }
         let until = Millis(now.0.saturating_add(self.environment.drain_timeout.as_millis() as u64));
         self.endpoints.change(&old, new, until, now);
@@ -422,8 +425,8 @@ impl Compiler {
         (Shape { recipe: Recipe { members: members.into(), size }, states }, places)
     }
 
-    /// Takes out those of the `old` services that are no more; whether there were any.
-    fn take_out(&mut self, old: &[Arc<Service>]) -> bool {
+    /// Takes out those of the `old` services that are no more.
+    fn take_out(&mut self, old: &[Arc<Service>]) {
         let is_gone = |key: &Key| self.entries.get(key).is_some_and(|entry| entry.serial != self.serial);
         let gone: Vec<Key> = old.iter().map(|service| Key::of(service)).filter(is_gone).collect();
         for key in &gone {
@@ -434,6 +437,7 @@ impl Compiler {
                 self.destinations.leave(number, self.serial);
             }
             self.numbers.remove(key);
+            self.found.insert(*key, None);
             self.uncount(&entry.definition);
             self.tunnels.replace(&entry.tunnels, &[]);
             self.no_longer_want(&entry.unresolved);
@@ -441,17 +445,18 @@ impl Compiler {
             // The last one took its place.
             if let Some(moved) = self.services.get(entry.index.0 as usize) {
                 let key = Key::of(&moved.details.definition);
+                let found = Found { service: entry.index, is_plain: self.is_plain(moved) };
+                self.found.insert(key, Some(found));
                 self.describe(entry.index);
                 if let Some(other) = self.entries.get_mut(&key) {
                     other.index = entry.index;
                 }
             }
         }
-        !gone.is_empty()
     }
 
-    /// Makes a service that is new or changed; whether packets find it otherwise now.
-    fn put_in(&mut self, service: &Arc<Service>, shape: &Shape, places: Vec<u32>, moves: &mut Moves) -> bool {
+    /// Makes a service that is new or changed.
+    fn put_in(&mut self, service: &Arc<Service>, shape: &Shape, places: Vec<u32>, moves: &mut Moves) {
         let (key, table) = (Key::of(service), self.tables.get(shape));
         let old = self.entries.remove(&key);
         let index = old.as_ref().map_or(ServiceIndex(self.services.len() as u32), |old| old.index);
@@ -524,7 +529,10 @@ impl Compiler {
             memory: Arc::new(memory),
             details: Arc::new(details),
         };
-        let is_found_otherwise = before.is_none_or(|before| self.is_plain(&before) != self.is_plain(&compiled));
+        let found = Found { service: index, is_plain: self.is_plain(&compiled) };
+        if before.is_none_or(|before| self.is_plain(&before) != found.is_plain) {
+            self.found.insert(key, Some(found));
+        }
         match old {
             Some(old) => {
                 self.services.replace(index, compiled);
@@ -550,7 +558,6 @@ impl Compiler {
             tunnels,
         };
         self.entries.insert(key, entry);
-        is_found_otherwise
     }
 
     /// What a process before left of a service, as far as it still holds.
@@ -682,13 +689,6 @@ impl Compiler {
             self.counted.remove(&pair);
             self.uncounted.push(pair);
         }
-    }
-
-    fn vips(&self) -> Vips {
-        let of = |(service, number): (&CompiledService, u32)| {
-            (Key::of(&service.details.definition), ServiceIndex(number), self.is_plain(service))
-        };
-        Vips::new(self.services.iter().zip(0..).map(of))
     }
 
     /// Whether it takes every client, chooses by the client's address and port, and no reply comes to it.

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Numbers by (address, port, protocol number) of both families; by address alone where the others are 0.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Index {
     v4: Cells<u64>,
     v6: Cells<[u64; 3]>,
@@ -20,6 +20,20 @@ impl Index {
             }
         }
         Self { v4: Cells::new(v4), v6: Cells::new(v6) }
+    }
+
+    pub fn insert(&mut self, (address, port, protocol): (IpAddr, u16, u8), value: u32) {
+        match address {
+            IpAddr::V4(address) => self.v4.insert(key_v4(address, port, protocol), value),
+            IpAddr::V6(address) => self.v6.insert(key_v6(address, port, protocol), value),
+        }
+    }
+
+    pub fn remove(&mut self, (address, port, protocol): (IpAddr, u16, u8)) {
+        match address {
+            IpAddr::V4(address) => self.v4.remove(key_v4(address, port, protocol)),
+            IpAddr::V6(address) => self.v6.remove(key_v6(address, port, protocol)),
+        }
     }
 
     #[inline(always)]
@@ -78,25 +92,74 @@ impl Key for [u64; 3] {
 
 /// Linear probing. Sparse (a load of at most a quarter), since the source of every packet is looked up and not found: it
 /// mostly meets a free cell at once, and the branch is foreseen.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Cells<K> {
     cells: Box<[(K, u32)]>,
     shift: u32,
+    /// Cells that are not free.
+    taken: usize,
 }
 
 impl<K: Key> Cells<K> {
     fn new(entries: Vec<(K, u32)>) -> Self {
-        let size = (entries.len() * 4).next_power_of_two().max(64);
-        // No search goes round: behind the last home is room for all that may be pushed there.
-        let cells = vec![(K::FREE, 0); size + entries.len()].into();
-        let mut index = Self { cells, shift: 64 - size.trailing_zeros() };
-        for (key, value) in entries {
-            debug_assert_ne!(key, K::FREE);
-            let from = index.home(key);
-            let place = index.cells[from..].iter_mut().find(|(found, _)| *found == key || *found == K::FREE);
-            *place.expect("there are as many cells behind the last home as entries") = (key, value);
-        }
+        let mut index = Self::with_room_for(entries.len());
+        entries.into_iter().for_each(|(key, value)| index.insert(key, value));
         index
+    }
+
+    fn with_room_for(entries: usize) -> Self {
+        let size = (entries * 4).next_power_of_two().max(64);
+        // No search goes round: behind the last home is room for all that may be pushed there.
+        Self { cells: vec![(K::FREE, 0); size + size / 4].into(), shift: 64 - size.trailing_zeros(), taken: 0 }
+    }
+
+    /// Entries that there is room for.
+    fn room(&self) -> usize {
+        self.cells.len() / 5
+    }
+
+    fn insert(&mut self, key: K, value: u32) {
+        debug_assert_ne!(key, K::FREE);
+        let place = self.place(key);
+        if self.cells[place].0 == key {
+            self.cells[place].1 = value;
+        } else if self.taken < self.room() {
+            self.cells[place] = (key, value);
+            self.taken += 1;
+        } else {
+            let mut larger = Self::with_room_for(2 * self.taken);
+            let taken = self.cells.iter().filter(|(found, _)| *found != K::FREE);
+            taken.for_each(|&(found, value)| larger.insert(found, value));
+            larger.insert(key, value);
+            *self = larger;
+        }
+    }
+
+    fn remove(&mut self, key: K) {
+        let mut hole = self.place(key);
+        if self.cells[hole].0 != key {
+            return;
+        }
+        self.taken -= 1;
+        // Whoever stands behind it, and not in front of its home then, moves up (Knuth, TAOCP 6.4, algorithm R).
+        for at in hole + 1..self.cells.len() {
+            let (found, value) = self.cells[at];
+            if found == K::FREE {
+                break;
+            }
+            if self.home(found) <= hole {
+                self.cells[hole] = (found, value);
+                hole = at;
+            }
+        }
+        self.cells[hole] = (K::FREE, 0);
+    }
+
+    /// Where a key stands, or the free cell where it would. There is one: behind the last home is one more cell than entries.
+    fn place(&self, key: K) -> usize {
+        let from = self.home(key);
+        let found = self.cells[from..].iter().position(|(found, _)| *found == key || *found == K::FREE);
+        from + found.expect("not all cells are taken")
     }
 
     #[inline(always)]
@@ -138,6 +201,33 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn entries_come_and_go(
+            steps in proptest::collection::vec((any::<bool>(), 0u8..3, 0u16..20, prop_oneof![Just(None), any::<u32>().prop_map(Some)]), 0..400),
+        ) {
+            let (mut index, mut map) = (Index::new([]), HashMap::new());
+            let key = |is_v4, last, port| {
+                let address = if is_v4 { IpAddr::from([10, 0, 0, last]) } else { IpAddr::from([0, 0, 0, 0, 0, 0, 0, u16::from(last)]) };
+                (address, port, 6)
+            };
+            for (is_v4, last, port, value) in steps {
+                let key = key(is_v4, last, port);
+                match value {
+                    Some(value) => {
+                        index.insert(key, value);
+                        map.insert(key, value);
+                    }
+                    None => {
+                        index.remove(key);
+                        map.remove(&key);
+                    }
+                }
+            }
+            for (address, port, protocol) in [false, true].into_iter().flat_map(|v4| (0..3).flat_map(move |last| (0..20).map(move |port| key(v4, last, port)))) {
+                prop_assert_eq!(index.get(address, port, protocol), map.get(&(address, port, protocol)).copied());
+            }
+        }
+
         #[test]
         fn it_is_a_map(entries in proptest::collection::vec(((any::<bool>(), 0u8..9, 0u16..9, 0u8..9), any::<u32>()), 0..300)) {
             let key = |(is_v4, last, port, protocol)| {

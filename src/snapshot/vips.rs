@@ -1,8 +1,9 @@
 //! Which service a packet is for. The longest prefix that its destination is in counts; of that VIP's services first the one on
 //! exactly its port, then the one on a range around it, then the one on all ports. There is no falling back to a shorter prefix.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -12,47 +13,60 @@ use super::prefixes::Prefixes;
 use super::{Found, ServiceIndex};
 use crate::service::{Ports, Protocol};
 
-/// VIPs and their services.
-#[derive(Debug)]
+/// VIPs and their services. A copy costs little, and shares what does not change.
+#[derive(Debug, Clone)]
 pub struct Vips {
     /// Services on one port of one address: as [`Found::to_bits`].
     exact: Index,
     /// VIPs of one address.
     single: Index,
     /// VIPs that are prefixes.
-    prefixes: Prefixes<u32>,
-    vips: Box<[Vip]>,
+    prefixes: Arc<Prefixes<u32>>,
+    vips: Vec<Arc<Vip>>,
+    /// Numbers that no VIP has.
+    free: Vec<u32>,
 }
 
 /// The services of one VIP.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone)]
 struct Vip {
+    vip: IpNet,
     tcp: Services,
     udp: Services,
 }
 
-/// Of one VIP and protocol, by port: disjoint intervals, each with its service.
-#[derive(Debug, Default)]
+/// Of one VIP and protocol, by port.
+#[derive(Debug, Clone, Default)]
 struct Services {
-    /// First port of each interval, and its service; without any entry there is no service.
+    /// By first and last port.
+    services: BTreeMap<(u16, u16), Found>,
+    /// Disjoint intervals: the first port of each, and its service. Without any there is no service.
     intervals: Vec<(u16, Option<Found>)>,
     /// The service, where one has all ports and no other has any.
     all: Option<ServiceIndex>,
 }
 
 impl Services {
-    fn new(mut entries: Vec<(Ports, Found)>) -> Self {
-        let all = match entries.as_slice() {
+    /// Lays them over each other.
+    fn lay(&mut self) {
+        let ports = |&(first, last): &(u16, u16)| Ports { first, last };
+        let mut entries: Vec<(Ports, Found)> = self.services.iter().map(|(key, &found)| (ports(key), found)).collect();
+        self.all = match entries.as_slice() {
             [(Ports::ALL, found)] => Some(found.service),
             _ => None,
         };
+        self.intervals.clear();
+        if entries.is_empty() {
+            return;
+        }
+        let intervals = &mut self.intervals;
+        intervals.push((0, None));
         // The narrowest last, which is laid over the others.
         entries.sort_by_key(|(ports, _)| std::cmp::Reverse(ports.last - ports.first));
-        let mut intervals: Vec<(u16, Option<Found>)> = vec![(0, None)];
         for (ports, found) in entries {
             let at =
                 |intervals: &[(u16, Option<Found>)], port| intervals.partition_point(|&(start, _)| start <= port) - 1;
-            let (from, to) = (at(&intervals, ports.first), at(&intervals, ports.last));
+            let (from, to) = (at(intervals, ports.first), at(intervals, ports.last));
             let (before, after) = (intervals[from], intervals[to].1);
             let mut laid = Vec::new();
             if before.0 < ports.first {
@@ -65,7 +79,6 @@ impl Services {
             }
             intervals.splice(from..=to, laid);
         }
-        Self { intervals, all }
     }
 
     fn get(&self, port: u16) -> Option<Found> {
@@ -74,34 +87,89 @@ impl Services {
     }
 }
 
-impl Vips {
-    /// Of services with their numbers, and whether they need nothing but their table.
-    pub fn new(services: impl Iterator<Item = (Key, ServiceIndex, bool)>) -> Self {
-        let mut by_vip: HashMap<IpNet, [Vec<(Ports, Found)>; 2]> = HashMap::new();
-        let mut exact = Vec::new();
-        for (Key { vip, ports, protocol }, service, is_plain) in services {
-            let found = Found { service, is_plain };
-            let lists = by_vip.entry(vip).or_default();
-            lists[usize::from(protocol == Protocol::Udp)].push((ports, found));
-            if let (true, Some(port)) = (is_single(vip), ports.single()) {
-                exact.push(((vip.addr(), port, protocol.number()), found.to_bits()));
-            }
-        }
-        let (mut single, mut prefixes, mut vips) = (Vec::new(), Vec::new(), Vec::new());
-        for ((vip, [tcp, udp]), number) in by_vip.into_iter().zip(0..) {
-            if is_single(vip) {
-                single.push(((vip.addr(), 0, 0), number));
-            } else {
-                prefixes.push((vip, number));
-            }
-            vips.push(Vip { tcp: Services::new(tcp), udp: Services::new(udp) });
-        }
+impl Default for Vips {
+    fn default() -> Self {
         Self {
-            exact: Index::new(exact),
-            single: Index::new(single),
-            prefixes: Prefixes::new(prefixes),
-            vips: vips.into(),
+            exact: Index::new([]),
+            single: Index::new([]),
+            prefixes: Arc::new(Prefixes::new([])),
+            vips: Vec::new(),
+            free: Vec::new(),
         }
+    }
+}
+
+impl Vips {
+    /// Puts services in, or takes them out.
+    pub fn change(&mut self, changes: impl IntoIterator<Item = (Key, Option<Found>)>) {
+        let mut numbers: HashMap<IpNet, u32> = HashMap::new();
+        let mut prefixes: HashMap<IpNet, u32> = self.prefix_vips().collect();
+        let had = prefixes.len();
+        let mut others = HashSet::new();
+        for (Key { vip, ports, protocol }, found) in changes {
+            let known = || if is_single(vip) { self.single.get(vip.addr(), 0, 0) } else { prefixes.get(&vip).copied() };
+            let number = match numbers.get(&vip).copied().or_else(known) {
+                Some(number) => number,
+                None if found.is_none() => continue,
+                None => self.add(vip),
+            };
+            if !is_single(vip) && prefixes.insert(vip, number).is_none() {
+                others.insert(vip);
+            }
+            numbers.insert(vip, number);
+            let vip = Arc::make_mut(&mut self.vips[number as usize]);
+            let services = if protocol == Protocol::Udp { &mut vip.udp } else { &mut vip.tcp };
+            match found {
+                Some(found) => _ = services.services.insert((ports.first, ports.last), found),
+                None => _ = services.services.remove(&(ports.first, ports.last)),
+            }
+            if let (true, Some(port)) = (is_single(vip.vip), ports.single()) {
+                let key = (vip.vip.addr(), port, protocol.number());
+                match found {
+                    Some(found) => self.exact.insert(key, found.to_bits()),
+                    None => self.exact.remove(key),
+                }
+            }
+        }
+        for (&net, &number) in &numbers {
+            let vip = Arc::make_mut(&mut self.vips[number as usize]);
+            vip.tcp.lay();
+            vip.udp.lay();
+            if vip.tcp.services.is_empty() && vip.udp.services.is_empty() {
+                self.free.push(number);
+                match is_single(net) {
+                    true => self.single.remove((net.addr(), 0, 0)),
+                    false => _ = prefixes.remove(&net),
+                }
+            }
+        }
+        if !others.is_empty() || prefixes.len() != had {
+            self.prefixes = Arc::new(Prefixes::new(prefixes));
+        }
+    }
+
+    /// A VIP without services yet; its number.
+    fn add(&mut self, vip: IpNet) -> u32 {
+        let empty = Arc::new(Vip { vip, tcp: Services::default(), udp: Services::default() });
+        let number = match self.free.pop() {
+            Some(number) => {
+                self.vips[number as usize] = empty;
+                number
+            }
+            None => {
+                self.vips.push(empty);
+                self.vips.len() as u32 - 1
+            }
+        };
+        if is_single(vip) {
+            self.single.insert((vip.addr(), 0, 0), number);
+        }
+        number
+    }
+
+    /// The VIPs that are prefixes, with their numbers.
+    fn prefix_vips(&self) -> impl Iterator<Item = (IpNet, u32)> {
+        self.prefixes.values().map(|&number| (self.vips[number as usize].vip, number))
     }
 
     /// The service on exactly this address and port; there may be others for them.
@@ -134,7 +202,7 @@ impl Vips {
 
     fn vip(&self, address: IpAddr) -> Option<&Vip> {
         let number = self.single.get(address, 0, 0).or_else(|| self.prefixes.get(address).copied())?;
-        self.vips.get(number as usize)
+        self.vips.get(number as usize).map(AsRef::as_ref)
     }
 
     fn services(&self, address: IpAddr, protocol: u8) -> Option<&Services> {
@@ -160,7 +228,50 @@ mod tests {
         Found { service: ServiceIndex(service), is_plain: true }
     }
 
+    fn key(vip: u8, port: u8, is_udp: bool) -> Key {
+        let (length, bits) = [(32, 0), (32, 1), (32, 9), (24, 0), (16, 0)][usize::from(vip)];
+        let ports = [Ports::one(80), Ports::one(443), Ports { first: 80, last: 90 }, Ports::ALL][usize::from(port)];
+        let vip = IpNet::new(IpAddr::from([192, 0, 2, bits]), length).unwrap().trunc();
+        Key { vip, ports, protocol: if is_udp { Protocol::Udp } else { Protocol::Tcp } }
+    }
+
     proptest! {
+        #[test]
+        fn what_changed_is_as_if_it_had_always_been_so(
+            steps in proptest::collection::vec(
+                proptest::collection::vec((0u8..5, 0u8..4, any::<bool>(), proptest::option::of(0u32..100)), 0..6), 0..20),
+        ) {
+            let mut vips = Vips::default();
+            let mut map: HashMap<Key, Found> = HashMap::new();
+            for step in steps {
+                let changes: HashMap<Key, Option<Found>> =
+                    step.into_iter().map(|(vip, port, is_udp, service)| (key(vip, port, is_udp), service.map(found))).collect();
+                for (&key, &change) in &changes {
+                    match change {
+                        Some(found) => _ = map.insert(key, found),
+                        None => _ = map.remove(&key),
+                    }
+                }
+                let before = vips.clone();
+                vips.change(changes);
+                drop(before);
+                let mut fresh = Vips::default();
+                fresh.change(map.iter().map(|(&key, &found)| (key, Some(found))));
+                for address in [[192, 0, 2, 0], [192, 0, 2, 1], [192, 0, 2, 9], [192, 0, 2, 77], [192, 0, 3, 1], [10, 0, 0, 1]] {
+                    let address = Ipv4Addr::from(address);
+                    prop_assert_eq!(vips.contains(address.into()), fresh.contains(address.into()));
+                    prop_assert_eq!(vips.contains_v4(address), fresh.contains_v4(address));
+                    for protocol in [6, 17] {
+                        prop_assert_eq!(vips.service_of_all_ports(address.into(), protocol), fresh.service_of_all_ports(address.into(), protocol));
+                        for port in [79, 80, 81, 90, 91, 443] {
+                            prop_assert_eq!(vips.service(address.into(), port, protocol), fresh.service(address.into(), port, protocol));
+                            prop_assert_eq!(vips.exact_v4(address, port, protocol), fresh.exact_v4(address, port, protocol));
+                        }
+                    }
+                }
+            }
+        }
+
         #[test]
         fn the_exact_port_then_the_range_then_all(
             exact in proptest::collection::btree_set(0u16..40, 0..6), cuts in proptest::collection::btree_set(1u16..40, 0..8),
@@ -179,7 +290,9 @@ mod tests {
                 let covering = entries.iter().filter(|(ports, _)| (ports.first..=ports.last).contains(&port));
                 covering.min_by_key(|(ports, _)| ports.last - ports.first).map(|(_, found)| *found)
             };
-            let services = Services::new(entries.clone());
+            let mut services = Services::default();
+            services.services.extend(entries.iter().map(|&(ports, found)| ((ports.first, ports.last), found)));
+            services.lay();
             for port in (0..50).chain(u16::MAX - 50..=u16::MAX) {
                 prop_assert_eq!(services.get(port), obvious(port), "{}", port);
             }
