@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use penstock::flow::{Address, Choice, Dealing, Fate, Flow, Flows, Goes, Inserted, Known, Says, Seconds, Stage};
 use penstock::maglev::{self, NOBODY, SelectionHash};
 use penstock::service::{Protocol, Tracking};
-use penstock::snapshot::{Bases, Millis, Owners};
+use penstock::snapshot::{Bases, By, Millis, Owners};
 use proptest::prelude::*;
 
 const SLOTS: usize = 13;
@@ -73,7 +73,7 @@ impl Node {
         let draw = |&number: &u16| active.get(usize::from(number) % active.len().max(1)).copied().unwrap_or(NOBODY);
         let owners: Vec<u16> = drawn.iter().map(draw).collect();
         let endpoints: Vec<_> = (0..u32::from(BACKENDS)).map(endpoint).collect();
-        let of = |slots| Owners { slots, endpoints: &endpoints };
+        let of = |slots| Owners { slots, endpoints: &endpoints, by: By::Client };
         let keeps = |address: SocketAddr| {
             let backend = endpoints.iter().position(|&other| other == address).unwrap();
             matches!(states[backend], State::Active | State::Draining)

@@ -244,6 +244,26 @@ fn a_table_of_another_size_moves_no_flow_either() {
 }
 
 #[test]
+fn another_hash_moves_no_flow_either() {
+    let hashed = |hash: &str| set(&[(1, ""), (2, ""), (3, "")], &format!(r#"{TCP}, "hash": "{hash}""#));
+    let mut node = Node::new(&hashed("five-tuple"));
+    let before = node.send_all(0..300, SYN);
+    for hash in ["source-ip", "five-tuple", "source-ip"] {
+        node.change(&hashed(hash));
+        node.wait(1000, &hashed(hash));
+        assert_eq!(node.send_all(0..300, DATA), before, "{hash}");
+    }
+    for _ in 0..3 {
+        node.wait(4000, &hashed("source-ip"));
+        assert_eq!(node.send_all(0..300, DATA), before);
+    }
+    assert_eq!(node.compiler.next_move(), None);
+    // Who comes after goes by the address alone.
+    let [one, other] = [1, 2].map(|port| node.verdict_of(Ipv4Addr::new(198, 51, 100, 250), port, SYN).1);
+    assert_eq!(one.bytes()[30..34], other.bytes()[30..34]);
+}
+
+#[test]
 fn udp_is_remembered_from_its_first_packet_until_it_is_silent() {
     let udp = r#""protocol": "udp""#;
     let mut node = Node::new(&set(&[(1, ""), (2, "")], udp));

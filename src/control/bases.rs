@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::service::{Ports, Protocol};
-use crate::snapshot::{Bases, Held, Key, Millis, Numbers, Until};
+use crate::snapshot::{Bases, By, Held, Key, Millis, Numbers, Space, Until};
 
 /// How long bases are held after a start at least: what was sent to a process that had ended comes again, and shows whose it is.
 const AGAIN: Millis = Millis(120_000);
@@ -47,6 +47,9 @@ struct Numbered {
 #[derive(Debug, Serialize, Deserialize)]
 struct Layer {
     size: u32,
+    /// Whether clients fall into its slots by their address alone.
+    #[serde(default)]
+    by_source: bool,
     /// Slot, which of the endpoints, and milliseconds of the clock; none: not every lcore had adopted it.
     held: Vec<(u32, u32, Option<u64>)>,
 }
@@ -76,7 +79,7 @@ impl Saved {
         for (key, bases) in &self.bases {
             let place = known.iter().position(|other| Arc::ptr_eq(other, bases)).unwrap_or_else(|| {
                 known.push(bases);
-                let layers = bases.layers().map(|(size, held)| {
+                let layers = bases.layers().map(|(space, held)| {
                     let row = |held: &Held| {
                         let number = *numbers.entry(held.base).or_insert_with(|| {
                             document.endpoints.push(held.base);
@@ -85,7 +88,7 @@ impl Saved {
                         let until = if let Until::At(at) = held.until { Some(at.0) } else { None };
                         (held.slot, number, until)
                     };
-                    Layer { size, held: held.iter().map(row).collect() }
+                    Layer { size: space.size, by_source: space.by == By::Source, held: held.iter().map(row).collect() }
                 });
                 document.bases.push(layers.collect());
                 known.len() - 1
@@ -108,7 +111,10 @@ impl Saved {
             let base = *document.endpoints.get(number as usize)?;
             Some(Held { slot, base, until: until(moment) })
         };
-        let layer = |layer: &Layer| (layer.size, layer.held.iter().filter_map(held).collect());
+        let layer = |layer: &Layer| {
+            let by = if layer.by_source { By::Source } else { By::Client };
+            (Space { size: layer.size, by }, layer.held.iter().filter_map(held).collect())
+        };
         let bases = document.bases.iter().map(|layers| Arc::new(Bases::from_layers(layers.iter().map(layer))));
         let bases: Vec<Arc<Bases>> = bases.collect();
         let key = |vip, (first, last), protocol| {
@@ -134,8 +140,8 @@ mod tests {
 
     fn saved() -> Saved {
         let bases = Arc::new(Bases::from_layers([
-            (7, vec![held(1, 1, Until::At(Millis(5_000))), held(6, 2, Until::Adopted)]),
-            (13, vec![held(0, 1, Until::At(Millis(500_000)))]),
+            (Space { size: 7, by: By::Source }, vec![held(1, 1, Until::At(Millis(5_000))), held(6, 2, Until::Adopted)]),
+            (Space { size: 13, by: By::Client }, vec![held(0, 1, Until::At(Millis(500_000)))]),
         ]));
         let key = |port| Key { vip: "192.0.2.1/32".parse().unwrap(), ports: Ports::one(port), protocol: Protocol::Tcp };
         let numbers =
@@ -155,7 +161,7 @@ mod tests {
         assert_eq!(after.memory, 77);
         let kept = |saved: &Saved| {
             let slots =
-                |bases: &Bases| bases.held().map(|(size, held)| (size, held.slot, held.base)).collect::<Vec<_>>();
+                |bases: &Bases| bases.held().map(|(space, held)| (space, held.slot, held.base)).collect::<Vec<_>>();
             saved.bases.iter().map(|(key, bases)| (*key, slots(bases))).collect::<Vec<_>>()
         };
         assert_eq!(kept(&after), kept(&before));

@@ -685,7 +685,7 @@ impl Burst {
             let is_absent = self.absent & 1 << train != 0 && !spot.is_marked(entered);
             entered |= spot.mark();
             let of = Train { spot, is_absent, says, packets: self.sent[train].packets(), client: self.client(train) };
-            targets[train] = recall::enter(&view, of, slot, state);
+            targets[train] = recall::enter(&view, of, slot, self.hashes[train], state);
         }
     }
 

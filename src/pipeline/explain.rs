@@ -81,7 +81,7 @@ pub fn explain<F: Frame>(snapshot: &Snapshot, now: Millis, port: PortIndex, fram
                 weight: backend.weight,
                 state: backend.state,
             };
-            let taker = compiled.slot(hash).now.and_then(|member| compiled.backend(member)).map(chosen);
+            let taker = compiled.taker(hash).and_then(|member| compiled.backend(member)).map(chosen);
             let way = taker.as_ref().and_then(|taker| way(taker.to));
             let owner = compiled.owner(slot).map(chosen);
             let choice = Choice { hash, slot, table_size: compiled.table_size(), owner, now: taker };

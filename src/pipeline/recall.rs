@@ -6,7 +6,7 @@ use super::parse::{Parsed, Tuple};
 use crate::flow::{Address, Choice, Client, Clients, Fate, Flows, Goes, Known, Says, Seconds, Spot, Stage};
 use crate::mode::{Content, State, snat};
 use crate::service::{Protocol, Tracking};
-use crate::snapshot::{Affinity, ServiceIndex, Snapshot, Target};
+use crate::snapshot::{Affinity, By, ServiceIndex, Snapshot, Target};
 use crate::wire::Frame;
 
 /// A snapshot, asked by a packet of a service.
@@ -107,8 +107,8 @@ pub struct Train {
     pub client: IpAddr,
 }
 
-/// The target of packets whose flow is not known; `hash`: what their slot is found by.
-pub fn enter<'a>(view: &View<'a>, train: Train, hash: u64, state: &mut State) -> &'a Target {
+/// The target of packets whose flow is not known; `hash`: what their slot is found by; `client_hash`: that of the client's address and port.
+pub fn enter<'a>(view: &View<'a>, train: Train, hash: u64, client_hash: u64, state: &mut State) -> &'a Target {
     let Train { spot, is_absent, says, packets, client } = train;
     let View { snapshot, service } = *view;
     let State { flows, clients, now, nat, .. } = state;
@@ -124,7 +124,10 @@ pub fn enter<'a>(view: &View<'a>, train: Train, hash: u64, state: &mut State) ->
         }
         return snapshot.select(service, hash);
     }
-    let slot = compiled.slot(hash);
+    let slot = compiled.slot(hash, |by| match by {
+        By::Client => client_hash,
+        By::Source => snapshot.hash().source(client),
+    });
     let number = |member: Option<u16>| member.and_then(|member| compiled.destination(member));
     // What UDP begins anew has no base.
     let is_new = compiled.definition().protocol == Protocol::Udp && says == Says::Nothing;

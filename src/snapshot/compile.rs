@@ -20,7 +20,7 @@ use super::ranges::Ranges;
 use super::routes::{Routes, Way};
 use super::services::Services;
 use super::tables::{Recipe, Shape, Table, Tables};
-use super::transition::Bases;
+use super::transition::{Bases, By};
 use super::tunnels::Tunnels;
 use super::vips::Vips;
 use super::{
@@ -131,8 +131,9 @@ impl WayOut {
     }
 }
 
-/// What becomes of the bases of a table when it changes to another, by the addresses of all three, which live meanwhile.
-type Moves = HashMap<[usize; 3], (Arc<Bases>, Arc<Layers>)>;
+/// What becomes of the bases of a table when it changes to another, by the addresses of all three, which live meanwhile, and what clients
+/// fall into slots of both by.
+type Moves = HashMap<([usize; 3], [By; 2]), (Arc<Bases>, Arc<Layers>)>;
 
 impl Compiler {
     pub fn new(environment: Environment) -> Self {
@@ -463,17 +464,19 @@ impl Compiler {
         let before = self.services.get(index.0 as usize).cloned().filter(|_| old.is_some());
         let remembers = service.tracking != Tracking::None && !service.forwarding.nature().keeps_flows;
 
+        let by = By::of(service.hash);
         let (bases, layers) = match (&old, &before) {
-            (Some(old), Some(before)) if remembers => bases_after(old, &before.memory, &table, &self.rest, moves),
-            (None, _) if remembers => self.restored_bases(&key, &table, moves),
+            (Some(old), Some(before)) if remembers => bases_after(old, &before.memory, &table, by, &self.rest, moves),
+            (None, _) if remembers => self.restored_bases(&key, &table, by, moves),
             _ => self.rest.clone(),
         };
         self.has_moved |= old.as_ref().is_some_and(|old| !Arc::ptr_eq(&old.bases, &bases));
         let memory = Memory {
             numbers: self.number(&key, service, &places, remembers, before.as_ref()),
-            was_resized: before
-                .as_ref()
-                .is_some_and(|before| before.memory.was_resized || before.table_size() != table.now.len() as u32),
+            had_other_slots: before.as_ref().is_some_and(|before| {
+                let is_other = before.table_size() != table.now.len() as u32 || By::of(before.definition().hash) != by;
+                before.memory.had_other_slots || is_other
+            }),
             // It is in its bases' service from the first change on.
             layers,
         };
@@ -561,12 +564,18 @@ impl Compiler {
     }
 
     /// What a process before left of a service, as far as it still holds.
-    fn restored_bases(&mut self, key: &Key, table: &Arc<Table>, moves: &mut Moves) -> (Arc<Bases>, Arc<Layers>) {
+    fn restored_bases(
+        &mut self,
+        key: &Key,
+        table: &Arc<Table>,
+        by: By,
+        moves: &mut Moves,
+    ) -> (Arc<Bases>, Arc<Layers>) {
         let Some(bases) = self.restored.remove(key) else { return self.rest.clone() };
-        let key = [0, Arc::as_ptr(&bases) as usize, Arc::as_ptr(table) as usize];
+        let key = ([0, Arc::as_ptr(&bases) as usize, Arc::as_ptr(table) as usize], [by; 2]);
         let restored = moves.entry(key).or_insert_with(|| {
-            let bases = table.bases_after(table, &bases);
-            let layers = Layers::new(&bases, table, &Layers::default());
+            let bases = table.bases_after(table, [by; 2], &bases);
+            let layers = Layers::new(&bases, table, by, &Layers::default());
             if bases.is_at_rest() { self.rest.clone() } else { (Arc::new(bases), Arc::new(layers)) }
         });
         restored.clone()
@@ -625,17 +634,18 @@ impl Compiler {
             let is_over = |entry: &&mut Entry| entry.bases.next().is_some_and(|next| next <= now);
             let Some(entry) = self.entries.get_mut(key).filter(is_over) else { return true };
             let service = self.services[entry.index.0 as usize].clone();
-            let Memory { numbers, layers, was_resized } = &*service.memory;
-            let key = [Arc::as_ptr(&entry.bases) as usize, Arc::as_ptr(layers) as usize, 0];
+            let Memory { numbers, layers, had_other_slots } = &*service.memory;
+            let by = By::of(entry.definition.hash);
+            let key = ([Arc::as_ptr(&entry.bases) as usize, Arc::as_ptr(layers) as usize, 0], [by; 2]);
             let (bases, layers) = moved.entry(key).or_insert_with(|| {
                 let idle = idle(&entry.definition);
                 let bases = (*entry.bases).clone().at(now, idle, layers.had_no_room(now, idle));
-                let layers = Layers::new(&bases, &entry.table, layers);
+                let layers = Layers::new(&bases, &entry.table, by, layers);
                 if bases.is_at_rest() { self.rest.clone() } else { (Arc::new(bases), Arc::new(layers)) }
             });
             (entry.bases, entry.rests_since) = (bases.clone(), self.serial);
             self.has_moved = true;
-            let memory = Memory { numbers: numbers.clone(), layers: layers.clone(), was_resized: *was_resized };
+            let memory = Memory { numbers: numbers.clone(), layers: layers.clone(), had_other_slots: *had_other_slots };
             self.services.replace(entry.index, CompiledService { memory: Arc::new(memory), ..service });
             !bases.is_at_rest()
         };
@@ -720,16 +730,19 @@ fn bases_after(
     old: &Entry,
     memory: &Memory,
     table: &Arc<Table>,
+    by: By,
     rest: &(Arc<Bases>, Arc<Layers>),
     moves: &mut Moves,
 ) -> (Arc<Bases>, Arc<Layers>) {
-    if Arc::ptr_eq(&old.table, table) {
+    let by = [By::of(old.definition.hash), by];
+    if Arc::ptr_eq(&old.table, table) && by[0] == by[1] {
         return (old.bases.clone(), memory.layers.clone());
     }
-    let key = [Arc::as_ptr(&old.table) as usize, Arc::as_ptr(&old.bases) as usize, Arc::as_ptr(table) as usize];
+    let addresses = [Arc::as_ptr(&old.table) as usize, Arc::as_ptr(&old.bases) as usize, Arc::as_ptr(table) as usize];
+    let key = (addresses, by);
     let moved = moves.entry(key).or_insert_with(|| {
-        let bases = table.bases_after(&old.table, &old.bases);
-        let layers = Layers::new(&bases, table, &memory.layers);
+        let bases = table.bases_after(&old.table, by, &old.bases);
+        let layers = Layers::new(&bases, table, by[1], &memory.layers);
         if bases.is_at_rest() { rest.clone() } else { (Arc::new(bases), Arc::new(layers)) }
     });
     moved.clone()

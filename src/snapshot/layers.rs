@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::Millis;
 use super::tables::Table;
-use super::transition::{Bases, Owners};
+use super::transition::{Bases, By, Owners, Space};
 use crate::flow::prefetch;
 use crate::maglev::{self, NOBODY};
 
@@ -15,15 +15,15 @@ use crate::maglev::{self, NOBODY};
 pub struct Layers {
     /// The oldest first, which counts.
     layers: Box<[Layer]>,
-    /// Slots of the table now.
-    slots: u32,
+    /// The slots of the table now; none where all are at rest.
+    now: Option<Space>,
     no_room: Arc<NoRoom>,
 }
 
-/// Of the slots of one size of table.
+/// Of the slots of one table.
 #[derive(Debug)]
 struct Layer {
-    size: u32,
+    space: Space,
     /// By slot; [`NOBODY`]: none is held.
     bases: Box<[u16]>,
 }
@@ -67,15 +67,15 @@ impl Lately {
 
 impl Layers {
     /// Those of a table whose `bases` these are. `before`: of the same services until now.
-    pub fn new(bases: &Bases, table: &Table, before: &Self) -> Self {
+    pub fn new(bases: &Bases, table: &Table, by: By, before: &Self) -> Self {
         if bases.is_at_rest() {
             return Self::default();
         }
         let endpoints = table.endpoints();
         // Members of one table are sorted, and so are their endpoints.
         let member = |base: SocketAddr| endpoints.binary_search(&base).map_or(NOBODY, |member| member as u16);
-        let layer = |(size, held): (u32, &[super::Held])| {
-            let mut bases = vec![NOBODY; size as usize];
+        let layer = |(space, held): (Space, &[super::Held])| {
+            let mut bases = vec![NOBODY; space.size as usize];
             let mut last = None;
             for held in held {
                 // Neighbours often share theirs.
@@ -86,18 +86,18 @@ impl Layers {
                 last = Some((held.base, member));
                 bases[held.slot as usize] = member;
             }
-            Layer { size, bases: bases.into() }
+            Layer { space, bases: bases.into() }
         };
-        let slots = table.now.len() as u32;
+        let now = Space { size: table.now.len() as u32, by };
         let no_room = match () {
-            () if before.is_at_rest() => Arc::new(NoRoom::new(slots)),
-            () if before.slots == slots => before.no_room.clone(),
-            () => Arc::new(before.no_room.resized(slots)),
+            () if before.is_at_rest() => Arc::new(NoRoom::new(now.size)),
+            () if before.now == Some(now) => before.no_room.clone(),
+            () => Arc::new(before.no_room.resized(now.size)),
         };
         let layers: Box<[Layer]> = bases.layers().map(layer).collect();
         // What a slot had no room for before it was held is of no account.
-        no_room.keep(|slot| layers.iter().any(|layer| layer.size != slots || layer.bases[slot as usize] != NOBODY));
-        Self { layers, slots, no_room }
+        no_room.keep(|slot| layers.iter().any(|layer| layer.space != now || layer.bases[slot as usize] != NOBODY));
+        Self { layers, now: Some(now), no_room }
     }
 
     #[inline]
@@ -105,45 +105,46 @@ impl Layers {
         self.layers.is_empty()
     }
 
-    /// The base of a hash, where it is held.
+    /// The base of a client of these hashes, where it is held.
     #[inline]
-    pub fn base(&self, hash: u64) -> Option<u16> {
+    pub fn base(&self, hash: impl Fn(By) -> u64) -> Option<u16> {
         self.layers.iter().find_map(|layer| {
-            let base = *layer.bases.get(maglev::slot(hash, layer.size))?;
+            let base = *layer.bases.get(maglev::slot(hash(layer.space.by), layer.space.size))?;
             (base != NOBODY).then_some(base)
         })
     }
 
-    /// Hints that [`Layers::base`] will be asked soon, which mostly finds it in the first layer.
+    /// Hints that [`Layers::base`] will be asked of this hash soon, which mostly finds it in the first layer.
     #[inline(always)]
     pub fn prefetch(&self, hash: u64) {
-        if let Some(base) = self.layers.first().and_then(|layer| layer.bases.get(maglev::slot(hash, layer.size))) {
+        let first = self.layers.first();
+        if let Some(base) = first.and_then(|layer| layer.bases.get(maglev::slot(hash, layer.space.size))) {
             prefetch(base);
         }
     }
 
-    /// The base of a slot of the table now, where it is held, and the table had this size all the time.
+    /// The base of a slot of the table now, where it is held, and the table had these slots all the time.
     pub fn base_of_slot(&self, slot: u32) -> Option<u16> {
-        let layer = self.layers.iter().find(|layer| layer.size == self.slots)?;
+        let layer = self.layers.iter().find(|layer| Some(layer.space) == self.now)?;
         layer.bases.get(slot as usize).copied().filter(|&base| base != NOBODY)
     }
 
     /// Notes that there was no room for a flow of this slot of the table now. At rest that is of no account.
     pub fn note_no_room(&self, slot: u32) {
-        if self.layers.iter().any(|layer| layer.size != self.slots) || self.base_of_slot(slot).is_some() {
+        if self.layers.iter().any(|layer| Some(layer.space) != self.now) || self.base_of_slot(slot).is_some() {
             self.no_room.note(slot);
         }
     }
 
-    /// Whether a slot, whose base was held for `idle` until `now`, had no room for a flow meanwhile: by the size of its table, and its
-    /// number.
-    pub fn had_no_room(&self, now: Millis, idle: Millis) -> impl Fn(u32, u32) -> bool {
+    /// Whether a slot, whose base was held for `idle` until `now`, had no room for a flow meanwhile: by its table, and its number.
+    pub fn had_no_room(&self, now: Millis, idle: Millis) -> impl Fn(Space, u32) -> bool {
         let any = self.no_room.any.happened(now, idle);
         // One note is for the slots of all tables.
         let is_all_of_one = self.layers.len() == 1 && !self.no_room.was_resized;
-        move |size, slot| {
-            let is_told = size == self.slots && self.no_room.take(slot);
-            is_told || any && !(size == self.slots && is_all_of_one)
+        move |space, slot| {
+            let is_of_now = Some(space) == self.now;
+            let is_told = is_of_now && self.no_room.take(slot);
+            is_told || any && !(is_of_now && is_all_of_one)
         }
     }
 }
@@ -196,15 +197,15 @@ impl Table {
         members.map(|member| SocketAddr::new(member.address, member.port.unwrap_or(0))).collect()
     }
 
-    /// The bases of its slots after the change from `old`.
-    pub fn bases_after(&self, old: &Self, bases: &Bases) -> Bases {
+    /// The bases of its slots after the change from `old`; `by`: of the old one and this one.
+    pub fn bases_after(&self, old: &Self, by: [By; 2], bases: &Bases) -> Bases {
         let (before, after) = (old.endpoints(), self.endpoints());
         let keeps = |endpoint: SocketAddr| {
             let member = after.binary_search(&endpoint);
             member.is_ok_and(|member| self.shape.states[member] != crate::service::State::Down)
         };
-        let old = Owners { slots: &old.now, endpoints: &before };
-        bases.after(old, Owners { slots: &self.now, endpoints: &after }, keeps)
+        let old = Owners { slots: &old.now, endpoints: &before, by: by[0] };
+        bases.after(old, Owners { slots: &self.now, endpoints: &after, by: by[1] }, keeps)
     }
 }
 

@@ -47,7 +47,7 @@ pub use numbers::Numbers;
 pub use ranges::Ranges;
 pub use routes::{Routes, Way};
 use tables::{Slots, Table};
-pub use transition::{Bases, Held, Owners, Until};
+pub use transition::{Bases, By, Held, Owners, Space, Until};
 use tunnels::Tunnels;
 use vips::Vips;
 
@@ -177,8 +177,8 @@ struct Memory {
     /// The number of each member's destination; [`Memory::NO_NUMBER`]: it has none, and its flows are not remembered.
     numbers: Box<[u32]>,
     layers: Arc<Layers>,
-    /// Whether the table ever had another size: then slots of remembered flows may be of another.
-    was_resized: bool,
+    /// Whether the table ever had other slots, by its size or hash: then those of remembered flows may be of another.
+    had_other_slots: bool,
 }
 
 impl Memory {
@@ -386,7 +386,7 @@ impl Snapshot {
 
     /// The same, by its name.
     pub fn selected(&self, service: ServiceIndex, hash: u64) -> TargetIndex {
-        let now = self.services.get(service.0 as usize).and_then(|of| of.slot(hash).now);
+        let now = self.services.get(service.0 as usize).and_then(|of| of.taker(hash));
         now.map_or(TargetIndex::NOBODY, |member| TargetIndex { service, member })
     }
 
@@ -623,11 +623,16 @@ impl CompiledService {
         self.memory.layers.is_at_rest()
     }
 
-    /// Who takes what `hash` falls to.
-    pub fn slot(&self, hash: u64) -> Slot {
+    /// Who takes what `hash` falls to, and where flows of a client with these `hashes` are that nobody remembers.
+    pub fn slot(&self, hash: u64, hashes: impl Fn(By) -> u64) -> Slot {
         let number = maglev::slot(hash, self.table_size());
-        let now = self.now.get(number).copied().filter(|&member| member != NOBODY);
-        Slot { number: number as u32, now, base: self.memory.layers.base(hash) }
+        let now = self.taker(hash);
+        Slot { number: number as u32, now, base: self.memory.layers.base(hashes) }
+    }
+
+    /// Who takes new flows that `hash` falls to.
+    pub fn taker(&self, hash: u64) -> Option<u16> {
+        self.now.get(maglev::slot(hash, self.table_size())).copied().filter(|&member| member != NOBODY)
     }
 
     /// Hints that [`CompiledService::slot`] will be asked of this hash soon.
@@ -683,7 +688,7 @@ impl Known for Snapshot {
     fn base(&self, destination: u32, slot: u32) -> Option<u32> {
         let service = self.services.get(self.destinations.get(destination)?.service.0 as usize)?;
         let memory = &service.memory;
-        if memory.was_resized {
+        if memory.had_other_slots {
             return None;
         }
         let member = memory.layers.base_of_slot(slot).or_else(|| service.now.get(slot as usize).copied())?;

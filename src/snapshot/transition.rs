@@ -12,6 +12,33 @@ use std::net::SocketAddr;
 
 use super::Millis;
 use crate::maglev::{self, NOBODY};
+use crate::service::Hash;
+
+/// By what a client falls into a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum By {
+    /// Its address and port.
+    Client,
+    /// Its address alone.
+    Source,
+}
+
+impl By {
+    /// Where the packet itself names nobody.
+    pub const fn of(hash: Hash) -> Self {
+        match hash {
+            Hash::SourceIp => Self::Source,
+            Hash::FiveTuple | Hash::QuicCid => Self::Client,
+        }
+    }
+}
+
+/// The slots of a table: bases of others are not comparable with theirs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    pub size: u32,
+    pub by: By,
+}
 
 /// The owners of a table's slots.
 #[derive(Debug, Clone, Copy)]
@@ -19,12 +46,13 @@ pub struct Owners<'a> {
     /// Indices into the endpoints, or [`NOBODY`].
     pub slots: &'a [u16],
     pub endpoints: &'a [SocketAddr],
+    pub by: By,
 }
 
 /// The bases that are not the owners now. Empty: at rest.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Bases {
-    /// By the size of the table that they come from, the oldest first; hardly ever more than one, since a size hardly ever changes.
+    /// By the slots that they are of, the oldest first; hardly ever more than one, since neither size nor hash of a table changes often.
     layers: Vec<Layer>,
     /// The earliest of their deadlines, and whether any has none yet.
     next: Option<Millis>,
@@ -34,7 +62,7 @@ pub struct Bases {
 /// Of the slots of one table, by slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Layer {
-    size: u32,
+    space: Space,
     held: Vec<Held>,
 }
 
@@ -55,8 +83,8 @@ pub enum Until {
 }
 
 impl Owners<'_> {
-    fn size(&self) -> u32 {
-        self.slots.len() as u32
+    fn space(&self) -> Space {
+        Space { size: self.slots.len() as u32, by: self.by }
     }
 
     fn of(&self, slot: u32) -> Option<SocketAddr> {
@@ -64,11 +92,14 @@ impl Owners<'_> {
         if owner == NOBODY { None } else { self.endpoints.get(usize::from(owner)).copied() }
     }
 
-    /// The one owner of all hashes that fall into a slot of a table of another size.
-    fn of_all(&self, slot: u32, size: u32) -> Option<SocketAddr> {
+    /// The one owner of all hashes that fall into a slot of another table.
+    fn of_all(&self, slot: u32, Space { size, by }: Space) -> Option<SocketAddr> {
+        if by != self.by {
+            return None;
+        }
         // The first hash of a slot, by its upper half.
         let first = |slot: u32| (u64::from(slot) << 32).div_ceil(u64::from(size));
-        let place = |upper: u64| maglev::slot(upper << 32, self.size()) as u32;
+        let place = |upper: u64| maglev::slot(upper << 32, self.space().size) as u32;
         let (from, to) = (place(first(slot)), place(first(slot + 1) - 1));
         let owner = self.of(from);
         (from + 1..=to).all(|other| self.of(other) == owner).then_some(owner)?
@@ -80,15 +111,15 @@ impl Bases {
         self.layers.is_empty()
     }
 
-    /// Those that are held, with the size of the table that their slot is of.
-    pub fn held(&self) -> impl Iterator<Item = (u32, &Held)> {
-        self.layers.iter().flat_map(|layer| layer.held.iter().map(|held| (layer.size, held)))
+    /// Those that are held, with the table that their slot is of.
+    pub fn held(&self) -> impl Iterator<Item = (Space, &Held)> {
+        self.layers.iter().flat_map(|layer| layer.held.iter().map(|held| (layer.space, held)))
     }
 
-    /// The base of a hash, where it is held.
-    pub fn of(&self, hash: u64) -> Option<SocketAddr> {
+    /// The base of a client of these hashes, where it is held.
+    pub fn of(&self, hash: impl Fn(By) -> u64) -> Option<SocketAddr> {
         self.layers.iter().find_map(|layer| {
-            let slot = maglev::slot(hash, layer.size) as u32;
+            let slot = maglev::slot(hash(layer.space.by), layer.space.size) as u32;
             let place = layer.held.binary_search_by_key(&slot, |held| held.slot).ok()?;
             Some(layer.held[place].base)
         })
@@ -99,8 +130,8 @@ impl Bases {
     pub fn after(&self, old: Owners<'_>, new: Owners<'_>, keeps: impl Fn(SocketAddr) -> bool) -> Self {
         let mut layers = self.layers.clone();
         // What is held of other tables goes before what is of the last.
-        if layers.last().is_none_or(|last| last.size != old.size()) {
-            layers.push(Layer { size: old.size(), held: Vec::new() });
+        if layers.last().is_none_or(|last| last.space != old.space()) {
+            layers.push(Layer { space: old.space(), held: Vec::new() });
         }
         if let Some(last) = layers.last_mut() {
             // By old owner, since there are fewer of them than slots: whether its slots may be held, and its number now.
@@ -109,15 +140,15 @@ impl Bases {
                 if keeps(endpoint) { numbers.get(&endpoint).map_or(Some(NOBODY), |&k| Some(k)) } else { None }
             };
             let fates: Vec<Option<u16>> = old.endpoints.iter().map(|&endpoint| number(endpoint)).collect();
-            let is_same_size = old.size() == new.size();
+            let is_same_space = old.space() == new.space();
             let moves = |slot: u32| {
                 let owner = *old.slots.get(slot as usize)?;
                 let now = (*fates.get(usize::from(owner))?)?;
-                let is_back = is_same_size && now != NOBODY && new.slots[slot as usize] == now;
+                let is_back = is_same_space && now != NOBODY && new.slots[slot as usize] == now;
                 (!is_back).then(|| Held { slot, base: old.endpoints[usize::from(owner)], until: Until::Adopted })
             };
             let mut held = std::mem::take(&mut last.held).into_iter().peekable();
-            let every = (0..old.size()).filter_map(|slot| match held.next_if(|held| held.slot == slot) {
+            let every = (0..old.space().size).filter_map(|slot| match held.next_if(|held| held.slot == slot) {
                 Some(held) => Some(held),
                 None => moves(slot),
             });
@@ -126,7 +157,7 @@ impl Bases {
         let last = layers.len() - 1;
         for (number, layer) in layers.iter_mut().enumerate() {
             // A base of an older table stands before those of the last even where it is the owner again.
-            let is_back = |held: &Held| number == last && new.of_all(held.slot, layer.size) == Some(held.base);
+            let is_back = |held: &Held| number == last && new.of_all(held.slot, layer.space) == Some(held.base);
             layer.held.retain(|held| keeps(held.base) && !is_back(held));
         }
         Self::of_layers(layers)
@@ -143,15 +174,15 @@ impl Bases {
         Self::of_layers(self.layers)
     }
 
-    /// At `now`: lets go of the bases whose time is over, but for those of slots that `had_no_room` for a flow, by the size of the table
-    /// and the slot. Their time begins again.
+    /// At `now`: lets go of the bases whose time is over, but for those of slots that `had_no_room` for a flow, by the table and the slot.
+    /// Their time begins again.
     #[must_use]
-    pub fn at(mut self, now: Millis, idle: Millis, had_no_room: impl Fn(u32, u32) -> bool) -> Self {
+    pub fn at(mut self, now: Millis, idle: Millis, had_no_room: impl Fn(Space, u32) -> bool) -> Self {
         for layer in &mut self.layers {
             layer.held.retain_mut(|held| match held.until {
                 Until::At(until) if until <= now => {
                     held.until = Until::At(Millis(now.0.saturating_add(idle.0)));
-                    had_no_room(layer.size, held.slot)
+                    had_no_room(layer.space, held.slot)
                 }
                 _ => true,
             });
@@ -159,17 +190,17 @@ impl Bases {
         Self::of_layers(self.layers)
     }
 
-    /// The sizes of tables that bases are held of, the oldest first, each with its slots in order.
-    pub fn layers(&self) -> impl Iterator<Item = (u32, &[Held])> {
-        self.layers.iter().map(|layer| (layer.size, layer.held.as_slice()))
+    /// The tables that bases are held of, the oldest first, each with its slots in order.
+    pub fn layers(&self) -> impl Iterator<Item = (Space, &[Held])> {
+        self.layers.iter().map(|layer| (layer.space, layer.held.as_slice()))
     }
 
     /// What [`Bases::layers`] gave, put together again; what is not in order is left out.
-    pub fn from_layers(layers: impl IntoIterator<Item = (u32, Vec<Held>)>) -> Self {
-        let whole = |&(size, ref held): &(u32, Vec<Held>)| {
-            held.is_sorted_by(|a, b| a.slot < b.slot) && held.last().is_none_or(|held| held.slot < size)
+    pub fn from_layers(layers: impl IntoIterator<Item = (Space, Vec<Held>)>) -> Self {
+        let whole = |&(space, ref held): &(Space, Vec<Held>)| {
+            held.is_sorted_by(|a, b| a.slot < b.slot) && held.last().is_none_or(|held| held.slot < space.size)
         };
-        let layers = layers.into_iter().filter(whole).map(|(size, held)| Layer { size, held });
+        let layers = layers.into_iter().filter(whole).map(|(space, held)| Layer { space, held });
         Self::of_layers(layers.collect())
     }
 
@@ -245,7 +276,7 @@ mod tests {
                         let is_down = |owner: u16| owner != NOBODY && down >> owner & 1 == 1;
                         let new: Vec<u16> = new.into_iter().map(|owner| if is_down(owner) { NOBODY } else { owner }).collect();
                         let keeps = |endpoint| !is_down(endpoints.iter().position(|&other| other == endpoint).unwrap() as u16);
-                        let owners = |slots| Owners { slots, endpoints: &endpoints };
+                        let owners = |slots| Owners { slots, endpoints: &endpoints, by: By::Client };
                         bases = bases.after(owners(&slots), owners(&new), keeps);
                         for (slot, model) in obvious.iter_mut().enumerate() {
                             let owner = owners(&new).of(slot as u32);
@@ -268,13 +299,13 @@ mod tests {
                     Step::Wait(ms, full) => {
                         now.0 += ms;
                         let is_full = |slot: u32| full >> slot & 1 == 1;
-                        bases = bases.at(now, IDLE, |size, slot| size == 7 && is_full(slot));
+                        bases = bases.at(now, IDLE, |space, slot| space.size == 7 && is_full(slot));
                         for (slot, model) in obvious.iter_mut().enumerate() {
                             if matches!(model.deadline, Some(Until::At(at)) if at <= now) {
                                 *model = if is_full(slot as u32) {
                                     Obvious { deadline: Some(Until::At(Millis(now.0 + IDLE.0))), ..*model }
                                 } else {
-                                    Obvious { base: Owners { slots: &slots, endpoints: &endpoints }.of(slot as u32), deadline: None }
+                                    Obvious { base: Owners { slots: &slots, endpoints: &endpoints, by: By::Client }.of(slot as u32), deadline: None }
                                 };
                             }
                         }
@@ -283,34 +314,40 @@ mod tests {
                 for (slot, model) in obvious.iter().enumerate() {
                     let held = bases.held().find(|(_, held)| held.slot == slot as u32).map(|(_, held)| *held);
                     prop_assert_eq!(held.map(|held| held.until), model.deadline, "{}", slot);
-                    let now = Owners { slots: &slots, endpoints: &endpoints }.of(slot as u32);
+                    let now = Owners { slots: &slots, endpoints: &endpoints, by: By::Client }.of(slot as u32);
                     prop_assert_eq!(held.map_or(now, |held| Some(held.base)), model.base, "{}", slot);
                 }
                 prop_assert_eq!(bases.is_at_rest(), obvious.iter().all(|model| model.deadline.is_none()));
             }
         }
 
-        /// Whatever sizes follow one another: a hash stays where it was first until its time is over, as long as that is kept.
+        /// Whatever tables follow one another, of other sizes and by other hashes: a client stays where it was first until its time is over,
+        /// as long as that is kept.
         #[test]
-        fn a_hash_keeps_its_base_through_tables_of_other_sizes(
-            tables in proptest::collection::vec(proptest::collection::vec(0u16..6, 1..30), 2..6), hashes: [u64; 16],
+        fn a_client_keeps_its_base_through_other_tables(
+            tables in proptest::collection::vec((proptest::collection::vec(0u16..6, 1..30), any::<bool>()), 2..6),
+            clients: [[u64; 2]; 16],
         ) {
             let endpoints = endpoints(6);
-            let mut bases = Bases::default();
-            for pair in tables.windows(2) {
-                let [old, new] = [&pair[0], &pair[1]].map(|slots| Owners { slots, endpoints: &endpoints });
-                bases = bases.after(old, new, |_| true).adopted(Millis(0), IDLE);
-            }
-            let owner = |slots: &[u16], hash| {
-                Owners { slots, endpoints: &endpoints }.of(maglev::slot(hash, slots.len() as u32) as u32)
+            let owners = |(slots, is_by_source): &'_ (Vec<u16>, bool)| -> (Vec<u16>, By) {
+                (slots.clone(), if *is_by_source { By::Source } else { By::Client })
             };
-            let last = tables.last().unwrap();
-            for hash in hashes {
-                let mut wanted = owner(&tables[0], hash);
-                prop_assert_eq!(bases.of(hash).or(owner(last, hash)), wanted);
+            let tables: Vec<(Vec<u16>, By)> = tables.iter().map(owners).collect();
+            let owners = |at: usize| Owners { slots: &tables[at].0, endpoints: &endpoints, by: tables[at].1 };
+            let mut bases = Bases::default();
+            for at in 1..tables.len() {
+                bases = bases.after(owners(at - 1), owners(at), |_| true).adopted(Millis(0), IDLE);
+            }
+            let last = tables.len() - 1;
+            for hashes in clients {
+                let hash = |by| hashes[by as usize];
+                let owner = |at| {
+                    let owners = owners(at);
+                    owners.of(maglev::slot(hash(owners.by), owners.space().size) as u32)
+                };
+                prop_assert_eq!(bases.of(hash).or(owner(last)), owner(0));
                 let over = bases.clone().at(IDLE, IDLE, |_, _| false);
-                wanted = owner(last, hash);
-                prop_assert_eq!(over.of(hash).or(owner(last, hash)), wanted);
+                prop_assert_eq!(over.of(hash).or(owner(last)), owner(last));
             }
             prop_assert_eq!(bases.next().is_none(), bases.is_at_rest());
         }
@@ -319,12 +356,16 @@ mod tests {
     #[test]
     fn the_hashes_of_a_slot_in_a_larger_and_in_a_smaller_table() {
         let endpoints = endpoints(3);
-        let owners = |slots| Owners { slots, endpoints: &endpoints };
+        let owners = |slots| Owners { slots, endpoints: &endpoints, by: By::Client };
+        let of_size = |size| Space { size, by: By::Client };
         let larger = owners(&[0, 0, 0, 1, 1, 2]);
-        assert_eq!([0, 1].map(|slot| larger.of_all(slot, 2)), [Some(endpoints[0]), None]);
-        assert_eq!([0, 1, 2].map(|slot| larger.of_all(slot, 3)), [Some(endpoints[0]), None, None]);
+        assert_eq!([0, 1].map(|slot| larger.of_all(slot, of_size(2))), [Some(endpoints[0]), None]);
+        assert_eq!([0, 1, 2].map(|slot| larger.of_all(slot, of_size(3))), [Some(endpoints[0]), None, None]);
         let smaller = owners(&[0, 1]);
-        assert_eq!([0, 1, 2].map(|slot| smaller.of_all(slot, 3)), [Some(endpoints[0]), None, Some(endpoints[1])]);
-        assert_eq!(owners(&[NOBODY]).of_all(0, 5), None);
+        assert_eq!(
+            [0, 1, 2].map(|slot| smaller.of_all(slot, of_size(3))),
+            [Some(endpoints[0]), None, Some(endpoints[1])]
+        );
+        assert_eq!(owners(&[NOBODY]).of_all(0, of_size(5)), None);
     }
 }

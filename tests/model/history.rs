@@ -102,6 +102,8 @@ pub enum To {
     Backend(u8, State, u16),
     Removed(u8),
     Size(u32),
+    /// Clients fall into slots by their address alone, or no longer.
+    BySource(bool),
     Tracking(Tracking),
     Idle(Idle),
     /// The service goes, or comes back.
@@ -166,6 +168,7 @@ fn change(resizes: bool) -> impl Strategy<Value = Change> {
         1 => (backend.clone(), prop_oneof![Just(State::Draining), Just(State::Down)], Just(0)).prop_map(|(b, s, w)| To::Backend(b, s, w)),
         6 => backend.prop_map(To::Removed),
         if resizes { 3 } else { 0 } => proptest::sample::select(&SIZES[..]).prop_map(To::Size),
+        if resizes { 2 } else { 0 } => any::<bool>().prop_map(To::BySource),
         3 => of_service,
     ];
     (0u8..3, to).prop_map(|(service, to)| Change { service, to })

@@ -11,7 +11,7 @@ use penstock::pipeline::{BURST, Pipeline, Verdict};
 use penstock::replay::Buffer;
 use penstock::service::{Definitions, Forwarding, Hash, IdleTimeout, Ports, Protocol, Service, State, Tracking};
 use penstock::snapshot::{
-    Compiler, Environment, Fabric, Limit, Millis, Neighbor, Port, PortIndex, Route, ServiceIndex, Snapshot,
+    By, Compiler, Environment, Fabric, Limit, Millis, Neighbor, Port, PortIndex, Route, ServiceIndex, Snapshot,
 };
 use penstock::wire::Frame;
 
@@ -40,7 +40,7 @@ struct Plan {
     /// Lives of the backends that were published last.
     lives: [Option<u16>; BACKENDS as usize],
     /// Whether its table ever had another size. Then penstock holds bases longer than it need, and only the promise is tested.
-    was_resized: bool,
+    has_other_slots: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -236,7 +236,7 @@ impl World {
                 idles: [setup.idle; 2],
                 backends: Default::default(),
                 lives: Default::default(),
-                was_resized: false,
+                has_other_slots: false,
             };
             for &backend in &setup.backends {
                 plan.backends[usize::from(backend)] = Some(Member { state: State::Active, weight: 100 });
@@ -303,8 +303,12 @@ impl World {
             }
             To::Removed(number) => plan.backends[usize::from(number)] = None,
             To::Size(size) => {
-                plan.was_resized |= plan.size != size;
+                plan.has_other_slots |= plan.size != size;
                 plan.size = size;
+            }
+            To::BySource(is_by_source) => {
+                plan.has_other_slots |= plan.setup.is_by_source != is_by_source;
+                plan.setup.is_by_source = is_by_source;
             }
             To::Tracking(wanted) => plan.tracking = tracking(wanted, &plan.setup),
             To::Idle(idle) => {
@@ -322,7 +326,7 @@ impl World {
         }
         // The table of those who have no weight is empty.
         let mut members = plan.backends.iter().flatten().peekable();
-        plan.was_resized |= members.peek().is_some() && members.all(|member| member.weight == 0);
+        plan.has_other_slots |= members.peek().is_some() && members.all(|member| member.weight == 0);
     }
 
     fn compile(&mut self) -> Arc<Snapshot> {
@@ -333,7 +337,7 @@ impl World {
 
     fn publish(&mut self, lags: bool) {
         for plan in &mut self.plans {
-            plan.was_resized &= plan.is_there;
+            plan.has_other_slots &= plan.is_there;
             for (member, life) in plan.backends.iter().zip(&mut plan.lives) {
                 if member.is_none() || !plan.is_there {
                     *life = None;
@@ -347,7 +351,9 @@ impl World {
         let definition = |(number, plan): (usize, &Plan)| {
             let owner = |client: usize| {
                 let of = snapshot.compiled_service(self.index(&snapshot, number));
-                let address = of.backend(of.slot(self.hash(&snapshot, (number, client))).now?)?.address;
+                let [hash, source] = self.hashes(&snapshot, (number, client));
+                let hash = if plan.setup.is_by_source { source } else { hash };
+                let address = of.backend(of.taker(hash)?)?.address;
                 self.life(number, address, &plan.definition())
             };
             plan.is_there.then(|| (plan.definition(), (0..usize::from(CLIENTS)).map(owner).collect()))
@@ -378,10 +384,10 @@ impl World {
         snapshot.service(vip, port, if setup.is_tcp { 6 } else { 17 }).unwrap().service
     }
 
-    fn hash(&self, snapshot: &Snapshot, flow: Flow) -> u64 {
-        let setup = &self.plans[flow.0].setup;
-        let (address, port) = client(flow.1, setup);
-        if setup.is_by_source { snapshot.hash().source(address) } else { snapshot.hash().end(address, port) }
+    /// Of address and port, and of the address alone.
+    fn hashes(&self, snapshot: &Snapshot, flow: Flow) -> [u64; 2] {
+        let (address, port) = client(flow.1, &self.plans[flow.0].setup);
+        [snapshot.hash().end(address, port), snapshot.hash().source(address)]
     }
 
     fn life(&self, service: usize, at: IpAddr, definition: &Definition) -> Option<Backend> {
@@ -604,7 +610,7 @@ impl World {
             }
             _ => return Err(context()),
         };
-        if self.room == Room::Plenty && !self.plans[flow.0].was_resized {
+        if self.room == Room::Plenty && !self.plans[flow.0].has_other_slots {
             self.compared += 1;
             let ought = self.rule.packet(view, flow, says, self.now);
             if went != ought {
@@ -624,7 +630,9 @@ impl World {
     fn real_base(&self, lcore: usize, flow: Flow, view: &View) -> Option<Backend> {
         let snapshot = &self.lcores[lcore].snapshot;
         let of = snapshot.compiled_service(self.index(snapshot, flow.0));
-        let slot = of.slot(self.hash(snapshot, flow));
+        let hashes = self.hashes(snapshot, flow);
+        let hash = |by| if by == By::Source { hashes[1] } else { hashes[0] };
+        let slot = of.slot(hash(By::of(of.definition().hash)), hash);
         let member = slot.base.or(slot.now)?;
         self.life(flow.0, of.backend(member)?.address, &view.definition)
     }

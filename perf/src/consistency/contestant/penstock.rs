@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use penstock::flow::{self as rule, Fate, Flow, Flows, Goes, Judge, Known, Says, Seconds, Stage};
 use penstock::maglev::{self, NOBODY};
 use penstock::service::Tracking;
-use penstock::snapshot::{Bases, Millis, Owners};
+use penstock::snapshot::{Bases, By, Millis, Owners};
 
 use super::rendezvous::somebody;
 use super::{Choice, Contestant, Given, Packet, Segment};
@@ -98,8 +98,11 @@ impl Penstock {
             let after = match done.iter().find(|(bases, owners, _)| *bases == node.bases && *owners == node.owners) {
                 Some((_, _, after)) => after.clone(),
                 None => {
-                    let [old, new] =
-                        [&node.owners, &self.owners].map(|slots| Owners { slots, endpoints: &self.endpoints });
+                    let [old, new] = [&node.owners, &self.owners].map(|slots| Owners {
+                        slots,
+                        endpoints: &self.endpoints,
+                        by: By::Client,
+                    });
                     let after = node.bases.after(old, new, keeps).adopted(now, idle);
                     done.push((node.bases.clone(), node.owners.clone(), after.clone()));
                     after
