@@ -656,6 +656,38 @@ fn a_flow_stays_with_its_backend_while_that_is_there() {
     assert_eq!(backend_of(&mut node, ACK), (other_source, other));
 }
 
+/// Services have other places among the others then.
+#[test]
+fn a_flow_stays_where_it_is_when_other_services_go_and_come() {
+    let service = |name: &'static str, last: u8, backend: &'static str| {
+        (
+            name,
+            format!(r#""vip": "192.0.2.{last}", "port": 80"#),
+            format!(r#"{{"address": "{backend}", "port": 8080}}"#),
+        )
+    };
+    let [first, ours, new] = [("first", 9, "10.1.0.9"), ("ours", 1, "10.1.0.1"), ("new", 8, "10.1.0.8")]
+        .map(|(name, last, backend)| service(name, last, backend));
+    let of = |services: &[&(&'static str, String, String)]| {
+        document(
+            &services
+                .iter()
+                .map(|(name, vip, backend)| (*name, vip.as_str(), "tcp", backend.as_str(), ""))
+                .collect::<Vec<_>>(),
+        )
+    };
+    let (client, vip, _) = places(0);
+    let mut node = Node::new(&of(&[&first, &ours]));
+    let (source, backend) = ends(&node.forwarded(&Said::tcp(SYN).packet(client, vip)));
+    node.forwarded(&Said::tcp(SYN | ACK).packet(backend, source));
+    for services in [of(&[&ours]), of(&[&ours, &new]), of(&[&new, &ours]), of(&[&first, &new, &ours])] {
+        node.define(&services);
+        for _ in 0..2 {
+            assert_eq!(ends(&node.forwarded(&Said::tcp(ACK).packet(client, vip))), (source, backend), "{services}");
+        }
+    }
+}
+
 #[test]
 fn a_connection_that_came_to_nothing_is_chosen_anew_where_its_backend_takes_none() {
     let (client, vip, _) = places(0);

@@ -106,6 +106,16 @@ const SAYS: [Says; 0x40] = {
     says
 };
 
+/// Of these, a bit each, those that open or end a flow.
+const TELLING: u64 = {
+    let (mut telling, mut flags) = (0, 0);
+    while flags < SAYS.len() {
+        telling |= (matches!(SAYS[flags], Says::Opens | Says::Ends) as u64) << flags;
+        flags += 1;
+    }
+    telling
+};
+
 impl Flow {
     /// That of no packet.
     pub const NONE: Self = Self(0);
@@ -125,7 +135,7 @@ impl Flow {
     /// Whether they open it or end it.
     #[inline(always)]
     pub fn is_telling(self) -> bool {
-        self.0 as u8 & (tcp::FIN | tcp::SYN | tcp::RST) != 0
+        TELLING >> (self.0 as usize % SAYS.len()) & 1 != 0
     }
 
     /// What its packets have in common; their length is not.

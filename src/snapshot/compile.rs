@@ -24,8 +24,8 @@ use super::transition::{Bases, By};
 use super::tunnels::Tunnels;
 use super::vips::Vips;
 use super::{
-    Affinity, Asked, CompiledService, Destination, Details, Environment, Fabric, Found, Kept, Limiter, Memory, Millis,
-    NextHop, Numbers, ServiceIndex, Snapshot, Target, TargetIndex,
+    Affinity, Asked, CompiledService, Destination, Details, Environment, Fabric, Found, Limiter, Memory, Millis,
+    NextHop, Numbers, ServiceIndex, Snapshot, Target,
 };
 use crate::counters::{Reason, Registry, TrafficId};
 use crate::flow::{Client, Seconds, Stage};
@@ -517,7 +517,7 @@ impl Compiler {
             table: table.clone(),
             definition: service.clone(),
             servers: servers(service, &places),
-            kept: kept(service, &places, index),
+            kept: kept(service, &places),
             places: places.into(),
             ranges,
         };
@@ -760,19 +760,18 @@ fn servers(service: &Service, places: &[u32]) -> Box<[(Box<[u8]>, u16)]> {
     servers.into()
 }
 
-/// Whom flows stay with that are kept by their backend.
-fn kept(service: &Service, places: &[u32], index: ServiceIndex) -> Box<[(SocketAddr, Kept)]> {
+/// Whom flows stay with that are kept by their backend. Not by the service's index, which it changes when others go.
+fn kept(service: &Service, places: &[u32]) -> Box<[(SocketAddr, u16, bool)]> {
     if !service.forwarding.nature().keeps_flows {
         return Box::default();
     }
     let keeps = places.iter().zip(0..).filter_map(|(&place, member)| {
         let backend = &service.backends[place as usize];
         let takes_new = backend.state == State::Active && backend.weight > 0;
-        let kept = Kept { target: TargetIndex { service: index, member }, takes_new };
-        (backend.state != State::Down).then_some((service.endpoint(backend), kept))
+        (backend.state != State::Down).then_some((service.endpoint(backend), member, takes_new))
     });
     let mut kept: Vec<_> = keeps.collect();
-    kept.sort_unstable_by_key(|(endpoint, _)| *endpoint);
+    kept.sort_unstable_by_key(|(endpoint, ..)| *endpoint);
     kept.into()
 }
 

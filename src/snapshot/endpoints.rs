@@ -137,19 +137,22 @@ impl Register {
     /// `new` services stand in the place of the `old` ones: whose endpoints left are translated until then. Those whose time is over `now`
     /// are forgotten. An endpoint is of one service at most.
     pub fn change(&mut self, old: &[Arc<Service>], new: &[Arc<Service>], until: Millis, now: Millis) {
-        let mut before = HashMap::new();
+        let (mut before, mut leaving) = (HashMap::new(), Vec::new());
         for (served, _) in old.iter().flat_map(|service| endpoints(service)) {
             let Some(state) = self.parts[part(served.address)].get_mut(&served) else { continue };
             before.entry(served).or_insert(Some(*state));
             if state.until.is_none() {
                 state.until = Some(until);
-                self.left.push_back((until, served));
+                leaving.push(served);
             }
         }
         for (served, vip) in new.iter().flat_map(|service| endpoints(service)) {
             let was = self.parts[part(served.address)].insert(served, State { vip, until: None });
             before.entry(served).or_insert(was);
         }
+        leaving
+            .retain(|served| self.parts[part(served.address)].get(served).is_some_and(|state| state.until.is_some()));
+        self.left.extend(leaving.into_iter().map(|served| (until, served)));
         while let Some((until, served)) = self.left.pop_front_if(|(until, _)| *until <= now) {
             let entries = &mut self.parts[part(served.address)];
             if let Some(&state) = entries.get(&served).filter(|state| state.until == Some(until)) {
@@ -181,4 +184,56 @@ fn endpoints(service: &Service) -> impl Iterator<Item = (Served, Vip)> {
     let vip = (service.vip.addr(), service.ports.single());
     let backends = if service.forwarding.nature().replies_by_endpoint { service.backends.as_slice() } else { &[] };
     backends.iter().map(move |backend| (Served::new(service, backend), vip))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service;
+
+    /// A service of `dnat` with these backends.
+    fn service(backends: &[u8]) -> Arc<Service> {
+        let backends: Vec<_> =
+            backends.iter().map(|last| format!(r#"{{"address": "10.1.0.{last}", "port": 8080}}"#)).collect();
+        let text = format!(
+            r#"{{"services": [{{"name": "a", "vip": "192.0.2.1", "port": 80, "protocol": "tcp", "forwarding": "dnat", "backends": [{}]}}]}}"#,
+            backends.join(", ")
+        );
+        service::read(text, "s", None).unwrap().0.services[0].clone()
+    }
+
+    fn until(register: &Register, last: u8) -> Option<Option<Millis>> {
+        register.snapshot().get(IpAddr::from([10, 1, 0, last]), 8080, 6).map(|endpoint| endpoint.until)
+    }
+
+    #[test]
+    fn who_left_is_known_for_a_while_and_then_forgotten() {
+        let mut register = Register::default();
+        let (both, one, none) = ([service(&[1, 2])], [service(&[1])], []);
+        register.change(&none, &both, Millis(100), Millis(0));
+        register.change(&both, &one, Millis(110), Millis(10));
+        assert_eq!([1, 2, 3].map(|last| until(&register, last)), [Some(None), Some(Some(Millis(110))), None]);
+        // It returns, and leaves again.
+        register.change(&one, &both, Millis(120), Millis(20));
+        assert_eq!(until(&register, 2), Some(None));
+        register.change(&both, &one, Millis(130), Millis(30));
+        register.change(&none, &none, Millis(210), Millis(110));
+        assert_eq!(until(&register, 2), Some(Some(Millis(130))));
+        let before = register.snapshot();
+        register.change(&none, &none, Millis(230), Millis(130));
+        assert_eq!([1, 2].map(|last| until(&register, last)), [Some(None), None]);
+        let old = IpAddr::from([10, 1, 0, 2]);
+        assert!(before.contains(old) && !register.snapshot().contains(old), "a snapshot does not see what came after");
+    }
+
+    #[test]
+    fn what_stays_costs_nothing_however_often_all_is_looked_at() {
+        let (mut register, all) = (Register::default(), [service(&[1, 2, 3])]);
+        register.change(&[], &all, Millis(100), Millis(0));
+        let before = register.snapshot();
+        for now in 1..100 {
+            register.change(&all, &all, Millis(100 + now), Millis(now));
+        }
+        assert!(register.left.is_empty() && Arc::ptr_eq(&before, &register.snapshot()));
+    }
 }

@@ -202,8 +202,8 @@ struct Details {
     places: Box<[u32]>,
     /// By server ID, sorted: the members that may be named by one.
     servers: Box<[(Box<[u8]>, u16)]>,
-    /// By endpoint, sorted, where flows are kept by it.
-    kept: Box<[(SocketAddr, Kept)]>,
+    /// By endpoint, sorted, where flows are kept by it: the member, and whether it takes new flows, too.
+    kept: Box<[(SocketAddr, u16, bool)]>,
 }
 
 /// Where a flow goes that has its backend already.
@@ -393,10 +393,11 @@ impl Snapshot {
     /// Where a flow goes on to that was sent to this endpoint; `None`: the backend is gone, or down.
     pub fn kept(&self, service: ServiceIndex, backend: SocketAddr) -> Option<Kept> {
         let kept = &self.compiled_service(service).details.kept;
-        let find = |endpoint: SocketAddr| kept.binary_search_by_key(&endpoint, |(of, _)| *of).ok();
+        let find = |endpoint: SocketAddr| kept.binary_search_by_key(&endpoint, |(of, ..)| *of).ok();
         // Where the packet keeps one of several ports, the endpoint has none.
         let place = find(backend).or_else(|| find(SocketAddr::new(backend.ip(), 0)))?;
-        Some(kept[place].1)
+        let (_, member, takes_new) = kept[place];
+        Some(Kept { target: TargetIndex { service, member }, takes_new })
     }
 
     /// Address and port (0: the packet's own) of a target that packets can go to.
