@@ -101,15 +101,7 @@ impl Node {
     }
 
     fn verdict_of(&mut self, source: Ipv4Addr, port: u16, flags: u8) -> (Verdict, Buffer) {
-        let ip = PacketBuilder::ethernet2(CLIENT_MAC.0, OUR_MAC.0).ipv4(source.octets(), [192, 0, 2, 1], 64);
-        let mut frame = Vec::new();
-        match flags {
-            UDP => ip.udp(port, 80).write(&mut frame, b"hello").unwrap(),
-            SYN => ip.tcp(port, 80, 1, 512).syn().write(&mut frame, &[]).unwrap(),
-            FIN => ip.tcp(port, 80, 1, 512).fin().ack(1).write(&mut frame, &[]).unwrap(),
-            _ => ip.tcp(port, 80, 1, 512).ack(1).write(&mut frame, &[]).unwrap(),
-        }
-        self.receive(usize::from(port) % 2, &frame)
+        self.receive(usize::from(port) % 2, &frame(source, port, flags))
     }
 
     /// What becomes of a frame that this lcore receives, wherever it is decided.
@@ -141,6 +133,30 @@ impl Node {
     fn remembered(&self) -> usize {
         self.lcores.iter().map(Pipeline::flows).sum()
     }
+}
+
+fn frame(source: Ipv4Addr, port: u16, flags: u8) -> Vec<u8> {
+    let ip = PacketBuilder::ethernet2(CLIENT_MAC.0, OUR_MAC.0).ipv4(source.octets(), [192, 0, 2, 1], 64);
+    let mut frame = Vec::new();
+    match flags {
+        UDP => ip.udp(port, 80).write(&mut frame, b"hello").unwrap(),
+        SYN => ip.tcp(port, 80, 1, 512).syn().write(&mut frame, &[]).unwrap(),
+        FIN => ip.tcp(port, 80, 1, 512).fin().ack(1).write(&mut frame, &[]).unwrap(),
+        _ => ip.tcp(port, 80, 1, 512).ack(1).write(&mut frame, &[]).unwrap(),
+    }
+    frame
+}
+
+/// The same with four bytes of IP options (NOP).
+fn with_option(frame: &[u8]) -> Vec<u8> {
+    let mut frame = [&frame[..34], &[1; 4], &frame[34..]].concat();
+    let total = u16::from_be_bytes([frame[16], frame[17]]) + 4;
+    frame[14] = 0x46;
+    frame[16..18].copy_from_slice(&total.to_be_bytes());
+    frame[24..26].fill(0);
+    let sum = support::internet_checksum(&frame[14..38]);
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    frame
 }
 
 fn client_address(client: u16) -> Ipv4Addr {
@@ -261,6 +277,22 @@ fn another_hash_moves_no_flow_either() {
     // Who comes after goes by the address alone.
     let [one, other] = [1, 2].map(|port| node.verdict_of(Ipv4Addr::new(198, 51, 100, 250), port, SYN).1);
     assert_eq!(one.bytes()[30..34], other.bytes()[30..34]);
+}
+
+#[test]
+fn nor_does_it_where_packets_are_not_plain() {
+    let hashed = |hash: &str| {
+        set(&[(1, ""), (2, ""), (3, "")], &format!(r#"{TCP}, "tracking": "transition", "hash": "{hash}""#))
+    };
+    let mut node = Node::new(&hashed("source-ip"));
+    let before = node.send_all(0..300, SYN);
+    node.change(&hashed("five-tuple"));
+    for client in 0..300 {
+        let frame = with_option(&frame(client_address(client), 40_000 + client, DATA));
+        let (verdict, buffer) = node.receive(usize::from(client) % 2, &frame);
+        assert_eq!((verdict, buffer.bytes()[14 + 19]), (Verdict::Forward(PortIndex(0)), before[usize::from(client)]));
+    }
+    assert_eq!(node.send_all(0..300, DATA), before);
 }
 
 #[test]

@@ -38,6 +38,8 @@ struct Document {
 /// The destinations of a service.
 #[derive(Debug, Serialize, Deserialize)]
 struct Numbered {
+    #[serde(default)]
+    had_other_slots: bool,
     vip: IpNet,
     ports: (u16, u16),
     protocol: u8,
@@ -65,7 +67,8 @@ struct Named {
 
 impl Saved {
     pub fn to_text(&self) -> String {
-        let numbers = self.numbers.iter().map(|(key, destinations)| Numbered {
+        let numbers = self.numbers.iter().map(|(key, had_other_slots, destinations)| Numbered {
+            had_other_slots,
             vip: key.vip,
             ports: (key.ports.first, key.ports.last),
             protocol: key.protocol.number(),
@@ -123,7 +126,8 @@ impl Saved {
         let service =
             |named: &Named| Some((key(named.vip, named.ports, named.protocol)?, bases.get(named.bases)?.clone()));
         let bases = document.services.iter().filter_map(service).collect();
-        let destinations = |of: Numbered| Some((key(of.vip, of.ports, of.protocol)?, of.destinations));
+        let destinations =
+            |of: Numbered| Some((key(of.vip, of.ports, of.protocol)?, of.had_other_slots, of.destinations));
         let numbers = document.numbers.into_iter().filter_map(destinations);
         let memory = document.memory;
         Ok(Self { bases, numbers: if knows_flows { numbers.collect() } else { Numbers::default() }, memory })
@@ -144,8 +148,11 @@ mod tests {
             (Space { size: 13, by: By::Client }, vec![held(0, 1, Until::At(Millis(500_000)))]),
         ]));
         let key = |port| Key { vip: "192.0.2.1/32".parse().unwrap(), ports: Ports::one(port), protocol: Protocol::Tcp };
-        let numbers =
-            [(key(82), vec![(SocketAddr::from(([10, 0, 0, 1], 80)), 7), (SocketAddr::from(([10, 0, 0, 2], 80)), 9)])];
+        let numbers = [(
+            key(82),
+            true,
+            vec![(SocketAddr::from(([10, 0, 0, 1], 80)), 7), (SocketAddr::from(([10, 0, 0, 2], 80)), 9)],
+        )];
         let (bases, numbers) = (vec![(key(80), bases.clone()), (key(81), bases)], numbers.into_iter().collect());
         Saved { bases, numbers, memory: 77 }
     }
@@ -165,9 +172,10 @@ mod tests {
             saved.bases.iter().map(|(key, bases)| (*key, slots(bases))).collect::<Vec<_>>()
         };
         assert_eq!(kept(&after), kept(&before));
-        let numbers =
-            |saved: &Saved| saved.numbers.iter().map(|(key, of)| (*key, of.collect::<Vec<_>>())).collect::<Vec<_>>();
-        assert_eq!((numbers(&after), numbers(&after)[0].1.len()), (numbers(&before), 2));
+        let numbers = |saved: &Saved| {
+            saved.numbers.iter().map(|(key, other, of)| (*key, other, of.collect::<Vec<_>>())).collect::<Vec<_>>()
+        };
+        assert_eq!((numbers(&after), numbers(&after)[0].2.len()), (numbers(&before), 2));
         assert!(Arc::ptr_eq(&after.bases[0].1, &after.bases[1].1), "one for both");
     }
 

@@ -644,7 +644,7 @@ mod tests {
         let number_of_first = |directory: &Path| {
             let text = Kept::Bases.load(directory).unwrap().unwrap();
             let saved = Saved::of_text(&text, Millis(0), true).unwrap();
-            let (_, mut numbers) = saved.numbers.iter().next().unwrap();
+            let (_, _, mut numbers) = saved.numbers.iter().next().unwrap();
             numbers.find(|(endpoint, _)| endpoint.ip() == IpAddr::from([10, 1, 0, 1])).unwrap().1
         };
         let Scene { directory, control, .. } = scene;

@@ -26,6 +26,10 @@ impl Client {
     pub const fn v4(address: Ipv4Addr, port: u16) -> Self {
         Self(address.to_bits().swap_bytes() as u64 | (port.swap_bytes() as u64) << 32)
     }
+
+    pub const fn address(self) -> Ipv4Addr {
+        Ipv4Addr::from_bits((self.0 as u32).swap_bytes())
+    }
 }
 
 /// Compiled twice, and chosen when the program runs: where the CPU has AVX2, four hashes go in step.

@@ -634,7 +634,7 @@ impl Burst {
         let bit = 1 << train;
         match self.special & bit != 0 {
             true => self.choices[train].source,
-            false => self.flows[train].source().into(),
+            false => self.clients[train].address().into(),
         }
     }
 

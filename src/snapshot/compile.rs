@@ -471,12 +471,16 @@ impl Compiler {
             _ => self.rest.clone(),
         };
         self.has_moved |= old.as_ref().is_some_and(|old| !Arc::ptr_eq(&old.bases, &bases));
-        let memory = Memory {
-            numbers: self.number(&key, service, &places, remembers, before.as_ref()),
-            had_other_slots: before.as_ref().is_some_and(|before| {
+        let had_other_slots = match &before {
+            Some(before) => {
                 let is_other = before.table_size() != table.now.len() as u32 || By::of(before.definition().hash) != by;
                 before.memory.had_other_slots || is_other
-            }),
+            }
+            None => self.restored_numbers.had_other_slots(&key),
+        };
+        let memory = Memory {
+            numbers: self.number(&key, service, &places, remembers, before.as_ref(), had_other_slots),
+            had_other_slots,
             // It is in its bases' service from the first change on.
             layers,
         };
@@ -589,6 +593,7 @@ impl Compiler {
         places: &[u32],
         remembers: bool,
         before: Option<&CompiledService>,
+        had_other_slots: bool,
     ) -> Box<[u32]> {
         let mut known = self.restored_numbers.take(key);
         if let Some(before) = before {
@@ -604,10 +609,11 @@ impl Compiler {
         };
         let numbers = if remembers { places.iter().map(&mut number).collect() } else { Box::default() };
         known.into_values().for_each(|number| self.destinations.leave(number, self.serial));
-        let is_same = before.is_some_and(|before| before.memory.numbers == numbers);
+        let is_same = before
+            .is_some_and(|before| before.memory.numbers == numbers && before.memory.had_other_slots == had_other_slots);
         if !is_same && !numbers.is_empty() {
             let endpoint = |&place: &u32| service.endpoint(&service.backends[place as usize]);
-            self.numbers.insert(*key, places.iter().map(endpoint).zip(numbers.iter().copied()));
+            self.numbers.insert(*key, had_other_slots, places.iter().map(endpoint).zip(numbers.iter().copied()));
             self.has_moved = true;
         }
         numbers

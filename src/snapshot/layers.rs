@@ -125,8 +125,8 @@ impl Layers {
 
     /// The base of a slot of the table now, where it is held, and the table had these slots all the time.
     pub fn base_of_slot(&self, slot: u32) -> Option<u16> {
-        let layer = self.layers.iter().find(|layer| Some(layer.space) == self.now)?;
-        layer.bases.get(slot as usize).copied().filter(|&base| base != NOBODY)
+        let mut layers = self.layers.iter().filter(|layer| Some(layer.space) == self.now);
+        layers.find_map(|layer| layer.bases.get(slot as usize).copied().filter(|&base| base != NOBODY))
     }
 
     /// Notes that there was no room for a flow of this slot of the table now. At rest that is of no account.

@@ -162,3 +162,17 @@ fn what_follows_a_fin_and_a_syn_in_their_burst_is_of_the_new_connection() {
     ];
     goes_as_it_ought(Room::Plenty, &history(vec![setup(Tracking::Full, 7, &[0])], 4096, [0; 2], steps));
 }
+
+/// The source of a packet that is not plain was another packet's, and so was its base by that.
+#[test]
+fn an_error_of_a_flow_finds_its_base_by_the_hash_of_before() {
+    let steps = vec![
+        change(0, To::Backend(3, State::Active, 100)),
+        Step::WaitFor { service: 0, timeout: Timeout::Tcp, more: 0 },
+        burst(&[(0, 16, Kind::Data)]),
+        change(0, To::BySource(false)),
+        burst(&[(0, 16, Kind::Error), (0, 0, Kind::Syn)]),
+    ];
+    let service = Setup { is_by_source: true, ..setup(Tracking::Full, 7, &[0]) };
+    goes_as_it_ought(Room::Plenty, &history(vec![service], 4096, [0; 2], steps));
+}
