@@ -211,7 +211,7 @@ mod tests {
                 established.insert(flow)
             };
         }
-        assert_eq!((established.len(), new.len(), established.intersection(&new).count()), (7, 10, 0));
+        assert_eq!((established.len(), new.len(), established.intersection(&new).count()), (7, 100 / FLOOD, 0));
     }
 
     #[test]
