@@ -662,6 +662,31 @@ mod tests {
     }
 
     #[test]
+    fn who_is_over_goes_before_all_others() {
+        let mut flows = Flows::new(1000, [6, 6]);
+        for k in 0..2000 {
+            let (spot, is_over) = (flows.spot([k, 0]), k % 4 == 0);
+            let (stage, slot) = if is_over { (Stage::Established, 1) } else { (Stage::Opening, 2) };
+            if flows.taken() < 1000 && flows.find(spot).is_none() {
+                flows.insert(spot, &Flow { stage, ..flow(slot) }, &());
+            }
+        }
+        let mut first = 0;
+        for k in 10_000..10_200 {
+            let spot = flows.spot([k, 0]);
+            let mut stand = [spot.first, flows.other(spot.fingerprint, spot.first)]
+                .into_iter()
+                .flat_map(|bucket| &flows.buckets[bucket as usize].0)
+                .filter(|entry| !entry.is_free());
+            let is_any_over = stand.any(|entry| entry.flow().slot == 1);
+            let inserted = flows.insert(spot, &flow(3), &BySlot(1..2, 0..0));
+            assert_eq!(inserted == Inserted::Room, is_any_over, "{k}");
+            first += u32::from(is_any_over);
+        }
+        assert!((50..200).contains(&first), "{first}");
+    }
+
+    #[test]
     fn in_the_smallest_of_tables_nobody_is_refused_as_long_as_another_is_worth_less() {
         for capacity in 1..20 {
             let mut flows = Flows::new(capacity, [5, 5]);

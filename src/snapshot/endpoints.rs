@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Millis;
-use super::index::Index;
+use super::index::{self, Index};
 use crate::mode::Reply;
 use crate::service::{Backend, Ports, Protocol, Service};
 
@@ -72,12 +72,7 @@ impl Endpoints {
 }
 
 fn part(address: IpAddr) -> usize {
-    let bits = match address {
-        IpAddr::V4(address) => u64::from(address.to_bits()),
-        IpAddr::V6(address) => (address.to_bits() >> 64) as u64 ^ address.to_bits() as u64,
-    };
-    // Fibonacci hashing, as in an index, whose bits these are not.
-    (bits.wrapping_mul(0xd134_2543_de82_ef95) >> 32) as usize % PARTS
+    index::scatter(address) as usize % PARTS
 }
 
 impl Part {

@@ -62,6 +62,16 @@ fn key_v6(address: Ipv6Addr, port: u16, protocol: u8) -> [u64; 3] {
     [(address >> 64) as u64, address as u64, u64::from(protocol) << 16 | u64::from(port)]
 }
 
+/// An address spread over 32 bits, otherwise than an index spreads it (Steele and Vigna, "Computationally easy, spectrally good multipliers for
+/// congruential pseudorandom number generators", 2021): for what is kept in parts.
+pub fn scatter(address: IpAddr) -> u32 {
+    let bits = match address {
+        IpAddr::V4(address) => u64::from(address.to_bits()),
+        IpAddr::V6(address) => (address.to_bits() >> 64) as u64 ^ address.to_bits() as u64,
+    };
+    (bits.wrapping_mul(0xd134_2543_de82_ef95) >> 32) as u32
+}
+
 trait Key: Copy + Eq + std::fmt::Debug {
     /// That of a free cell, and of no entry.
     const FREE: Self;

@@ -1,11 +1,11 @@
 //! The tunnels to each endpoint, to know them again in what the fabric says of them.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::index;
 use crate::mode::Tunnel;
 
 /// So many parts that changing one of them costs little, however many endpoints there are.
@@ -72,7 +72,7 @@ fn places(part: &Part, endpoint: IpAddr) -> Range<usize> {
 }
 
 fn part(endpoint: IpAddr) -> usize {
-    BuildHasherDefault::<DefaultHasher>::default().hash_one(endpoint) as usize % PARTS
+    index::scatter(endpoint) as usize % PARTS
 }
 
 #[cfg(test)]
