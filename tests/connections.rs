@@ -114,7 +114,8 @@ impl Node {
     fn packet(&mut self, client: u64, says: Says) -> Goes {
         let hash = client.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let slot = maglev::slot(hash, SLOTS as u32) as u32;
-        let choice = Choice { slot, now: self.owner(slot), base: self.held(slot), tracking: self.tracking };
+        let choice =
+            Choice { slot, now: self.owner(slot), settled: None, base: self.held(slot), tracking: self.tracking };
         let mut flows = std::mem::replace(&mut self.flows, Flows::new(0, [0; 2]));
         let spot = flows.spot([client, 0]);
         let goes = flows.decide(spot, flows.find(spot), says, Seconds(self.now), self, || choice);

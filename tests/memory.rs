@@ -407,6 +407,38 @@ fn a_client_stays_where_it_went_while_its_first_backend_took_nothing_new() {
     assert_eq!(connect(&mut node, 1002), [2; 100]);
 }
 
+/// Where nobody can remember that a flow went with its client, it goes with its slot from the start, as its further packets will.
+#[test]
+fn a_client_that_finds_the_memory_full_has_its_connections_on_one_backend() {
+    let affine = r#""protocol": "tcp", "tracking": "full", "hash": "source-ip", "affinity_timeout": "1h""#;
+    let (few, more) = (set(&[(1, ""), (2, "")], affine), set(&[(1, ""), (2, ""), (3, ""), (4, ""), (5, "")], affine));
+    let mut node = Node::with(&few, 16);
+    let send = |node: &mut Node, client: u16, port: u16, flags: u8| -> u8 {
+        let (verdict, buffer) = node.verdict_of(client_address(client), port, flags);
+        assert_eq!(verdict, Verdict::Forward(PortIndex(0)));
+        buffer.bytes()[14 + 19]
+    };
+    let connect = |node: &mut Node, port: u16| -> Vec<u8> {
+        let of = |client| {
+            let opened = send(node, client, port, SYN);
+            assert_eq!(send(node, client, port, DATA), opened, "client {client}, port {port}");
+            opened
+        };
+        (0..100).map(of).collect()
+    };
+    let before = connect(&mut node, 1000);
+    node.change(&more);
+    // The clients keep coming, until the bases of their slots have moved.
+    for port in 1001.. {
+        node.wait(3500, &more);
+        (0..100).for_each(|client| drop(send(&mut node, client, port, SYN)));
+        if node.compiler.next_move().is_none() {
+            break;
+        }
+    }
+    assert_ne!(connect(&mut node, 2000), before, "somebody found no room");
+}
+
 #[test]
 fn a_process_that_comes_after_another_holds_its_bases() {
     let (old, new) = (set(&[(1, ""), (2, "")], TCP), set(&[(1, ""), (2, ""), (3, "")], TCP));

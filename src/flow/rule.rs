@@ -65,6 +65,8 @@ pub struct Choice {
     pub slot: u32,
     /// Who takes new flows; `None`: nobody.
     pub now: Option<u32>,
+    /// Who takes those of this client, where its earlier ones went elsewhere. Only who is remembered can go there.
+    pub settled: Option<u32>,
     /// Where flows are that nobody remembers, where that is another.
     pub base: Option<u32>,
     pub tracking: Tracking,
@@ -136,9 +138,9 @@ impl Flows {
         if let Some(destination) = place.and_then(|place| follow(self.entry(place), says, now, look)) {
             return Goes::To(destination);
         }
-        let Choice { slot, now: owner, base, tracking } = choose();
+        let Choice { slot, now: owner, settled, base, tracking } = choose();
         let opens = matches!(says, Says::Opens | Says::Datagram);
-        let chosen = if opens { owner } else { base.or(owner) };
+        let chosen = if opens { settled.or(owner) } else { base.or(owner) };
         let enters = match tracking {
             _ if says == Says::Nothing => false,
             Tracking::None => false,

@@ -134,11 +134,11 @@ pub fn enter<'a>(view: &View<'a>, train: Train, hash: u64, client_hash: u64, sta
     let base = number(slot.base).filter(|_| !is_new);
     let affinity = clients.as_deref().zip(snapshot.affinity(service)).filter(|_| says != Says::Nothing);
     let owner = number(slot.now);
-    let owner = match affinity.filter(|_| matches!(says, Says::Opens | Says::Datagram)) {
-        Some((clients, affinity)) => owner.map(|owner| settle_client(clients, affinity, client, owner, view, now)),
-        None => owner,
-    };
-    let choice = Choice { slot: slot.number, now: owner, base, tracking: compiled.tracking() };
+    let settled = affinity
+        .filter(|_| matches!(says, Says::Opens | Says::Datagram))
+        .zip(owner)
+        .map(|((clients, affinity), owner)| settle_client(clients, affinity, client, owner, view, now));
+    let choice = Choice { slot: slot.number, now: owner, settled, base, tracking: compiled.tracking() };
     match flows.decide(spot, find(flows), says, now, view, || choice) {
         Goes::To(destination) => {
             if let Some((clients, affinity)) = affinity {

@@ -231,6 +231,7 @@ impl Contestant for Penstock {
         let choose = || rule::Choice {
             slot: slot as u32,
             now: to(now),
+            settled: None,
             base: to(if is_off { now } else { base }).filter(|_| base != now),
             tracking,
         };
