@@ -14,6 +14,7 @@ pub mod pipeline; // a burst in, verdicts out: parse -> match -> select -> mode
 #[cfg(feature = "dpdk")]
 pub mod lcore; // the poll loop: rx, pipeline, tx, punt
 pub mod replay; // a capture through the same pipeline, N lcores in one thread
+pub mod explain; // why a packet goes where it goes, in words
 #[cfg(all(feature = "dpdk", feature = "control"))]
 pub mod punt; // tap <-> rings: frames for the kernel twin and back
 pub mod config; // the node (TOML, parsed once, checked whole)
@@ -23,6 +24,8 @@ pub mod feed; // where definitions come from: a file
 pub mod kernel; // netlink: twins, neighbours, routes
 #[cfg(feature = "control")]
 pub mod control; // the control thread: feed + neighbours -> snapshot -> publish
+#[cfg(feature = "control")]
+pub mod api; // the gRPC server, on a handle of `control` only, and its client
 #[cfg(feature = "control")]
 pub mod telemetry; // the Prometheus collector, health endpoints, logs
 #[cfg(all(feature = "dpdk", feature = "control"))]

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use penstock::flow::{Address, Choice, Dealing, Fate, Flow, Flows, Goes, Inserted, Known, Says, Seconds, Stage};
+use penstock::flow::{Address, Choice, Dealing, Fate, Flow, Flows, Goes, Inserted, Known, Says, Seconds, Spots, Stage};
 use penstock::maglev::{self, NOBODY, SelectionHash};
 use penstock::service::{Protocol, Tracking};
 use penstock::snapshot::{Bases, By, Millis, Owners};

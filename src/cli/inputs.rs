@@ -84,6 +84,17 @@ pub(super) fn find(config: &Path, services: Option<&Path>) -> Findings {
     findings
 }
 
+/// Reads definitions by themselves; `-` is standard input.
+pub fn definitions(path: &Path) -> Result<(Definitions, Vec<Warning>), Errors> {
+    if path != Path::new("-") {
+        return read(path, None);
+    }
+    const NAME: &str = "standard input";
+    let document = std::io::read_to_string(std::io::stdin())
+        .map_err(|error| Errors::whole(NAME, format!("cannot be read: {error}")))?;
+    service::read(document, NAME, None)
+}
+
 fn read(path: &Path, previous: Option<&Definitions>) -> Result<(Definitions, Vec<Warning>), Errors> {
     let file = path.display().to_string();
     let document = std::fs::read(path).map_err(|error| Errors::whole(&file, format!("cannot be read: {error}")))?;

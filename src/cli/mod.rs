@@ -6,6 +6,8 @@ pub mod backend;
 pub mod check;
 pub mod explain;
 mod inputs;
+#[cfg(feature = "control")]
+pub mod live;
 pub mod recipe;
 pub mod replay;
 #[cfg(all(feature = "dpdk", feature = "control"))]

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::{FeedKind, Idle};
+use super::{FeedKind, Idle, Listen};
 use crate::service::keys::TABLE_SIZE;
 use crate::service::shape::Otherwise::{Bool, Integer, Text};
 use crate::service::shape::{Format, Key, Shape, format};
@@ -221,11 +221,14 @@ static FEED: &[Key] = &[
 /// Keys of `[feed]` that mean something only with a feed on the network.
 pub const NETWORK_FEED: &[&str] = &["url", "poll_interval", "token_file", "ca", "cert", "key", "prefix"];
 
-static API: &[Key] = &[Key::optional(
-    "listen",
-    Shape::list(&Shape::Text(&API_LISTEN)),
-    "Unix sockets (\"unix:/run/penstock/api.sock\") and TCP addresses.",
-)];
+static API: &[Key] = &[
+    Key::optional(
+        "listen",
+        Shape::list(&Shape::Text(&API_LISTEN)),
+        "Unix sockets and TCP addresses on loopback; by default \"unix:/run/penstock/api.sock\", [] for none.",
+    ),
+    Key::optional("group", Shape::Text(&format::NAME), "The group that may use the Unix sockets (mode 0660)."),
+];
 
 static METRICS: &[Key] =
     &[Key::default("listen", Shape::Text(&METRICS_LISTEN), Text("127.0.0.1:9341"), "Address and port, or \"none\".")];
@@ -266,9 +269,7 @@ pub fn seed(text: &str) -> Option<[u8; 16]> {
 static API_LISTEN: Format = Format {
     what: "\"unix:\" and the path of a socket, or an address and port",
     pattern: "^(unix:/.*|.+:[0-9]+)$",
-    holds: |text| {
-        text.strip_prefix("unix:").map_or_else(|| text.parse::<SocketAddr>().is_ok(), |path| path.starts_with('/'))
-    },
+    holds: |text| text.parse::<Listen>().is_ok(),
 };
 
 static METRICS_LISTEN: Format = Format {

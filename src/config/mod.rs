@@ -8,8 +8,10 @@ pub mod keys;
 mod limits;
 mod reader;
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -20,7 +22,7 @@ use crate::service::shape::choice;
 use crate::wire::Mac;
 
 pub use fabric::REPLAY_MAC;
-pub use fit::fit;
+pub use fit::{fit, fit_service};
 
 /// A whole, valid configuration. Every key, its default and its range stand in `keys.rs`.
 #[derive(Debug, Clone)]
@@ -37,7 +39,49 @@ pub struct Config {
     pub neighbors: Vec<Neighbor>,
     pub routes: Vec<Route>,
     pub feed: Feed,
+    pub api: Api,
     pub metrics: Metrics,
+}
+
+/// The gRPC API.
+#[derive(Debug, Clone)]
+pub struct Api {
+    pub listen: Vec<Listen>,
+    /// Whether that is what the operator wrote: else the node goes on without, where it cannot be.
+    pub is_asked_for: bool,
+    /// Who may use the Unix sockets, besides their owner.
+    pub group: Option<String>,
+}
+
+/// Where the API listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    Unix(PathBuf),
+    Tcp(SocketAddr),
+}
+
+/// Where the API listens unless the configuration says otherwise, and where the command line looks for it.
+pub const API_SOCKET: &str = "/run/penstock/api.sock";
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Tcp(address) => address.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Listen {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text.strip_prefix("unix:") {
+            Some(path) if path.starts_with('/') => Ok(Self::Unix(path.into())),
+            Some(_) => Err(()),
+            None => text.parse().map(Self::Tcp).map_err(|_| ()),
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -136,6 +180,15 @@ pub enum Feed {
         path: PathBuf,
     },
     None,
+}
+
+impl Feed {
+    pub fn kind(&self) -> FeedKind {
+        match self {
+            Self::File { .. } => FeedKind::File,
+            Self::None => FeedKind::None,
+        }
+    }
 }
 
 choice! {

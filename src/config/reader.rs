@@ -8,7 +8,10 @@ use ipnet::IpNet;
 
 use super::keys::{self, CONFIG};
 use super::limits;
-use super::{Config, Dpdk, Feed, FeedKind, Flows, Fragments, Hash, Icmp, Metrics, Neighbor, Node, Port, Route, Snat};
+use super::{
+    API_SOCKET, Api, Config, Dpdk, Feed, FeedKind, Flows, Fragments, Hash, Icmp, Listen, Metrics, Neighbor, Node, Port,
+    Route, Snat,
+};
 use crate::mode::Encap;
 use crate::service::problem::{Errors, Path, Report, Warning};
 use crate::service::shape::{self, Object, Shape};
@@ -48,7 +51,7 @@ fn read(root: &Object<'_>, file: &FilePath, report: &mut Report) -> Option<Confi
     // Each part is read even where another one failed, for all the errors.
     let (node, dpdk, ports) = (read_node(root), read_dpdk(root, report), read_ports(root, report));
     let (neighbors, routes) = (read_neighbors(root, report), read_routes(root, report));
-    let (encap, feed) = (read_encap(root, report), read_feed(root, file, report));
+    let (encap, feed, api) = (read_encap(root, report), read_feed(root, file, report), read_api(root, report));
     let snat = read_snat(root, dpdk.as_ref().map_or(1, |dpdk| dpdk.lcores.len()), report);
     let (icmp, hash, flows) = (root.object("icmp"), root.object("hash"), root.object("flows"));
     let fragments = root.object("fragments");
@@ -65,6 +68,7 @@ fn read(root: &Object<'_>, file: &FilePath, report: &mut Report) -> Option<Confi
         neighbors: neighbors?,
         routes: routes?,
         feed: feed?,
+        api,
         metrics: Metrics { listen: root.object("metrics").get::<String>("listen")?.parse().ok() },
     })
 }
@@ -223,6 +227,30 @@ fn read_routes(root: &Object<'_>, report: &mut Report) -> Option<Vec<Route>> {
         routes.push(Route { prefix, via });
     }
     whole.then_some(routes)
+}
+
+fn read_api(root: &Object<'_>, report: &mut Report) -> Api {
+    let api = root.object("api");
+    let (listen, is_asked_for): (Vec<Listen>, _) = if api.has("listen") {
+        (api.list::<String>("listen").iter().filter_map(|text| text.parse().ok()).collect(), true)
+    } else {
+        (vec![Listen::Unix(API_SOCKET.into())], false)
+    };
+    for (index, at) in listen.iter().enumerate() {
+        if let Listen::Tcp(address) = at
+            && !address.ip().is_loopback()
+        {
+            let reason = format!(
+                "{address} can be reached from elsewhere, so it needs TLS with client certificates, which this release does not do yet: \
+                 use a Unix socket, or a loopback address"
+            );
+            report.error(api.path.item("listen", index), reason);
+        }
+        if let Some(first) = listen[..index].iter().position(|other| other == at) {
+            report.error(api.path.item("listen", index), format!("{at} is listen[{first}] already"));
+        }
+    }
+    Api { listen, is_asked_for, group: api.get("group") }
 }
 
 fn read_feed(root: &Object<'_>, file: &FilePath, report: &mut Report) -> Option<Feed> {

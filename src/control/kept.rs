@@ -1,4 +1,4 @@
-//! Files that must outlive the process whole: the last good definitions, and the bases of slots.
+//! Files that must outlive the process whole: the last good definitions, the bases of slots, what was drained by hand.
 //!
 //! A file is a text under one line that tells whether all of it is there. It is written aside, synced and renamed: after a crash the old
 //! one or the new one stands there, whole. A thread of its own writes, since a sync may take longer than anything else that the control
@@ -7,10 +7,15 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
+use tokio::sync::oneshot;
+
 use super::bases::Saved;
+use super::drained::Drained;
+use super::journal::{self, Journal};
+use crate::service::Definitions;
 
 /// What is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +24,8 @@ pub enum Kept {
     Definitions,
     /// Where flows are that nobody remembers.
     Bases,
+    /// Backends that were drained by hand.
+    Drained,
 }
 
 /// Why nothing was found on disk.
@@ -35,6 +42,7 @@ impl Kept {
         match self {
             Self::Definitions => "definitions.last-good",
             Self::Bases => "bases",
+            Self::Drained => "drained",
         }
     }
 
@@ -42,6 +50,7 @@ impl Kept {
         match self {
             Self::Definitions => "penstock last good definitions, fnv1a",
             Self::Bases => "penstock bases of slots, fnv1a",
+            Self::Drained => "penstock drained backends, fnv1a",
         }
     }
 
@@ -85,7 +94,20 @@ impl Kept {
     }
 }
 
-/// Writes what it is given; of several of a kind that wait, only the newest.
+/// Definitions as they are kept: a feed's own text; or, where they are written one change after another, a whole set in native JSON behind a
+/// line that names the first segment of the changes since.
+const CHANGES: &str = "changes ";
+
+/// The number of the first segment of changes, where there are any, and the document.
+pub fn split_changes(text: &str) -> (Option<u64>, &str) {
+    let split = || {
+        let (number, document) = text.strip_prefix(CHANGES)?.split_once('\n')?;
+        Some((number.parse().ok()?, document))
+    };
+    split().map_or((None, text), |(number, document)| (Some(number), document))
+}
+
+/// Writes what it is given; of several of a kind that wait, and that nobody waits for, only the newest.
 pub struct Keeper {
     given: Option<mpsc::Sender<Given>>,
     thread: Option<JoinHandle<()>>,
@@ -94,33 +116,48 @@ pub struct Keeper {
 enum Given {
     Definitions(String),
     Bases(Saved),
+    Commit(Commit),
+}
+
+/// What somebody waits for to be on disk.
+pub struct Commit {
+    pub drained: Option<Drained>,
+    pub definitions: Option<Arc<Definitions>>,
+    /// What was changed, where that is little; `None`: all of the definitions are written.
+    pub lines: Option<String>,
+    /// Hears when all of it is there, or why not.
+    pub done: oneshot::Sender<Result<(), String>>,
 }
 
 impl Keeper {
-    pub fn start(state_dir: PathBuf) -> io::Result<Self> {
+    /// `last_segment`: the one that changes are appended to, where the definitions on disk have segments.
+    pub fn start(state_dir: PathBuf, last_segment: Option<u64>) -> io::Result<Self> {
+        let journal = last_segment.map(|number| Journal::open(&state_dir, number)).transpose()?;
         let (sender, receiver) = mpsc::channel::<Given>();
-        let save = move |kept: Kept, text: &str| {
-            if let Err(error) = kept.save(&state_dir, text) {
-                tracing::error!("what a restart needs cannot be kept: {error}");
-            }
-        };
+        let mut writer = Writer { state_dir, journal, base_bytes: 0, rewriting: None };
         let work = move || {
             while let Ok(first) = receiver.recv() {
-                let (mut definitions, mut bases) = (None, None);
+                let (mut definitions, mut bases, mut commits) = (None, None, Vec::new());
                 for given in [first].into_iter().chain(receiver.try_iter()) {
                     match given {
                         Given::Definitions(text) => definitions = Some(text),
                         Given::Bases(saved) => bases = Some(saved),
+                        Given::Commit(commit) => commits.push(commit),
                     }
                 }
                 // Bases of definitions that are not there yet hold nothing; definitions without their bases would move flows.
                 if let Some(bases) = bases {
-                    save(Kept::Bases, &bases.to_text());
+                    writer.save(Kept::Bases, &bases.to_text());
                 }
                 if let Some(text) = definitions {
-                    save(Kept::Definitions, &text);
+                    writer.save(Kept::Definitions, &text);
+                    writer.forget_changes();
+                }
+                for commit in commits {
+                    writer.commit(commit);
                 }
             }
+            writer.finish_rewriting();
         };
         let thread = std::thread::Builder::new().name("keeper".to_owned()).spawn(work)?;
         Ok(Self { given: Some(sender), thread: Some(thread) })
@@ -134,6 +171,11 @@ impl Keeper {
     /// Returns at once. Definitions that are given later are written later.
     pub fn keep_bases(&self, saved: Saved) {
         self.give(Given::Bases(saved));
+    }
+
+    /// Returns at once, and says later what became of it.
+    pub fn commit(&self, commit: Commit) {
+        self.give(Given::Commit(commit));
     }
 
     fn give(&self, given: Given) {
@@ -153,8 +195,105 @@ impl Drop for Keeper {
     }
 }
 
+/// Segments may grow to so many bytes before the set is written anew, or as long as the set.
+const SEGMENT: u64 = 4 << 20;
+
+/// The keeper's own state.
+struct Writer {
+    state_dir: PathBuf,
+    /// `None`: the definitions on disk have no changes behind them.
+    journal: Option<Journal>,
+    /// Length of the set that was written last.
+    base_bytes: u64,
+    /// Writes the set anew while changes go on; gives its length.
+    rewriting: Option<JoinHandle<io::Result<u64>>>,
+}
+
+impl Writer {
+    fn save(&self, kept: Kept, text: &str) {
+        if let Err(error) = kept.save(&self.state_dir, text) {
+            tracing::error!("what a restart needs cannot be kept: {error}");
+        }
+    }
+
+    /// A feed's text has no changes behind it.
+    fn forget_changes(&mut self) {
+        if self.journal.take().is_some()
+            && let Err(error) = journal::forget_before(&self.state_dir, u64::MAX)
+        {
+            tracing::warn!("old changes cannot be removed: {error}");
+        }
+    }
+
+    fn commit(&mut self, Commit { drained, definitions, lines, done }: Commit) {
+        let write = || {
+            if let Some(drained) = drained {
+                Kept::Drained.save(&self.state_dir, &drained.to_text()).map_err(|error| error.to_string())?;
+            }
+            let Some(definitions) = definitions else { return Ok(()) };
+            match (&mut self.journal, lines) {
+                (Some(journal), Some(lines)) => {
+                    journal.append(&lines).map_err(|error| error.to_string())?;
+                    self.rewrite_where_long(definitions);
+                    Ok(())
+                }
+                _ => self.write_whole(&definitions),
+            }
+        };
+        let _ = done.send(write());
+    }
+
+    fn write_whole(&mut self, definitions: &Definitions) -> Result<(), String> {
+        // It would end later, with an older set.
+        self.finish_rewriting();
+        let number = journal::next(&self.state_dir).map_err(|error| error.to_string())?;
+        let journal = Journal::begin(&self.state_dir, number).map_err(|error| error.to_string())?;
+        let text = format!("{CHANGES}{number}\n{}", definitions.to_json());
+        Kept::Definitions.save(&self.state_dir, &text).map_err(|error| error.to_string())?;
+        (self.journal, self.base_bytes) = (Some(journal), text.len() as u64);
+        if let Err(error) = journal::forget_before(&self.state_dir, number) {
+            tracing::warn!("old changes cannot be removed: {error}");
+        }
+        Ok(())
+    }
+
+    /// Where the changes have grown as long as the set, begins another segment, and has the set written anew behind the scenes.
+    fn rewrite_where_long(&mut self, definitions: Arc<Definitions>) {
+        let is_long = self.journal.as_ref().is_some_and(|journal| journal.bytes() > SEGMENT.max(self.base_bytes));
+        if !is_long || self.rewriting.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            return;
+        }
+        self.finish_rewriting();
+        let begin = || {
+            let number = journal::next(&self.state_dir)?;
+            let journal = Journal::begin(&self.state_dir, number)?;
+            let state_dir = self.state_dir.clone();
+            let work = move || {
+                let text = format!("{CHANGES}{number}\n{}", definitions.to_json());
+                Kept::Definitions.save(&state_dir, &text).map_err(|error| io::Error::other(error.to_string()))?;
+                journal::forget_before(&state_dir, number)?;
+                Ok(text.len() as u64)
+            };
+            Ok::<_, io::Error>((journal, std::thread::Builder::new().name("keeper".to_owned()).spawn(work)?))
+        };
+        match begin() {
+            Ok((journal, thread)) => (self.journal, self.rewriting) = (Some(journal), Some(thread)),
+            Err(error) => tracing::warn!("definitions cannot be written anew, their changes grow on: {error}"),
+        }
+    }
+
+    fn finish_rewriting(&mut self) {
+        let Some(thread) = self.rewriting.take() else { return };
+        match thread.join() {
+            Ok(Ok(bytes)) => self.base_bytes = bytes,
+            Ok(Err(error)) => tracing::warn!("definitions cannot be written anew, their changes grow on: {error}"),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+}
+
 /// FNV-1a, 64 bits: against damage, not against anybody.
-fn fnv1a(bytes: &[u8]) -> u64 {
+pub fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
@@ -166,7 +305,7 @@ mod tests {
     fn what_was_kept_last_is_found() {
         let directory = tempfile::tempdir().unwrap();
         assert!(Kept::Definitions.load(directory.path()).unwrap().is_none());
-        let keeper = Keeper::start(directory.path().to_owned()).unwrap();
+        let keeper = Keeper::start(directory.path().to_owned(), None).unwrap();
         for k in 0..100 {
             keeper.keep_definitions(format!("{{\n\"k\": {k}\n}}\n"));
         }

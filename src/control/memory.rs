@@ -91,7 +91,7 @@ impl Look {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::{Flows, Stage};
+    use crate::flow::{Flows, Spots, Stage};
 
     #[test]
     fn a_look_sees_all_flows_of_all_lcores() {

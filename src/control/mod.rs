@@ -3,16 +3,22 @@
 //! Everything that changes what an lcore does goes through here, one change after another. Tables are built here, old
 //! snapshots are dropped here, and nothing in this room waits for a packet or makes one wait.
 
+mod authored;
 mod bases;
+mod client;
 mod clients;
+mod drained;
 mod fabric;
+mod journal;
 mod kept;
+mod masks;
 mod memory;
 mod report;
 mod traffic;
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,8 +35,14 @@ use crate::quiescent::{self, Publisher, Reader};
 use crate::service::{self, Definitions, Errors, Warning};
 use crate::snapshot::{Compiler, Fabric, Millis, Snapshot};
 
+use authored::{Authored, Record};
 use bases::Saved;
+use client::{Change, Request};
+pub use client::{Client, Edit, Refused, Seen, Write, Written};
+use drained::Drained;
+pub use drained::{Named, NotNamed, Whom};
 use kept::Kept;
+use masks::Masks;
 pub use report::{Count, Report};
 
 /// Metrics that are recorded here when they happen.
@@ -76,31 +88,19 @@ pub struct Control {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Talks to a control thread from any other.
-#[derive(Clone)]
-pub struct Client {
-    requests: mpsc::UnboundedSender<Request>,
-    has_definitions: Arc<AtomicBool>,
-}
-
-enum Request {
-    Report(oneshot::Sender<Report>),
-    Reread,
-    Stop,
-}
-
 impl Control {
     /// Starts the thread and gives the readers of its snapshots, one an lcore. The first snapshot is of the last good
     /// definitions where there are any, and of everything that the kernel knows by now.
     pub fn start(setup: Setup) -> Result<(Self, Vec<Reader<Snapshot>>), Error> {
         let (requests, receiver) = mpsc::unbounded_channel();
-        let client = Client { requests, has_definitions: Arc::default() };
+        let (in_force, watched) = watch::channel(Arc::default());
+        let client = Client { requests, has_definitions: Arc::default(), in_force: watched };
         let has_definitions = client.has_definitions.clone();
         let (report_start, started) = std::sync::mpsc::channel();
         let work = move || {
             let begin = || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                let (this, readers) = runtime.block_on(Thread::begin(setup, has_definitions))?;
+                let (this, readers) = runtime.block_on(Thread::begin(setup, has_definitions, in_force))?;
                 Ok::<_, Error>((runtime, this, readers))
             };
             match begin() {
@@ -131,25 +131,6 @@ impl Drop for Control {
     }
 }
 
-impl Client {
-    /// `None` once the thread has ended.
-    pub async fn report(&self) -> Option<Report> {
-        let (sender, receiver) = oneshot::channel();
-        self.requests.send(Request::Report(sender)).ok()?;
-        receiver.await.ok()
-    }
-
-    /// Has the feed read again at once.
-    pub fn reread(&self) {
-        let _ = self.requests.send(Request::Reread);
-    }
-
-    /// Whether any definitions are in force.
-    pub fn has_definitions(&self) -> bool {
-        self.has_definitions.load(Ordering::Relaxed)
-    }
-}
-
 /// The thread's own state.
 struct Thread {
     config: Config,
@@ -162,8 +143,14 @@ struct Thread {
     kernel: Option<Kernel>,
     facts: watch::Receiver<Facts>,
     keeper: kept::Keeper,
+    /// As they were given.
     definitions: Option<Arc<Definitions>>,
     has_definitions: Arc<AtomicBool>,
+    in_force: watch::Sender<Arc<Definitions>>,
+    /// What is laid over them.
+    masks: Masks,
+    /// What writers wait for.
+    writes: Writes,
     fabric: Fabric,
     /// Next hops of backends and routes whose MAC addresses are not known.
     unresolved: Vec<IpAddr>,
@@ -177,9 +164,36 @@ struct Thread {
     pending: Option<Instant>,
     sums: traffic::Sums,
     feed_last_success: Option<SystemTime>,
-    /// Whether the feed's newest set was refused.
-    is_refused: bool,
+    /// Why the feed's newest word is not in force.
+    feed_error: Option<String>,
 }
+
+/// Changes by the API, and what became of them.
+#[derive(Default)]
+struct Writes {
+    /// The definitions with all changes; `None` where a feed rules.
+    authored: Option<Authored>,
+    /// Who was drained, with all changes.
+    drained: Drained,
+    /// In the order that they came, not begun yet.
+    waiting: Vec<Change>,
+    /// What the keeper writes at this moment.
+    committing: Option<Committing>,
+    /// On disk, and published, but not adopted by every lcore yet.
+    unanswered: Vec<Box<dyn FnOnce() + Send>>,
+}
+
+struct Committing {
+    since: Instant,
+    definitions: Option<Arc<Definitions>>,
+    has_drained: bool,
+    done: oneshot::Receiver<Result<(), String>>,
+    /// Called with what became of it.
+    answers: Vec<Box<dyn FnOnce(Result<(), Refused>) + Send>>,
+}
+
+/// Changes that are kept and published together, at most.
+const BATCH: usize = 1024;
 
 /// How long the thread itself watches the lcores adopt a snapshot, looking every [`LOOK`]; they take microseconds
 /// unless they sleep.
@@ -190,7 +204,11 @@ const LOOK: Duration = Duration::from_micros(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 impl Thread {
-    async fn begin(setup: Setup, has_definitions: Arc<AtomicBool>) -> Result<(Self, Vec<Reader<Snapshot>>), Error> {
+    async fn begin(
+        setup: Setup,
+        has_definitions: Arc<AtomicBool>,
+        in_force: watch::Sender<Arc<Definitions>>,
+    ) -> Result<(Self, Vec<Reader<Snapshot>>), Error> {
         let Setup { config, fixed, twins, clock, remembered, clients, knows_flows, memory } = setup;
         let state_dir = config.node.state_dir.clone();
         let kernel = if twins.is_empty() { None } else { Some(Kernel::start(&twins).await?) };
@@ -198,16 +216,26 @@ impl Thread {
             Some(kernel) => kernel.facts(),
             None => watch::channel(Facts::default()).1,
         };
-        let definitions = load(&config);
+        let (definitions, last_segment) = load(&config);
         has_definitions.store(definitions.is_some(), Ordering::Relaxed);
+        let nothing = Arc::default();
+        let given = definitions.as_ref().unwrap_or(&nothing);
+        in_force.send_replace(given.clone());
+        let drained = load_drained(&state_dir);
+        let is_authored = matches!(config.feed, config::Feed::None);
+        let writes = Writes {
+            authored: is_authored.then(|| Authored::new(given)),
+            drained: drained.clone(),
+            ..Writes::default()
+        };
+        let mut masks = Masks::new(drained);
         let fabric = fabric::merge(&fixed, &facts.borrow());
         let mut compiler = Compiler::new(config.environment());
         if let Some(saved) = load_bases(&config, clock(), knows_flows) {
             let last = remembered.iter().filter_map(Remembered::last_destination).max();
             compiler.restore(saved.bases, saved.numbers, knows_flows.then_some(last));
         }
-        let nothing = Arc::default();
-        let first = compiler.compile(definitions.as_ref().unwrap_or(&nothing), &fabric, clock());
+        let first = compiler.compile(&masks.over(given), &fabric, clock());
         // The lcores begin with it.
         compiler.adopted(clock());
         let unresolved = first.unresolved().to_vec();
@@ -225,9 +253,12 @@ impl Thread {
             feed,
             kernel,
             facts,
-            keeper: kept::Keeper::start(state_dir)?,
+            keeper: kept::Keeper::start(state_dir, last_segment.filter(|_| is_authored))?,
             definitions,
             has_definitions,
+            in_force,
+            masks,
+            writes,
             fabric,
             unresolved,
             asked_for: clients::Clients::default(),
@@ -237,7 +268,7 @@ impl Thread {
             pending: None,
             sums: traffic::Sums::default(),
             feed_last_success: None,
-            is_refused: false,
+            feed_error: None,
         };
         // What the lcores remember from now on is by these numbers, be the ones on disk others.
         this.keep_bases();
@@ -259,15 +290,41 @@ impl Thread {
                     }
                 }
                 request = requests.recv() => match request {
-                    Some(Request::Report(answer)) => drop(answer.send(self.report())),
-                    Some(Request::Reread) => self.feed.reread(),
-                    Some(Request::Stop) | None => return,
+                    Some(request) => if self.hear(request).is_break() {
+                        return;
+                    },
+                    None => return,
                 },
+                Some(result) = committed(&mut self.writes.committing) => self.finish_commit(result),
                 () = tokio::time::sleep(LOOK_AGAIN), if self.pending.is_some() => self.settle(),
                 () = sleep_until(&self.clock, self.compiler.next_move()) => self.publish(Instant::now()),
                 _ = tick.tick() => self.look(),
             }
+            if self.writes.committing.is_none() && !self.writes.waiting.is_empty() {
+                // What came at the same time goes together.
+                while let Ok(request) = requests.try_recv() {
+                    if self.hear(request).is_break() {
+                        return;
+                    }
+                }
+                self.begin_commit();
+            }
         }
+    }
+
+    /// Does what somebody asks, or notes it; `Break`: this is the end.
+    fn hear(&mut self, request: Request) -> ControlFlow<()> {
+        match request {
+            Request::Report(answer) => drop(answer.send(self.report())),
+            Request::Seen(answer) => {
+                let (snapshot, fabric) = (self.publisher.newest().clone(), self.fabric.clone());
+                drop(answer.send(Seen { snapshot, fabric, now: (self.clock)() }));
+            }
+            Request::Change(change) => self.writes.waiting.push(change),
+            Request::Reread => self.feed.reread(),
+            Request::Stop => return ControlFlow::Break(()),
+        }
+        ControlFlow::Continue(())
     }
 
     /// Takes what the feed says.
@@ -276,13 +333,14 @@ impl Thread {
             Update::Set(text) => self.judge(noticed, text),
             Update::Unchanged => {
                 // What was refused does not become good by being read again.
-                if !self.is_refused {
+                if self.feed_error.is_none() {
                     self.feed_last_success = Some(SystemTime::now());
                 }
             }
             Update::Unreachable(why) => {
                 metrics::counter!(FEED_ERRORS).increment(1);
                 tracing::error!("{why}; what was in force stays");
+                self.feed_error = Some(why);
             }
         }
     }
@@ -295,7 +353,7 @@ impl Thread {
             let reading = scope.spawn(|| read(&self.config, &name, &text, self.definitions.as_deref()));
             reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         });
-        self.is_refused = read.is_err();
+        self.feed_error = read.as_ref().err().map(Errors::to_string);
         let (definitions, warnings) = match read {
             Ok(valid) => valid,
             Err(errors) => {
@@ -314,11 +372,7 @@ impl Thread {
             return;
         }
         let definitions = Arc::new(definitions);
-        // To drop the old ones would take as long as to publish the new.
-        let old = self.definitions.replace(definitions.clone());
-        self.publish(noticed);
-        drop(old);
-        self.has_definitions.store(true, Ordering::Relaxed);
+        self.put_in_force(definitions.clone(), noticed);
         let took = noticed.elapsed();
         let services = definitions.services.len();
         let backends: usize = definitions.services.iter().map(|service| service.backends.len()).sum();
@@ -328,11 +382,150 @@ impl Thread {
         self.keeper.keep_definitions(text);
     }
 
+    fn put_in_force(&mut self, definitions: Arc<Definitions>, noticed: Instant) {
+        // To drop the old ones would take as long as to publish the new.
+        let old = self.definitions.replace(definitions.clone());
+        let watched = self.in_force.send_replace(definitions);
+        self.publish(noticed);
+        drop((old, watched));
+        self.has_definitions.store(true, Ordering::Relaxed);
+    }
+
+    /// Makes the changes that wait, and has them kept on disk; they are in force once they are there.
+    fn begin_commit(&mut self) {
+        let waiting = std::mem::take(&mut self.writes.waiting);
+        let (mut answers, mut lines, mut is_whole, mut has_changed): (Vec<Box<dyn FnOnce(_) + Send>>, _, _, _) =
+            (Vec::new(), String::new(), false, false);
+        let drained_before = self.writes.drained.clone();
+        let mut waiting = waiting.into_iter();
+        for request in waiting.by_ref().take(BATCH) {
+            match request {
+                Change::Write(write, answer) => {
+                    let written = match &mut self.writes.authored {
+                        Some(authored) => authored.write(write),
+                        None => Err(Refused::FeedRules(self.config.feed.kind().name())),
+                    };
+                    match written {
+                        Ok((written, record)) => {
+                            match record {
+                                Record::Line(line) => lines += &line,
+                                Record::Whole => is_whole = true,
+                                Record::Nothing => {}
+                            }
+                            has_changed = is_whole || !lines.is_empty();
+                            answers.push(Box::new(move |kept: Result<(), Refused>| {
+                                drop(answer.send(kept.map(|()| written)))
+                            }));
+                        }
+                        Err(refused) => drop(answer.send(Err(refused))),
+                    }
+                }
+                Change::Drain(whom, answer) => match self.who_has(&whom) {
+                    Ok(services) => {
+                        self.writes.drained.add(whom);
+                        answers.push(Box::new(move |kept: Result<(), Refused>| {
+                            drop(answer.send(kept.map(|()| services)))
+                        }));
+                    }
+                    Err(refused) => drop(answer.send(Err(refused))),
+                },
+                Change::Undrain(whom, answer) => {
+                    if self.writes.drained.remove(&whom) {
+                        let services = self.who_has(&whom).unwrap_or_default();
+                        answers.push(Box::new(move |kept: Result<(), Refused>| {
+                            drop(answer.send(kept.map(|()| services)))
+                        }));
+                    } else {
+                        let of = whom.service.as_ref().map_or(String::new(), |name| format!(" in service {name:?}"));
+                        let reason = format!("{} was not drained by hand{of}", whom.backend);
+                        drop(answer.send(Err(Refused::NotFound(reason))));
+                    }
+                }
+            }
+        }
+        self.writes.waiting = waiting.collect();
+        let has_drained = self.writes.drained != drained_before;
+        if !has_changed && !has_drained {
+            answers.into_iter().for_each(|answer| answer(Ok(())));
+            return;
+        }
+        let authored = self.writes.authored.as_ref().filter(|_| has_changed);
+        let definitions = authored.map(|authored| Arc::new(authored.definitions()));
+        let (done, receiver) = oneshot::channel();
+        self.keeper.commit(kept::Commit {
+            drained: has_drained.then(|| self.writes.drained.clone()),
+            definitions: definitions.clone(),
+            lines: (!is_whole).then_some(lines),
+            done,
+        });
+        let since = Instant::now();
+        self.writes.committing = Some(Committing { since, definitions, has_drained, done: receiver, answers });
+    }
+
+    /// What was kept is put in force; what could not be kept never was.
+    fn finish_commit(&mut self, result: Result<(), String>) {
+        let Some(Committing { since, definitions, has_drained, answers, .. }) = self.writes.committing.take() else {
+            return;
+        };
+        if let Err(why) = result {
+            tracing::error!("changes are refused, since they cannot be kept on disk: {why}");
+            let nothing = Arc::default();
+            let in_force = self.definitions.as_ref().unwrap_or(&nothing);
+            if let Some(authored) = &mut self.writes.authored {
+                *authored = Authored::new(in_force);
+            }
+            self.writes.drained = self.masks.drained().clone();
+            answers.into_iter().for_each(|answer| answer(Err(Refused::NotKept(why.clone()))));
+            return;
+        }
+        let answers = answers.into_iter().map(|answer| -> Box<dyn FnOnce() + Send> { Box::new(|| answer(Ok(()))) });
+        self.writes.unanswered.extend(answers);
+        if has_drained {
+            self.masks.set_drained(self.writes.drained.clone());
+        }
+        match definitions {
+            Some(definitions) => {
+                self.feed_last_success = Some(SystemTime::now());
+                self.put_in_force(definitions, since);
+            }
+            None => self.publish(since),
+        }
+        self.answer();
+    }
+
+    /// Tells writers whose changes every lcore has adopted.
+    fn answer(&mut self) {
+        if self.pending.is_none() {
+            self.writes.unanswered.drain(..).for_each(|answer| answer());
+        }
+    }
+
+    /// The services that have a backend.
+    fn who_has(&self, whom: &Whom) -> Result<Vec<Arc<str>>, Refused> {
+        let authored = self.writes.authored.as_ref().map(Authored::definitions);
+        let nothing = Definitions::default();
+        let definitions = authored.as_ref().or(self.definitions.as_deref()).unwrap_or(&nothing);
+        let has = |service: &&Arc<service::Service>| {
+            service.backends.iter().any(|backend| whom.is(&service.name, service.endpoint(backend)))
+        };
+        let names: Vec<_> = definitions.services.iter().filter(has).map(|service| service.name.clone()).collect();
+        if !names.is_empty() {
+            return Ok(names);
+        }
+        Err(Refused::NotFound(match &whom.service {
+            Some(name) if !definitions.services.iter().any(|service| service.name == *name) => {
+                format!("there is no service {name:?}")
+            }
+            Some(name) => format!("service {name:?} has no backend {}", whom.backend),
+            None => format!("no service has a backend {}", whom.backend),
+        }))
+    }
+
     /// Compiles what is known now and has the lcores use it. `noticed`: when the change was.
     fn publish(&mut self, noticed: Instant) {
         let nothing = Arc::default();
-        let definitions = self.definitions.as_ref().unwrap_or(&nothing);
-        let snapshot = self.compiler.compile(definitions, &self.fabric, (self.clock)());
+        let definitions = self.masks.over(self.definitions.as_ref().unwrap_or(&nothing));
+        let snapshot = self.compiler.compile(&definitions, &self.fabric, (self.clock)());
         self.publisher.publish(snapshot);
         self.unresolved = self.publisher.newest().unresolved().to_vec();
         self.want();
@@ -393,6 +586,7 @@ impl Thread {
             for (pair, packets, bytes) in self.compiler.forget_counters() {
                 self.sums.add(pair, packets, bytes);
             }
+            self.answer();
         }
     }
 
@@ -412,6 +606,11 @@ impl Thread {
         let mut refused: Vec<_> = registry.all_refused().map(|(name, packets)| (name.clone(), packets)).collect();
         refused.sort();
         Report {
+            masked: self.masks.over(self.definitions.as_ref().unwrap_or(&Arc::default())),
+            drained: self.masks.drained().iter().cloned().collect(),
+            feed_error: self.feed_error.clone(),
+            unsettled: self.compiler.unsettled(),
+            next_move: self.compiler.next_move().map(|next| next.0.saturating_sub((self.clock)().0)),
             flows,
             moving,
             refused,
@@ -421,6 +620,14 @@ impl Thread {
             services: self.sums.of(registry.totals(), names),
             unresolved: self.unresolved.len(),
         }
+    }
+}
+
+/// What became of what the keeper was given; for ever where that is nothing.
+async fn committed(committing: &mut Option<Committing>) -> Option<Result<(), String>> {
+    match committing {
+        Some(committing) => Some((&mut committing.done).await.unwrap_or_else(|_| Err("nobody writes".to_owned()))),
+        None => std::future::pending().await,
     }
 }
 
@@ -462,24 +669,71 @@ pub fn knows_numbers(state_dir: &Path, memory: u64) -> bool {
     saved.is_some_and(|saved| saved.memory == memory)
 }
 
-/// The last good definitions, where there are any that still hold.
-fn load(config: &Config) -> Option<Arc<Definitions>> {
-    let text = Kept::Definitions.load(&config.node.state_dir).unwrap_or_else(|error| {
+/// The last good definitions, where there are any that still hold; and the last segment of their changes, where they have any.
+fn load(config: &Config) -> (Option<Arc<Definitions>>, Option<u64>) {
+    let state_dir = &config.node.state_dir;
+    let text = Kept::Definitions.load(state_dir).unwrap_or_else(|error| {
         tracing::error!("{error}");
         None
-    })?;
-    let path = Kept::Definitions.path(&config.node.state_dir).display().to_string();
-    match read(config, &path, &text, None) {
-        Ok((definitions, _)) => {
-            let version = definitions.version.as_deref().unwrap_or("(none)");
-            tracing::info!("starting with the last good definitions, version {version}");
-            Some(Arc::new(definitions))
-        }
+    });
+    let Some(text) = text else { return (None, None) };
+    let (first_segment, document) = kept::split_changes(&text);
+    let path = Kept::Definitions.path(state_dir).display().to_string();
+    let (definitions, _) = match read(config, &path, document, None) {
+        Ok(valid) => valid,
         Err(errors) => {
             tracing::error!("the last good definitions do not hold any more and are not used:\n{errors}");
-            None
+            return (None, None);
+        }
+    };
+    let (definitions, last_segment) = match first_segment {
+        Some(first) => load_changes(state_dir, first, definitions),
+        None => (definitions, None),
+    };
+    let version = definitions.version.as_deref().unwrap_or("(none)");
+    tracing::info!("starting with the last good definitions, version {version}");
+    (Some(Arc::new(definitions)), last_segment)
+}
+
+/// The definitions with the changes since they were written.
+fn load_changes(state_dir: &Path, first_segment: u64, definitions: Definitions) -> (Definitions, Option<u64>) {
+    let (changes, last_segment, problem) = journal::read(state_dir, first_segment);
+    if let Some(problem) = &problem {
+        tracing::error!("{problem}");
+    }
+    let mut authored = Authored::new(&definitions);
+    for change in changes {
+        let redone = match &change.upsert {
+            Some(json) => service::tree::json(json.get().as_bytes(), "change")
+                .and_then(|tree| service::read_service(&tree, "change"))
+                .map(|(service, _)| Some(service)),
+            None => Ok(None),
+        };
+        let redone = redone
+            .map_err(Refused::Invalid)
+            .and_then(|service| authored.redo(change.version.clone(), service, change.delete.as_deref()));
+        if let Err(error) = redone {
+            tracing::error!(
+                "the change to version {} does not hold any more, and is left out: {error}",
+                change.version
+            );
         }
     }
+    // What is appended behind damage would not be found again: then all is written anew.
+    (authored.definitions(), problem.is_none().then_some(last_segment))
+}
+
+/// What was drained by hand.
+fn load_drained(state_dir: &Path) -> Drained {
+    let text = Kept::Drained.load(state_dir).unwrap_or_else(|error| {
+        tracing::error!("{error}: backends that were drained by hand are not any more");
+        None
+    });
+    Drained::of_text(&text.unwrap_or_default()).unwrap_or_else(|line| {
+        let path = Kept::Drained.path(state_dir);
+        tracing::error!("{}: {line:?} is not understood; nothing of the file is used", path.display());
+        Drained::default()
+    })
 }
 
 #[cfg(test)]

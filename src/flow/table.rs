@@ -45,7 +45,18 @@ pub struct Flows {
 
 /// The flows that an lcore remembers, as any other thread sees them: each for itself, while they change.
 #[derive(Debug, Clone)]
-pub struct Remembered(Arc<Memory>);
+pub struct Remembered {
+    buckets: Arc<Memory>,
+    key: [u64; 2],
+}
+
+/// Tells where a flow is looked for.
+pub trait Spots {
+    /// By what tells it from others.
+    fn spot(&self, words: [u64; 2]) -> Spot;
+    /// The same of as many words as it takes.
+    fn spot_of_all(&self, words: &[u64]) -> Spot;
+}
 
 /// Plain words to its lcore, which is their only writer: a relaxed load or store is an ordinary one.
 #[derive(Debug, Default)]
@@ -257,7 +268,7 @@ impl Entry {
 impl Remembered {
     /// Entries there are, taken or not.
     pub fn places(&self) -> usize {
-        self.0.len() * WAYS
+        self.buckets.len() * WAYS
     }
 
     /// The greatest destination that any flow has.
@@ -267,13 +278,69 @@ impl Remembered {
 
     /// The flows at `places`.
     pub fn flows(&self, places: Range<usize>) -> impl Iterator<Item = Flow> {
-        let buckets = self.0.get(places.start / WAYS..places.end.div_ceil(WAYS).min(self.0.len()));
+        let buckets = self.buckets.get(places.start / WAYS..places.end.div_ceil(WAYS).min(self.buckets.len()));
         buckets
             .unwrap_or_default()
             .iter()
             .flat_map(|bucket| &bucket.0)
             .filter(|entry| !entry.is_free())
             .map(Entry::flow)
+    }
+
+    /// The flow that is remembered there. (While it moves from one bucket to the other it may be missed.)
+    pub fn find(&self, spot: Spot) -> Option<Flow> {
+        let buckets = [spot.first, other(spot.fingerprint, spot.first, self.buckets.len())];
+        let mut entries = buckets.iter().filter_map(|&bucket| self.buckets.get(bucket as usize)).flat_map(|it| &it.0);
+        entries.find(|entry| entry.fingerprint() == spot.fingerprint).map(Entry::flow)
+    }
+}
+
+impl Spots for Remembered {
+    fn spot(&self, words: [u64; 2]) -> Spot {
+        spot_of(hash_of(words, self.key), self.buckets.len())
+    }
+
+    fn spot_of_all(&self, words: &[u64]) -> Spot {
+        spot_of(hash_of_all(words, self.key), self.buckets.len())
+    }
+}
+
+#[inline(always)]
+fn hash_of(words: [u64; 2], key: [u64; 2]) -> u64 {
+    fold(words[0] ^ key[0], words[1] ^ key[1])
+}
+
+fn hash_of_all(words: &[u64], key: [u64; 2]) -> u64 {
+    words.iter().fold(key[1], |mixed, word| fold(mixed ^ word, key[0]))
+}
+
+#[inline(always)]
+fn spot_of(hash: u64, buckets: usize) -> Spot {
+    Spot { fingerprint: (hash >> 8).max(1), first: bucket_of(hash.wrapping_mul(FIRST), buckets) }
+}
+
+/// The bucket of a number, by its upper half.
+#[inline(always)]
+fn bucket_of(number: u64, buckets: usize) -> u32 {
+    (((number >> 32) * buckets as u64) >> 32) as u32
+}
+
+/// The other bucket of an entry that stands in `bucket`.
+#[inline(always)]
+fn other(fingerprint: u64, bucket: u32, buckets: usize) -> u32 {
+    // Either one less than the other from the same sum.
+    let sum = bucket_of(fingerprint.wrapping_mul(SUM), buckets);
+    if sum >= bucket { sum - bucket } else { sum + buckets as u32 - bucket }
+}
+
+impl Spots for Flows {
+    #[inline]
+    fn spot(&self, words: [u64; 2]) -> Spot {
+        spot_of(hash_of(words, self.key), self.buckets.len())
+    }
+
+    fn spot_of_all(&self, words: &[u64]) -> Spot {
+        spot_of(hash_of_all(words, self.key), self.buckets.len())
     }
 }
 
@@ -308,7 +375,7 @@ impl Flows {
 
     /// What other threads see of it.
     pub fn remembered(&self) -> Remembered {
-        Remembered(self.buckets.clone())
+        Remembered { buckets: self.buckets.clone(), key: self.key }
     }
 
     /// Bytes that a table of this capacity takes.
@@ -332,36 +399,6 @@ impl Flows {
         self.taken
     }
 
-    /// Where a flow is looked for, by what tells it from others.
-    #[inline]
-    pub fn spot(&self, words: [u64; 2]) -> Spot {
-        self.spot_of(fold(words[0] ^ self.key[0], words[1] ^ self.key[1]))
-    }
-
-    /// The same of as many words as it takes.
-    pub fn spot_of_all(&self, words: &[u64]) -> Spot {
-        self.spot_of(words.iter().fold(self.key[1], |mixed, word| fold(mixed ^ word, self.key[0])))
-    }
-
-    #[inline]
-    fn spot_of(&self, hash: u64) -> Spot {
-        Spot { fingerprint: (hash >> 8).max(1), first: self.bucket(hash.wrapping_mul(FIRST)) }
-    }
-
-    /// That of a number, by its upper half.
-    #[inline(always)]
-    fn bucket(&self, number: u64) -> u32 {
-        (((number >> 32) * self.buckets.len() as u64) >> 32) as u32
-    }
-
-    /// The other bucket of an entry that stands in `bucket`.
-    #[inline]
-    fn other(&self, fingerprint: u64, bucket: u32) -> u32 {
-        // Either one less than the other from the same sum.
-        let sum = self.bucket(fingerprint.wrapping_mul(SUM));
-        if sum >= bucket { sum - bucket } else { sum + self.buckets.len() as u32 - bucket }
-    }
-
     /// Has the bucket fetched in which a flow most likely is.
     #[inline(always)]
     pub fn prefetch(&self, spot: Spot) {
@@ -371,7 +408,7 @@ impl Flows {
     /// Has the other one fetched, too.
     #[inline(always)]
     pub fn prefetch_other(&self, spot: Spot) {
-        self.buckets.prefetch(self.other(spot.fingerprint, spot.first));
+        self.buckets.prefetch(other(spot.fingerprint, spot.first, self.buckets.len()));
     }
 
     /// Has the other one fetched if the flow is not in the first.
@@ -392,7 +429,9 @@ impl Flows {
     /// The same of a flow in its other bucket.
     #[inline(always)]
     pub fn settled_elsewhere(&self, spot: Spot, now: Seconds) -> Option<u32> {
-        self.buckets.get(self.other(spot.fingerprint, spot.first) as usize)?.settled(spot.fingerprint, now)
+        self.buckets
+            .get(other(spot.fingerprint, spot.first, self.buckets.len()) as usize)?
+            .settled(spot.fingerprint, now)
     }
 
     /// The place of a flow's entry.
@@ -402,7 +441,7 @@ impl Flows {
             return None;
         }
         self.find_in(spot.first, spot.fingerprint)
-            .or_else(|| self.find_in(self.other(spot.fingerprint, spot.first), spot.fingerprint))
+            .or_else(|| self.find_in(other(spot.fingerprint, spot.first, self.buckets.len()), spot.fingerprint))
     }
 
     #[inline]
@@ -441,7 +480,7 @@ impl Flows {
         if self.buckets.is_empty() {
             return Inserted::None;
         }
-        let homes = [spot.first, self.other(spot.fingerprint, spot.first)];
+        let homes = [spot.first, other(spot.fingerprint, spot.first, self.buckets.len())];
         if self.taken < self.capacity
             && let Some(place) = self.room_in(homes)
         {
@@ -527,19 +566,19 @@ impl Flows {
     fn vacate(&mut self, bucket: u32, moves: u8) -> Option<Place> {
         let places = || (0..WAYS as u8).map(|way| Place { bucket, way });
         for place in places() {
-            let other = self.other(self.entry(place).fingerprint(), bucket);
-            if let Some(free) = self.free_in(other) {
+            let elsewhere = other(self.entry(place).fingerprint(), bucket, self.buckets.len());
+            if let Some(free) = self.free_in(elsewhere) {
                 return Some(self.relocate(place, free));
             }
         }
         for place in places().filter(|_| moves > 1) {
-            let other = self.other(self.entry(place).fingerprint(), bucket);
-            let Some(free) = self.vacate(other, moves - 1) else { continue };
+            let elsewhere = other(self.entry(place).fingerprint(), bucket, self.buckets.len());
+            let Some(free) = self.vacate(elsewhere, moves - 1) else { continue };
             // What stood here may have been among those that moved, and another have come.
             if self.entry(place).is_free() {
                 return Some(place);
             }
-            if self.other(self.entry(place).fingerprint(), bucket) == free.bucket {
+            if other(self.entry(place).fingerprint(), bucket, self.buckets.len()) == free.bucket {
                 return Some(self.relocate(place, free));
             }
         }

@@ -186,7 +186,7 @@ fn is_huge(file: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::{Flow, Stage};
+    use crate::flow::{Flow, Spots, Stage};
 
     fn remove(memory: &FlowMemory) {
         memory.parts.iter().for_each(|part| drop(fs::remove_file(&part.file)));

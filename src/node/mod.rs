@@ -13,20 +13,21 @@ mod state_dir;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use dpdk::{Eal, Mempool, Running};
 
+use crate::api::{self, Api, Listeners};
 use crate::config::{self, Config};
 use crate::control::{self, Control, Setup};
 use crate::counters::LcoreBlock;
-use crate::flow::{Clients, Dealing, Nat};
+use crate::flow::{Clients, Dealing, Nat, Remembered};
 use crate::kernel::Twin;
 use crate::lcore::{self, Clock, Forwarding, Handoff, Lane, Plan};
 use crate::pipeline::Pipeline;
 use crate::punt::{self, Bridge, Counts, Punt, Tap};
 use crate::snapshot::PortIndex;
-use crate::telemetry::{self, Device, Health, Lcores, Server, Sources, TwinCounts};
+use crate::telemetry::{self, Device, Health, Lcores, Recorded, Server, Sources, TwinCounts};
 use crate::wire::Mac;
 use flow_memory::FlowMemory;
 use ports::Opened;
@@ -52,6 +53,8 @@ pub enum Error {
     Control(#[from] control::Error),
     #[error(transparent)]
     Telemetry(#[from] telemetry::Error),
+    #[error(transparent)]
+    Api(#[from] api::Error),
     #[error("dpdk: {0}")]
     Ring(#[from] dpdk::ring::RingError),
     #[error("lcore on CPU {cpu} cannot start: {reason}")]
@@ -72,12 +75,32 @@ pub fn run(config: &Config) -> Result<(), Error> {
         Some(address) => Some(runtime.block_on(Server::bind(address))?),
         None => None,
     };
+    let listeners = listeners(&runtime, &config.api)?;
+    let recorded = Recorded::install();
     // From here on none may end the process between two steps.
     let signals = runtime.block_on(async { Signals::new() })?;
-    let node = Node::start(config)?;
-    let result = runtime.block_on(node.live(server, signals, config.node.stop_grace));
+    let node = Node::start(config, recorded)?;
+    let result = runtime.block_on(async {
+        let serving = listeners.serve(node.api(config));
+        let result = node.live(server, signals, config.node.stop_grace).await;
+        drop(serving);
+        result
+    });
+    // Ends what still answers calls, and so holds what the node is made of.
+    drop(runtime);
     node.stop()?;
     result
+}
+
+/// The API's sockets. Where they are not what the operator asked for, but where it usually is, the node goes on without.
+fn listeners(runtime: &tokio::runtime::Runtime, config: &config::Api) -> Result<Listeners, Error> {
+    match runtime.block_on(Listeners::bind(&config.listen, config.group.as_deref())) {
+        Err(error) if !config.is_asked_for => {
+            tracing::warn!("{error}; the API is off: set [api] listen for a socket of its own, or [] for none");
+            Ok(Listeners::default())
+        }
+        bound => Ok(bound?),
+    }
 }
 
 /// Random bits that only this process knows.
@@ -93,6 +116,8 @@ const RING: u32 = 1024;
 struct Node {
     health: Arc<Health>,
     sources: Arc<Sources>,
+    /// What each lcore remembers, with its CPU.
+    remembered: Vec<(u16, Remembered)>,
     stop: Arc<AtomicBool>,
     lcores: Vec<(u16, Running<()>)>,
     /// Ends after the lcores, which push into its rings.
@@ -102,7 +127,7 @@ struct Node {
 }
 
 impl Node {
-    fn start(config: &Config) -> Result<Self, Error> {
+    fn start(config: &Config, recorded: Recorded) -> Result<Self, Error> {
         let cpus = &config.dpdk.lcores;
         let devices: Vec<&str> = config.ports.iter().map(|port| port.device.as_str()).collect();
         let eal = Eal::init(cpus, eal::arguments(&config.dpdk, &devices, &config.node.state_dir))?;
@@ -121,12 +146,13 @@ impl Node {
 
         let clients = Arc::new(Clients::new(config.environment().flows, secret()));
         let (pipelines, knows_flows, memory) = pipelines(eal, config, ports::dealing(&opened), &clients)?;
+        let remembered: Vec<Remembered> = pipelines.iter().map(Pipeline::remembered).collect();
         let (control, readers) = Control::start(Setup {
             config: config.clone(),
             fixed: config.fabric_on(|index| Mac(opened[index].info.mac)),
             twins: twins(&opened, &taps),
             clock: Box::new(move || clock.now()),
-            remembered: pipelines.iter().map(Pipeline::remembered).collect(),
+            remembered: remembered.clone(),
             clients,
             knows_flows,
             memory,
@@ -167,9 +193,31 @@ impl Node {
                 twins: counts.iter().map(twin_counts).collect(),
             }
         };
-        let sources =
-            Sources { ports, lcores: Lcores::new(blocks), control: control.client(), device: Box::new(device) };
-        Ok(Self { health: Arc::default(), sources: Arc::new(sources), stop, lcores, punt, control })
+        let sources = Sources {
+            ports,
+            lcores: Lcores::new(blocks),
+            control: control.client(),
+            device: Box::new(device),
+            recorded,
+        };
+        let remembered = cpus.iter().copied().zip(remembered).collect();
+        Ok(Self { health: Arc::default(), sources: Arc::new(sources), remembered, stop, lcores, punt, control })
+    }
+
+    /// What the API answers from.
+    fn api(&self, config: &Config) -> Arc<Api> {
+        let (health, sources, scraped) = (self.health.clone(), self.sources.clone(), self.sources.clone());
+        Arc::new(Api {
+            control: self.control.client(),
+            config: Arc::new(config.clone()),
+            started: SystemTime::now(),
+            facts: Box::new(move || sources.facts(health.phase())),
+            metrics: Box::new(move || {
+                let sources = scraped.clone();
+                Box::pin(async move { sources.render().await })
+            }),
+            remembered: self.remembered.clone(),
+        })
     }
 
     /// Until told to stop, and `stop_grace` beyond.
@@ -184,6 +232,8 @@ impl Node {
                 }
             });
         }
+        let measured = self.sources.clone();
+        tokio::spawn(async move { measured.measure().await });
         let control = self.control.client();
         tracing::info!("forwarding");
 
@@ -218,7 +268,7 @@ impl Node {
 
     /// Ends everything, users before what they use.
     fn stop(self) -> Result<(), Error> {
-        let Self { health: _, sources, stop, lcores, punt, control } = self;
+        let Self { health: _, sources, remembered: _, stop, lcores, punt, control } = self;
         stop.store(true, Ordering::Relaxed);
         let mut died = None;
         for (cpu, running) in lcores {

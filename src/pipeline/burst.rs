@@ -10,7 +10,7 @@ use super::refusal::Refused;
 use super::translation::{self, Outward};
 use super::{BURST, Verdict};
 use crate::counters::Traffic;
-use crate::flow::{Flows, Head, Judging, Says, Spot};
+use crate::flow::{Flows, Head, Judging, Says, Spot, Spots};
 use crate::maglev::Client;
 use crate::mode::{Packet, State};
 use crate::service::{Hash, Service};

@@ -31,7 +31,9 @@ pub use explain::{Choice, Chosen, Explanation, Matched, explain};
 use fragments::Fragments;
 pub use held::Held;
 use matching::Match;
+pub use parse::Tuple;
 use parse::{Kind, Parsed};
+pub use recall::spot;
 use refusal::Refused;
 use translation::Round;
 

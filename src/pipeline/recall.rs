@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::parse::{Parsed, Tuple};
-use crate::flow::{Address, Choice, Client, Clients, Fate, Flows, Goes, Known, Says, Seconds, Spot, Stage};
+use crate::flow::{Address, Choice, Client, Clients, Fate, Flows, Goes, Known, Says, Seconds, Spot, Spots, Stage};
 use crate::mode::{Content, State, snat};
 use crate::service::{Protocol, Tracking};
 use crate::snapshot::{Affinity, By, ServiceIndex, Snapshot, Target};
@@ -46,7 +46,7 @@ impl Known for View<'_> {
 }
 
 /// Where a flow of either family is looked for.
-pub fn spot(flows: &Flows, flow: &Tuple) -> Spot {
+pub fn spot(flows: &impl Spots, flow: &Tuple) -> Spot {
     let Some(protocol) = Protocol::numbered(flow.protocol) else { return flows.spot([0; 2]) };
     match (flow.source, flow.destination) {
         (IpAddr::V4(client), IpAddr::V4(vip)) => {

@@ -5,6 +5,7 @@
 //! yet). All of them collect errors, so a person sees every one at once. `tree`, `shape` and `problem` serve the node's
 //! configuration as well.
 
+mod claims;
 pub mod duration;
 pub mod keys;
 mod limits;
@@ -22,8 +23,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use claims::Claims;
 pub use problem::{Errors, Problem, Warning};
-pub use reader::read;
+pub use reader::{read, read_service, read_tree};
 pub use rules::not_one_station;
 use shape::choice;
 

@@ -25,10 +25,19 @@ pub fn read(
 ) -> Result<(Definitions, Vec<Warning>), Errors> {
     let tree = tree::json(document.as_ref(), file)?;
     limits::refuse_kubernetes(&tree, file)?;
-    let mut report = Report::new(file);
-    shape::check(&tree, &Shape::Object(keys::DEFINITIONS), &Path::default(), &mut report);
+    read_tree(&tree, file, previous)
+}
 
-    let root = Object::root(&tree, keys::DEFINITIONS);
+/// As [`read`], of definitions that are a tree already.
+pub fn read_tree(
+    tree: &Value<'_>,
+    file: &str,
+    previous: Option<&Definitions>,
+) -> Result<(Definitions, Vec<Warning>), Errors> {
+    let mut report = Report::new(file);
+    shape::check(tree, &Shape::Object(keys::DEFINITIONS), &Path::default(), &mut report);
+
+    let root = Object::root(tree, keys::DEFINITIONS);
     let mut drafts = Vec::new();
     for object in root.objects("services") {
         let draft = Draft::read(&object);
@@ -57,6 +66,22 @@ pub fn read(
         }
     }
     report.finish(|| Definitions { version: root.get("version"), services })
+}
+
+/// Reads one service, by itself: what others claim, who has them knows.
+pub fn read_service(tree: &Value<'_>, file: &str) -> Result<(Arc<Service>, Vec<Warning>), Errors> {
+    let mut report = Report::new(file);
+    shape::check(tree, &Shape::Object(keys::SERVICE), &Path::default(), &mut report);
+    let object = Object::root(tree, keys::SERVICE);
+    let draft = Draft::read(&object);
+    rules::within(&object, &draft, &mut report);
+    let service = if report.errors.is_empty() { draft.finish() } else { None };
+    if service.is_none() && report.errors.is_empty() {
+        report.error("", "valid, but not understood: a mistake in penstock");
+    }
+    let (service, warnings) = report.finish(|| service)?;
+    let service = service.ok_or_else(|| Errors::whole(file, "no service"))?;
+    Ok((Arc::new(service), warnings))
 }
 
 impl Read for Ports {

@@ -2,17 +2,18 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::hash::Hash as Hashable;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::claims::{Claims, endpoint_text};
 use super::problem::Report;
 use super::reader::{BackendDraft, Draft};
 use super::shape::Object;
-use super::{CheckKind, Forwarding, Hash, IdleTimeout, MOST_BACKENDS, Ports, Protocol, State, Tracking};
+use super::{CheckKind, Forwarding, Hash, IdleTimeout, MOST_BACKENDS, Protocol, State, Tracking};
 
 /// The rules of one service by itself.
 pub fn within(object: &Object<'_>, draft: &Draft, report: &mut Report) {
@@ -271,10 +272,6 @@ fn backends(object: &Object<'_>, draft: &Draft, report: &mut Report) {
     }
 }
 
-fn endpoint_text(address: IpAddr, port: u16) -> String {
-    if port == 0 { address.to_string() } else { std::net::SocketAddr::new(address, port).to_string() }
-}
-
 /// Who had this key first, if anybody.
 fn first<K: Eq + Hashable, V: Copy>(seen: &mut HashMap<K, V>, key: K, value: V) -> Option<V> {
     match seen.entry(key) {
@@ -286,107 +283,23 @@ fn first<K: Eq + Hashable, V: Copy>(seen: &mut HashMap<K, V>, key: K, value: V) 
     }
 }
 
-fn at(service: usize, key: &str) -> impl Display {
-    format!("services[{service}].{key}")
-}
-
 /// The rules between services.
 pub fn across(drafts: &[Draft], report: &mut Report) {
-    names(drafts, report);
-    vips(drafts, report);
-    dnat_endpoints(drafts, report);
-    dscp_backends(drafts, report);
-}
-
-fn names(drafts: &[Draft], report: &mut Report) {
-    let mut seen = HashMap::new();
+    let mut claims = Claims::default();
     for (index, draft) in drafts.iter().enumerate() {
-        if let Some(name) = &draft.name
-            && let Some(other) = first(&mut seen, name, index)
-        {
-            report.error(at(index, "name"), format!("{name:?} is the name of services[{other}] already"));
+        let who = Place(index);
+        for (key, reason) in claims.claim(draft, &who) {
+            report.error(format_args!("{who}.{key}"), reason);
         }
     }
 }
 
-/// No two services take the same packet: the same ports of a VIP, or ranges that overlap. (A range around another
-/// service's single port is fine: the exact port wins.)
-fn vips(drafts: &[Draft], report: &mut Report) {
-    let mut seen: HashMap<(IpNet, Protocol), Vec<(Ports, usize)>> = HashMap::new();
-    for (index, draft) in drafts.iter().enumerate() {
-        let (Some(vip), Some(ports), Some(protocol)) = (draft.vip, draft.ports, draft.protocol) else { continue };
-        let is_range = |ports: Ports| ports.single().is_none() && ports != Ports::ALL;
-        let others = seen.entry((vip, protocol)).or_default();
-        let clash = others
-            .iter()
-            .find(|(other, _)| *other == ports || (is_range(*other) && is_range(ports) && other.overlaps(ports)));
-        if let Some((other, service)) = clash {
-            let vip_text =
-                if vip.prefix_len() == vip.max_prefix_len() { vip.addr().to_string() } else { vip.to_string() };
-            let reason = match ports.single() {
-                _ if *other != ports => format!(
-                    "{}-{} overlaps {}-{} of services[{service}], on the same VIP and protocol",
-                    ports.first, ports.last, other.first, other.last
-                ),
-                Some(port) => format!("{vip_text} port {port} {} is services[{service}] already", protocol.name()),
-                None if ports == Ports::ALL => {
-                    format!("all ports of {vip_text} {} are services[{service}] already", protocol.name())
-                }
-                None => format!(
-                    "{vip_text} ports {}-{} {} are services[{service}] already",
-                    ports.first,
-                    ports.last,
-                    protocol.name()
-                ),
-            };
-            let key = if *other == ports { "vip" } else { "port" };
-            report.error(at(index, key), reason);
-        }
-        others.push((ports, index));
-    }
-}
+/// A service by its place in the document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Place(usize);
 
-/// A reply of `dnat` is known by its source alone, so an endpoint serves one VIP and port.
-fn dnat_endpoints(drafts: &[Draft], report: &mut Report) {
-    let mut seen: HashMap<(IpAddr, Protocol), Vec<(Ports, usize)>> = HashMap::new();
-    for (index, draft) in
-        drafts.iter().enumerate().filter(|(_, draft)| draft.mode.is_some_and(|mode| mode.nature().replies_by_endpoint))
-    {
-        let (Some(service_ports), Some(protocol)) = (draft.ports, draft.protocol) else { continue };
-        for (number, backend) in draft.backends.iter().enumerate() {
-            let Some(address) = backend.address else { continue };
-            let ports = backend.port.map_or(service_ports, |port| Ports { first: port, last: port });
-            let others = seen.entry((address, protocol)).or_default();
-            if let Some((_, other)) = others.iter().find(|(other, service)| *service != index && other.overlaps(ports))
-            {
-                let endpoint = endpoint_text(address, ports.single().unwrap_or(0));
-                let reason = format!(
-                    "{endpoint} {} is an endpoint of services[{other}] too; \"dnat\" could not tell whose replies come from it. \
-                     Let it serve on another port, or from another address",
-                    protocol.name()
-                );
-                report.error(at(index, &format!("backends[{number}]")), reason);
-            }
-            others.push((ports, index));
-        }
-    }
-}
-
-/// A `dscp` backend knows the VIP by the code point alone.
-fn dscp_backends(drafts: &[Draft], report: &mut Report) {
-    let mut seen: HashMap<(IpAddr, u8), (IpNet, usize)> = HashMap::new();
-    for (index, draft) in drafts.iter().enumerate().filter(|(_, draft)| draft.mode == Some(Forwarding::Dscp)) {
-        let (Some(vip), Some(dscp)) = (draft.vip, draft.dscp) else { continue };
-        for (number, address) in
-            draft.backends.iter().enumerate().filter_map(|(number, backend)| Some((number, backend.address?)))
-        {
-            if let Some((_, other)) = first(&mut seen, (address, dscp), (vip, index)).filter(|(other, _)| *other != vip)
-            {
-                let reason = format!(
-                    "{address} gets DSCP {dscp} for the VIP of services[{other}] too, and could not tell the VIPs apart; use another code point"
-                );
-                report.error(at(index, &format!("backends[{number}].address")), reason);
-            }
-        }
+impl Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "services[{}]", self.0)
     }
 }

@@ -22,6 +22,13 @@ impl Definitions {
     }
 }
 
+impl Service {
+    /// An element of a document's services, in one line.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(&written(self)).expect("plain data has a JSON form")
+    }
+}
+
 #[derive(Serialize)]
 struct Document<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]

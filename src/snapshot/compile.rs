@@ -264,6 +264,17 @@ impl Compiler {
         self.in_motion().map(|(_, entry)| (&entry.definition.name, entry.bases.held().count()))
     }
 
+    /// Slots of those services, by the backend (service, endpoint) that is their base.
+    pub fn unsettled(&self) -> HashMap<(Arc<str>, SocketAddr), usize> {
+        let mut slots = HashMap::new();
+        for (_, entry) in self.in_motion() {
+            for (_, held) in entry.bases.held() {
+                *slots.entry((entry.definition.name.clone(), held.base)).or_default() += 1;
+            }
+        }
+        slots
+    }
+
     fn in_motion(&self) -> impl Iterator<Item = (&Key, &Entry)> {
         self.moving.iter().filter_map(|key| self.entries.get_key_value(key))
     }

@@ -21,6 +21,7 @@ mod transition;
 mod tunnels;
 mod vips;
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -115,6 +116,13 @@ pub struct Route {
 /// Milliseconds on whatever clock the caller has: the node's monotonic one, or a capture's time stamps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Millis(pub u64);
+
+impl Millis {
+    /// As flow memory counts.
+    pub fn seconds(self) -> Seconds {
+        Seconds((self.0 / 1000) as u32)
+    }
+}
 
 /// Everything that an lcore needs to forward under one version of the definitions. Immutable.
 ///
@@ -581,6 +589,24 @@ impl Snapshot {
         &self.services[service.0 as usize]
     }
 
+    /// What becomes of flows that are remembered by this number; `None`: their backend is gone.
+    pub fn fate_of(&self, number: u32) -> Option<Fate> {
+        Some(self.fate(number)).filter(|fate| fate.is_there)
+    }
+
+    /// The service and endpoint that flows are remembered by this number for; `None`: it is gone.
+    pub fn destination(&self, number: u32) -> Option<(&Arc<Service>, SocketAddr)> {
+        let &Destination { service, member, .. } = self.destinations.get(number)?;
+        let service = self.services.get(service.0 as usize)?;
+        let backend = service.backend(member)?;
+        Some((service.definition(), service.definition().endpoint(backend)))
+    }
+
+    /// The services, in no order.
+    pub fn services(&self) -> impl Iterator<Item = &CompiledService> {
+        self.services.iter()
+    }
+
     pub fn way(&self, to: IpAddr) -> Way {
         self.routes.way(to)
     }
@@ -653,6 +679,18 @@ impl CompiledService {
     /// Who owns a slot by definitions alone.
     pub fn owner(&self, slot: usize) -> Option<&Backend> {
         self.backend(*self.details.table.owners.get(slot)?)
+    }
+
+    /// How many slots send new flows to each endpoint.
+    pub fn slots(&self) -> HashMap<SocketAddr, u32> {
+        let mut of_members = vec![0u32; self.details.places.len()];
+        for &member in self.now.iter() {
+            if let Some(slots) = of_members.get_mut(usize::from(member)) {
+                *slots += 1;
+            }
+        }
+        let endpoint = |place: u32| self.definition().endpoint(&self.definition().backends[place as usize]);
+        self.details.places.iter().zip(of_members).map(|(&place, slots)| (endpoint(place), slots)).collect()
     }
 
     /// A member of the table.

@@ -12,8 +12,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::net::TcpListener;
 
-use super::metrics::{self, Recorded};
-use super::sample::{Lcores, Sources};
+use super::sample::Sources;
 
 /// A scrape waits so long for the control side.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -23,8 +22,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub enum Error {
     #[error("metrics.listen: cannot listen on {address}: {reason}")]
     Bind { address: SocketAddr, reason: std::io::Error },
-    #[error("metrics: this process has a recorder already")]
-    Recorder,
 }
 
 /// Whether traffic should be sent here.
@@ -45,6 +42,15 @@ impl Health {
         self.is_stopping.store(true, Ordering::Relaxed);
     }
 
+    /// Where the node is in its life.
+    pub fn phase(&self) -> &'static str {
+        match (self.is_stopping.load(Ordering::Relaxed), self.is_forwarding.load(Ordering::Relaxed)) {
+            (true, _) => "stopping",
+            (false, false) => "starting",
+            (false, true) => "forwarding",
+        }
+    }
+
     /// `Err`: why not.
     fn ready(&self, has_definitions: bool) -> Result<(), &'static str> {
         match (self.is_stopping.load(Ordering::Relaxed), self.is_forwarding.load(Ordering::Relaxed), has_definitions) {
@@ -59,15 +65,13 @@ impl Health {
 /// A bound socket; [`Server::run`] answers on it.
 pub struct Server {
     listener: TcpListener,
-    recorded: Recorded,
 }
 
 impl Server {
-    /// Binds `address` and starts recording.
+    /// Binds `address`.
     pub async fn bind(address: SocketAddr) -> Result<Self, Error> {
         let listener = TcpListener::bind(address).await.map_err(|reason| Error::Bind { address, reason })?;
-        let recorded = Recorded::install().ok_or(Error::Recorder)?;
-        Ok(Self { listener, recorded })
+        Ok(Self { listener })
     }
 
     /// Where it listens; the port that the kernel chose where port 0 was asked for.
@@ -77,26 +81,13 @@ impl Server {
 
     /// Answers until the runtime ends.
     pub async fn run(self, sources: Arc<Sources>, health: Arc<Health>) -> std::io::Result<()> {
-        let measured = sources.clone();
-        let measure = async move {
-            let mut period = tokio::time::interval(Lcores::PERIOD);
-            loop {
-                period.tick().await;
-                measured.lcores.measure();
-            }
-        };
-        let state = Arc::new(Site { sources, health, recorded: self.recorded });
-        tokio::select! {
-            result = axum::serve(self.listener, router(state)) => result,
-            () = measure => Ok(()),
-        }
+        axum::serve(self.listener, router(Arc::new(Site { sources, health }))).await
     }
 }
 
 struct Site {
     sources: Arc<Sources>,
     health: Arc<Health>,
-    recorded: Recorded,
 }
 
 fn router(site: Arc<Site>) -> Router {
@@ -108,11 +99,8 @@ fn router(site: Arc<Site>) -> Router {
 }
 
 async fn scrape(State(site): State<Arc<Site>>) -> impl IntoResponse {
-    match tokio::time::timeout(PATIENCE, site.sources.sample()).await {
-        Ok(Some(sample)) => {
-            let text = metrics::render(&sample) + &site.recorded.render();
-            ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
-        }
+    match tokio::time::timeout(PATIENCE, site.sources.render()).await {
+        Ok(Some(text)) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
         _ => (StatusCode::SERVICE_UNAVAILABLE, "the control side does not answer\n").into_response(),
     }
 }

@@ -78,14 +78,15 @@ const PUBLISH_BUCKETS: &[f64] = &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05,
 pub struct Recorded(PrometheusHandle);
 
 impl Recorded {
-    /// `None` where this process records already.
-    pub fn install() -> Option<Self> {
+    /// The first time in a process; whoever comes later records nothing.
+    pub fn install() -> Self {
         let recorder = recorder();
         let handle = recorder.handle();
-        metrics::set_global_recorder(recorder).ok()?;
-        describe(RECORDED);
-        counter!(FEED_ERRORS).increment(0);
-        Some(Self(handle))
+        if metrics::set_global_recorder(recorder).is_ok() {
+            describe(RECORDED);
+            counter!(FEED_ERRORS).increment(0);
+        }
+        Self(handle)
     }
 
     /// In Prometheus' text format.
@@ -245,6 +246,7 @@ mod tests {
                 definitions: Some(Arc::new(definitions)),
                 feed_last_success: Some(SystemTime::now()),
                 unresolved: 17,
+                ..Report::default()
             },
         }
     }

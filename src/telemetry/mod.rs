@@ -11,5 +11,5 @@ mod sample;
 
 pub use http::{Error, Health, Server};
 pub use logs::start as start_logs;
-pub use metrics::{Kind, listed};
+pub use metrics::{Kind, Recorded, listed};
 pub use sample::{Device, Lcores, Sources, TwinCounts};

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use super::metrics::{self, Recorded};
+use crate::api::{self, proto};
 use crate::control::{Client, Report};
 use crate::counters::{LcoreBlock, Totals};
 
@@ -15,6 +17,8 @@ pub struct Sources {
     pub control: Client,
     /// Asks the devices; this room knows none.
     pub device: Box<dyn Fn() -> Device + Send + Sync>,
+    /// What is recorded when it happens.
+    pub recorded: Recorded,
 }
 
 /// What the devices count.
@@ -105,8 +109,46 @@ pub(super) struct Sample<'a> {
 }
 
 impl Sources {
-    /// `None` where the control side does not answer.
-    pub(super) async fn sample(&self) -> Option<Sample<'_>> {
+    /// What the API tells of lcores and devices.
+    pub fn facts(&self, phase: &'static str) -> api::Facts {
+        let (device, lcores): (_, Vec<LcoreSample>) = ((self.device)(), self.lcores.iter().collect());
+        let port = |(index, name): (usize, &String)| {
+            let mut status = proto::PortStatus { name: name.clone(), ..proto::PortStatus::default() };
+            for totals in lcores.iter().filter_map(|lcore| lcore.ports.get(index)) {
+                status.received += totals.received;
+                status.forwarded += totals.forwarded;
+                status.answered += totals.answered;
+                status.punted += totals.punted;
+                status.dropped += totals.dropped.iter().sum::<u64>();
+            }
+            status.missed = device.missed.get(index).copied().unwrap_or(0);
+            status
+        };
+        let ports = self.ports.iter().enumerate().map(port).collect();
+        let lcore = |lcore: &LcoreSample| proto::LcoreStatus {
+            cpu: lcore.cpu.into(),
+            busy_ratio: lcore.busy,
+            flows: lcore.flows,
+        };
+        let lcores = lcores.iter().map(lcore).collect();
+        api::Facts { phase, lcores, ports, mbufs_in_use: device.mbufs_in_use, mbufs: device.mbufs }
+    }
+
+    /// All metrics in Prometheus' text format. `None` where the control side does not answer.
+    pub async fn render(&self) -> Option<String> {
+        Some(metrics::render(&self.sample().await?) + &self.recorded.render())
+    }
+
+    /// Looks how busy the lcores are, for ever.
+    pub async fn measure(&self) {
+        let mut period = tokio::time::interval(Lcores::PERIOD);
+        loop {
+            period.tick().await;
+            self.lcores.measure();
+        }
+    }
+
+    async fn sample(&self) -> Option<Sample<'_>> {
         let report = self.control.report().await?;
         Some(Sample { ports: &self.ports, lcores: self.lcores.iter().collect(), device: (self.device)(), report })
     }

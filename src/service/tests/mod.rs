@@ -2,7 +2,7 @@
 
 mod broken;
 mod good;
-mod random;
+pub mod random;
 
 use serde_json::{Value, json};
 

@@ -148,7 +148,7 @@ fn service(number: u8) -> impl Strategy<Value = Service> {
     )
 }
 
-fn definitions() -> impl Strategy<Value = Definitions> {
+pub fn definitions() -> impl Strategy<Value = Definitions> {
     let services = (option::of(service(1)), option::of(service(2)), option::of(service(3)));
     (option::of("\\PC{0,20}"), services).prop_map(|(version, (a, b, c))| Definitions {
         version,

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
-use penstock::flow::{self as rule, Fate, Flow, Flows, Goes, Judge, Known, Says, Seconds, Stage};
+use penstock::flow::{self as rule, Fate, Flow, Flows, Goes, Judge, Known, Says, Seconds, Spots, Stage};
 use penstock::maglev::{self, NOBODY};
 use penstock::service::Tracking;
 use penstock::snapshot::{Bases, By, Millis, Owners};

@@ -1,0 +1,116 @@
+//! `Backends`: each as it is, and draining by hand.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+
+use super::proto::backends_server::Backends;
+use super::proto::{
+    BackendStatus, DrainRequest, DrainResponse, ListBackendsRequest, ListBackendsResponse, UndrainRequest,
+    UndrainResponse,
+};
+use super::{Api, refusal};
+use crate::control::{Named, Report, Whom};
+use crate::service::Service;
+use crate::snapshot::Snapshot;
+
+#[tonic::async_trait]
+impl Backends for Api {
+    async fn list(&self, request: Request<ListBackendsRequest>) -> Result<Response<ListBackendsResponse>, Status> {
+        let ListBackendsRequest { service, backend } = request.into_inner();
+        let named = backend.as_deref().map(named).transpose()?;
+        let report = self.control.report().await.ok_or_else(refusal::stopping)?;
+        let seen = self.control.seen().await.ok_or_else(refusal::stopping)?;
+        let list = move || list(&report, &seen.snapshot, service.as_deref(), named);
+        // Thousands of tables are counted.
+        tokio::task::spawn_blocking(list).await.map_err(|error| Status::internal(error.to_string()))?.map(Response::new)
+    }
+
+    async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
+        let DrainRequest { backend, service } = request.into_inner();
+        let whom = whom(&backend, service)?;
+        let services = self.control.drain(whom).await.map_err(|refused| refusal::refused(refused, ""))?;
+        Ok(Response::new(DrainResponse { services: services.iter().map(ToString::to_string).collect() }))
+    }
+
+    async fn undrain(&self, request: Request<UndrainRequest>) -> Result<Response<UndrainResponse>, Status> {
+        let UndrainRequest { backend, service } = request.into_inner();
+        let whom = whom(&backend, service)?;
+        let services = self.control.undrain(whom).await.map_err(|refused| refusal::refused(refused, ""))?;
+        Ok(Response::new(UndrainResponse { services: services.iter().map(ToString::to_string).collect() }))
+    }
+}
+
+pub(super) fn named(text: &str) -> Result<Named, Status> {
+    if text.is_empty() {
+        return Err(refusal::field("backend", "required, but absent"));
+    }
+    text.parse().map_err(|error: crate::control::NotNamed| refusal::field("backend", error.to_string()))
+}
+
+fn whom(backend: &str, service: Option<String>) -> Result<Whom, Status> {
+    Ok(Whom { backend: named(backend)?, service: service.filter(|name| !name.is_empty()).map(Arc::from) })
+}
+
+fn list(
+    report: &Report,
+    snapshot: &Snapshot,
+    service: Option<&str>,
+    named: Option<Named>,
+) -> Result<ListBackendsResponse, Status> {
+    let Some(definitions) = &report.definitions else { return Ok(ListBackendsResponse::default()) };
+    let is_asked_for = |of: &Service| service.is_none_or(|name| *of.name == *name);
+    if let Some(name) = service
+        && !definitions.services.iter().any(|service| is_asked_for(service))
+    {
+        return Err(Status::not_found(format!("there is no service {name:?}")));
+    }
+    let counts: HashMap<&(Arc<str>, SocketAddr), (u64, u64)> =
+        report.backends.iter().map(|count| (&count.of, (count.packets, count.bytes))).collect();
+    let flows: HashMap<&(Arc<str>, SocketAddr), u64> = report.flows.iter().map(|(of, flows)| (of, *flows)).collect();
+    let masked: HashMap<&str, &Arc<Service>> =
+        report.masked.services.iter().map(|service| (&*service.name, service)).collect();
+    let slots: HashMap<&str, HashMap<SocketAddr, u32>> = snapshot
+        .services()
+        .filter(|compiled| is_asked_for(compiled.definition()))
+        .map(|compiled| (&*compiled.definition().name, compiled.slots()))
+        .collect();
+    let mut backends = Vec::new();
+    for service in definitions.services.iter().filter(|service| is_asked_for(service)) {
+        let masked = masked.get(&*service.name).copied().unwrap_or(service);
+        let table_size: u32 = slots.get(&*service.name).map_or(0, |slots| slots.values().sum());
+        for (backend, masked) in service.backends.iter().zip(&masked.backends) {
+            let endpoint = service.endpoint(backend);
+            if named.is_some_and(|named| !named.is(endpoint)) {
+                continue;
+            }
+            let pair = (service.name.clone(), endpoint);
+            let (packets, bytes) = counts.get(&pair).copied().unwrap_or_default();
+            backends.push(BackendStatus {
+                service: service.name.to_string(),
+                address: backend.address.to_string(),
+                port: endpoint.port().into(),
+                weight: backend.weight.into(),
+                defined_state: backend.state.name().to_owned(),
+                drained: report.drained.iter().any(|whom| whom.is(&service.name, endpoint)),
+                health: None,
+                health_reason: String::new(),
+                state: masked.state.name().to_owned(),
+                slots: slots.get(&*service.name).and_then(|slots| slots.get(&endpoint)).copied().unwrap_or(0),
+                table_size,
+                packets,
+                bytes,
+                flows: flows.get(&pair).copied().unwrap_or(0),
+                unsettled_slots: report.unsettled.get(&pair).map_or(0, |&slots| slots as u32),
+            });
+        }
+    }
+    if let Some(named) = named.filter(|_| backends.is_empty()) {
+        let of = service.map_or("no service has".to_owned(), |name| format!("service {name:?} has no"));
+        let word = if service.is_some() { "backend" } else { "a backend" };
+        return Err(Status::not_found(format!("{of} {word} {named}")));
+    }
+    Ok(ListBackendsResponse { version: definitions.version.clone().unwrap_or_default(), backends })
+}

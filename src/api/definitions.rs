@@ -1,0 +1,171 @@
+//! `Definitions`: what the node was given, and writing it.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::{Stream, StreamExt};
+use tonic::{Request, Response, Status};
+
+use super::proto::definitions_server::Definitions;
+use super::proto::{
+    DeleteServiceRequest, GetRequest, GetResponse, ReplaceRequest, SetBackendsRequest, UpsertServiceRequest,
+    WatchRequest, WatchResponse, WriteResponse,
+};
+use super::{Api, convert, refusal};
+use crate::config;
+use crate::control::{Edit, Refused, Write};
+use crate::service::problem::Report;
+use crate::service::tree::{self, Value};
+use crate::service::{self, Errors, Service, Warning};
+
+/// Errors and warnings of a request name no file.
+const REQUEST: &str = "request";
+
+/// How often a change of one service is made anew, when another came between: as often as others can come.
+const TRIES: usize = 100;
+
+type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Definitions for Api {
+    type WatchStream = Messages<WatchResponse>;
+
+    async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
+        let names = request.into_inner().services;
+        let definitions = self.control.definitions().borrow().clone();
+        let mut set = convert::message_of_set(&definitions);
+        if !names.is_empty() {
+            if let Some(missing) = names.iter().find(|name| !set.services.iter().any(|service| service.name == **name))
+            {
+                return Err(Status::not_found(format!("there is no service {missing:?}")));
+            }
+            set.services.retain(|service| names.contains(&service.name));
+        }
+        Ok(Response::new(GetResponse { definitions: Some(set) }))
+    }
+
+    async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let mut definitions = self.control.definitions();
+        definitions.mark_changed();
+        // The next is made when the last was taken: who is slow holds one.
+        let sets = futures_util::stream::unfold(definitions, |mut definitions| async move {
+            definitions.changed().await.ok()?;
+            let set = convert::message_of_set(&definitions.borrow_and_update().clone());
+            Some((Ok(WatchResponse { definitions: Some(set) }), definitions))
+        });
+        Ok(Response::new(sets.boxed()))
+    }
+
+    async fn replace(&self, request: Request<ReplaceRequest>) -> Result<Response<WriteResponse>, Status> {
+        const PREFIX: &str = "definitions.";
+        self.refuse_where_a_feed_rules()?;
+        let ReplaceRequest { definitions, expected_version, dry_run } = request.into_inner();
+        let Some(set) = definitions else { return Err(refusal::field("definitions", "required, but absent")) };
+        let (config, in_force) = (self.config.clone(), self.control.definitions().borrow().clone());
+        let judge = move || {
+            let (definitions, warnings) = service::read_tree(&convert::tree_of_set(&set), REQUEST, Some(&in_force))?;
+            config::fit(&config, &definitions, REQUEST)?;
+            Ok((definitions, warnings))
+        };
+        let judged = tokio::task::spawn_blocking(judge).await.map_err(|error| Status::internal(error.to_string()))?;
+        let (definitions, warnings) = judged.map_err(|errors: Errors| refusal::invalid(&errors, PREFIX))?;
+        self.write(Edit::Replace(definitions), expected_version, dry_run, &warnings, PREFIX).await
+    }
+
+    async fn upsert_service(&self, request: Request<UpsertServiceRequest>) -> Result<Response<WriteResponse>, Status> {
+        const PREFIX: &str = "service.";
+        self.refuse_where_a_feed_rules()?;
+        let UpsertServiceRequest { service, expected_version, dry_run } = request.into_inner();
+        let Some(service) = service else { return Err(refusal::field("service", "required, but absent")) };
+        let judged = self.judge(&convert::tree_of(&service));
+        let (service, warnings) = judged.map_err(|errors| refusal::invalid(&errors, PREFIX))?;
+        self.write(Edit::Upsert(service), expected_version, dry_run, &warnings, PREFIX).await
+    }
+
+    async fn delete_service(&self, request: Request<DeleteServiceRequest>) -> Result<Response<WriteResponse>, Status> {
+        self.refuse_where_a_feed_rules()?;
+        let DeleteServiceRequest { name, expected_version, dry_run } = request.into_inner();
+        if name.is_empty() {
+            return Err(refusal::field("name", "required, but absent"));
+        }
+        self.write(Edit::Delete(name), expected_version, dry_run, &[], "").await
+    }
+
+    async fn set_backends(&self, request: Request<SetBackendsRequest>) -> Result<Response<WriteResponse>, Status> {
+        self.refuse_where_a_feed_rules()?;
+        let SetBackendsRequest { service: name, backends, expected_version, dry_run } = request.into_inner();
+        if name.is_empty() {
+            return Err(refusal::field("service", "required, but absent"));
+        }
+        let absent = || Status::not_found(format!("there is no service {name:?}"));
+        for _ in 0..TRIES {
+            let in_force = self.control.definitions().borrow().clone();
+            let before = in_force.services.iter().find(|service| *service.name == *name).ok_or_else(absent)?.clone();
+            let json = before.to_json();
+            let mut tree =
+                tree::json(json.as_bytes(), REQUEST).map_err(|errors| Status::internal(errors.to_string()))?;
+            if let Value::Object(members) = &mut tree {
+                members.retain(|(key, _)| key != "backends");
+                members.push(("backends".into(), convert::tree_of_backends(&backends)));
+            }
+            let (after, warnings) = self.judge(&tree).map_err(|errors| refusal::invalid(&errors, ""))?;
+            let edit = Edit::Exchange { before, after };
+            let write = Write { edit, expected_version: expected_version.clone(), is_dry_run: dry_run };
+            match self.control.write(write).await {
+                Err(Refused::Outdated) => {
+                    // Another change of the same service is on its way: it is in force in a moment.
+                    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+                }
+                written => return answer(written, &warnings, ""),
+            }
+        }
+        Err(Status::aborted("the service changes all the time"))
+    }
+}
+
+impl Api {
+    /// Before anything is looked at: whoever may not write need not hear what is wrong with it.
+    fn refuse_where_a_feed_rules(&self) -> Result<(), Status> {
+        match self.config.feed.kind() {
+            config::FeedKind::None => Ok(()),
+            kind => Err(refusal::refused(Refused::FeedRules(kind.name()), "")),
+        }
+    }
+
+    /// A service by itself, and on this node.
+    fn judge(&self, tree: &Value<'_>) -> Result<(Arc<Service>, Vec<Warning>), Errors> {
+        let (service, warnings) = service::read_service(tree, REQUEST)?;
+        let mut report = Report::new(REQUEST);
+        config::fit_service(&self.config, &service, "", &mut report);
+        report.finish(|| ())?;
+        Ok((service, warnings))
+    }
+
+    async fn write(
+        &self,
+        edit: Edit,
+        expected_version: Option<String>,
+        is_dry_run: bool,
+        warnings: &[Warning],
+        prefix: &str,
+    ) -> Result<Response<WriteResponse>, Status> {
+        answer(self.control.write(Write { edit, expected_version, is_dry_run }).await, warnings, prefix)
+    }
+}
+
+fn answer(
+    written: Result<crate::control::Written, Refused>,
+    warnings: &[Warning],
+    prefix: &str,
+) -> Result<Response<WriteResponse>, Status> {
+    let written = written.map_err(|refused| refusal::refused(refused, prefix))?;
+    let warning = |warning: &Warning| match warning.path.as_str() {
+        "" => warning.reason.clone(),
+        path => format!("{prefix}{path}: {}", warning.reason),
+    };
+    Ok(Response::new(WriteResponse {
+        version: written.version,
+        warnings: warnings.iter().map(warning).collect(),
+        changed: written.has_changed,
+    }))
+}

@@ -1,0 +1,94 @@
+//! The gRPC API: `penstock.v1`, as `proto/` has it, over a handle of `control` alone.
+//!
+//! A request becomes the same tree of values that a JSON document does (`convert`), so what is refused, and the path and reason of each error,
+//! are the same whichever way definitions come. Reads are of what is in force; a write is answered once it is on disk and every lcore goes by
+//! it. Nothing here can keep the control thread waiting: it only answers.
+
+mod backends;
+mod convert;
+mod definitions;
+mod flows;
+mod listen;
+mod node;
+mod refusal;
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tonic::transport::Server as Transport;
+use tonic::transport::server::Router;
+
+use crate::control::Client;
+
+pub use convert::{message_of_set, tree_of_set};
+pub use listen::{Error, Listeners};
+
+/// The contract of `proto/penstock/v1`, as code.
+#[allow(clippy::all, missing_docs)]
+pub mod proto {
+    tonic::include_proto!("penstock.v1");
+}
+
+/// For reflection.
+const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/penstock.v1.bin"));
+
+/// Bytes of one message, either way: 10,000 services of 20 backends are some five million.
+pub const LARGEST_MESSAGE: usize = 64 << 20;
+
+/// What the calls answer from.
+pub struct Api {
+    pub control: Client,
+    pub config: Arc<crate::config::Config>,
+    pub started: SystemTime,
+    /// What only the node's other parts know.
+    pub facts: Box<dyn Fn() -> Facts + Send + Sync>,
+    /// Everything that /metrics tells, in Prometheus' text format.
+    pub metrics: Box<dyn Fn() -> futures_util::future::BoxFuture<'static, Option<String>> + Send + Sync>,
+    /// The flows that each lcore remembers, with its CPU.
+    pub remembered: Vec<(u16, crate::flow::Remembered)>,
+}
+
+/// What lcores and devices tell.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    /// "starting", "forwarding" or "stopping".
+    pub phase: &'static str,
+    pub lcores: Vec<proto::LcoreStatus>,
+    pub ports: Vec<proto::PortStatus>,
+    pub mbufs_in_use: u64,
+    pub mbufs: u64,
+}
+
+/// All services, ready to answer.
+pub fn router(api: Arc<Api>) -> Router {
+    use proto::backends_server::BackendsServer;
+    use proto::definitions_server::DefinitionsServer;
+    use proto::flows_server::FlowsServer;
+    use proto::node_server::NodeServer;
+
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .build_v1()
+        .expect("the descriptors were made with this program");
+    let older_reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .build_v1alpha()
+        .expect("the descriptors were made with this program");
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let serving = api.control.clone();
+    tokio::spawn(node::report_health(reporter, serving));
+    let definitions = DefinitionsServer::from_arc(api.clone())
+        .max_decoding_message_size(LARGEST_MESSAGE)
+        .max_encoding_message_size(LARGEST_MESSAGE);
+    Transport::builder()
+        .concurrency_limit_per_connection(64)
+        .max_concurrent_streams(Some(64))
+        .http2_keepalive_interval(Some(std::time::Duration::from_secs(30)))
+        .add_service(definitions)
+        .add_service(BackendsServer::from_arc(api.clone()).max_encoding_message_size(LARGEST_MESSAGE))
+        .add_service(NodeServer::from_arc(api.clone()).max_encoding_message_size(LARGEST_MESSAGE))
+        .add_service(FlowsServer::from_arc(api))
+        .add_service(health)
+        .add_service(reflection)
+        .add_service(older_reflection)
+}

@@ -1,0 +1,228 @@
+//! Changes of the definitions that came one service at a time: a line each, behind the whole set that they change.
+//!
+//! To write ten thousand services anew for each change of one would take a tenth of a second. So a change is a line of a *segment*, a file
+//! that is only appended to and synced. The whole set says with which segment its changes begin; those of later segments follow. When
+//! segments have grown as long as the set, the set is written anew, and only once it stands there whole do the old segments go: at every
+//! instant, set and segments together are what was acknowledged.
+//!
+//! A line begins with its checksum. What ends without a newline was being written when the process or the machine stopped, so nobody was
+//! told that it is kept; anything else that does not hold is damage, and is reported.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::kept::fnv1a;
+
+/// One change, as it is written.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Change {
+    /// Of the definitions after it.
+    pub version: String,
+    /// A service in native JSON, in place of the one of that name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upsert: Option<Box<RawValue>>,
+    /// The name of a service that is no more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delete: Option<String>,
+}
+
+impl Change {
+    /// A line of a segment.
+    pub fn line(&self) -> String {
+        let json = serde_json::to_string(self).expect("plain data has a JSON form");
+        format!("{:016x} {json}\n", fnv1a(json.as_bytes()))
+    }
+}
+
+/// The segment that is appended to.
+#[derive(Debug)]
+pub struct Journal {
+    directory: PathBuf,
+    number: u64,
+    file: File,
+    /// Bytes that are known to be whole.
+    bytes: u64,
+    /// Whether what stands behind those must be cut off first.
+    is_torn: bool,
+}
+
+impl Journal {
+    /// Begins a segment; one of that number is overwritten.
+    pub fn begin(directory: &Path, number: u64) -> io::Result<Self> {
+        let file = File::create(path(directory, number))?;
+        file.sync_all()?;
+        File::open(directory)?.sync_all()?;
+        Ok(Self { directory: directory.to_owned(), number, file, bytes: 0, is_torn: false })
+    }
+
+    /// Goes on with a segment where there is one.
+    pub fn open(directory: &Path, number: u64) -> io::Result<Self> {
+        let path = path(directory, number);
+        if !path.exists() {
+            return Self::begin(directory, number);
+        }
+        let whole = fs::read(&path)?.iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
+        let file = OpenOptions::new().append(true).open(&path)?;
+        Ok(Self { directory: directory.to_owned(), number, file, bytes: whole as u64, is_torn: true })
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Appends lines and syncs them. If that fails none of them counts.
+    pub fn append(&mut self, lines: &str) -> io::Result<()> {
+        if self.is_torn {
+            self.file.set_len(self.bytes)?;
+            // The file is written at its end only where it was opened so.
+            self.file = OpenOptions::new().append(true).open(path(&self.directory, self.number))?;
+        }
+        self.is_torn = true;
+        self.file.write_all(lines.as_bytes())?;
+        self.file.sync_data()?;
+        self.bytes += lines.len() as u64;
+        self.is_torn = false;
+        Ok(())
+    }
+}
+
+/// The changes since a set was written whose first segment is `from`, in order, and the number of the last segment. What is damaged is
+/// reported by the second of the pair, and nothing after it is used.
+pub fn read(directory: &Path, from: u64) -> (Vec<Change>, u64, Option<String>) {
+    let (mut changes, mut number) = (Vec::new(), from);
+    loop {
+        let path = path(directory, number);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return (changes, last(from, number), None),
+            Err(error) => return (changes, last(from, number), Some(format!("{}: {error}", path.display()))),
+        };
+        for (index, line) in text.split_inclusive('\n').enumerate() {
+            let Some(line) = line.strip_suffix('\n') else { break };
+            let Some(change) = parse(line) else {
+                let problem = format!(
+                    "{}: line {} is damaged; it and the changes after it are not used",
+                    path.display(),
+                    index + 1
+                );
+                return (changes, number, Some(problem));
+            };
+            changes.push(change);
+        }
+        number += 1;
+    }
+}
+
+fn last(from: u64, missing: u64) -> u64 {
+    missing.saturating_sub(1).max(from)
+}
+
+fn parse(line: &str) -> Option<Change> {
+    let (sum, json) = line.split_once(' ')?;
+    let is_whole = u64::from_str_radix(sum, 16).ok()? == fnv1a(json.as_bytes());
+    if is_whole { serde_json::from_str(json).ok() } else { None }
+}
+
+/// The number of a segment after all that there are.
+pub fn next(directory: &Path) -> io::Result<u64> {
+    let mut next = 1;
+    for entry in fs::read_dir(directory)? {
+        next = number(&entry?.path()).map_or(next, |number| next.max(number + 1));
+    }
+    Ok(next)
+}
+
+fn number(path: &Path) -> Option<u64> {
+    path.file_name()?.to_str()?.strip_prefix(NAME)?.parse().ok()
+}
+
+/// Removes the segments before `first`, which a set that is written whole needs no more.
+pub fn forget_before(directory: &Path, first: u64) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if number(&path).is_some_and(|number| number < first) {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
+const NAME: &str = "changes.";
+
+fn path(directory: &Path, number: u64) -> PathBuf {
+    directory.join(format!("{NAME}{number}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(version: u64) -> Change {
+        let service = format!(r#"{{"name": "web", "weight": {version}}}"#);
+        Change {
+            version: version.to_string(),
+            upsert: Some(RawValue::from_string(service).unwrap()),
+            delete: (version % 3 == 0).then(|| format!("s{version}")),
+        }
+    }
+
+    fn versions(directory: &Path, from: u64) -> Vec<u64> {
+        read(directory, from).0.iter().map(|change| change.version.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn lines_of_all_segments_are_found_in_order() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut journal = Journal::begin(directory.path(), 7).unwrap();
+        journal.append(&(change(1).line() + &change(2).line())).unwrap();
+        let mut journal = Journal::begin(directory.path(), 8).unwrap();
+        journal.append(&change(3).line()).unwrap();
+        drop(journal);
+        let mut journal = Journal::open(directory.path(), 8).unwrap();
+        journal.append(&change(4).line()).unwrap();
+        assert_eq!(versions(directory.path(), 7), [1, 2, 3, 4]);
+        assert_eq!(versions(directory.path(), 8), [3, 4]);
+        assert_eq!(read(directory.path(), 9).1, 9);
+        assert_eq!(read(directory.path(), 7).0[2].line(), change(3).line());
+        forget_before(directory.path(), 8).unwrap();
+        assert_eq!((versions(directory.path(), 7), versions(directory.path(), 8)), (vec![], vec![3, 4]));
+    }
+
+    #[test]
+    fn wherever_writing_stopped_what_was_acknowledged_is_there_and_goes_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut journal = Journal::begin(directory.path(), 1).unwrap();
+        journal.append(&change(1).line()).unwrap();
+        drop(journal);
+        let whole = fs::read(path(directory.path(), 1)).unwrap();
+        let torn = change(2).line();
+        for cut in 0..torn.len() {
+            fs::write(path(directory.path(), 1), [&whole, &torn.as_bytes()[..cut]].concat()).unwrap();
+            let (changes, _, problem) = read(directory.path(), 1);
+            assert_eq!((changes.len(), problem), (1, None), "cut after {cut} bytes");
+            let mut journal = Journal::open(directory.path(), 1).unwrap();
+            journal.append(&change(3).line()).unwrap();
+            assert_eq!(versions(directory.path(), 1), [1, 3]);
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_line_that_was_whole_is_noticed() {
+        let directory = tempfile::tempdir().unwrap();
+        let whole = change(1).line() + &change(2).line();
+        for bit in 0..change(1).line().len() * 8 {
+            let mut damaged = whole.clone().into_bytes();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            fs::write(path(directory.path(), 1), &damaged).unwrap();
+            let (changes, _, problem) = read(directory.path(), 1);
+            // The letters of a checksum mean the same in capitals.
+            let is_case = changes.len() == 2 && problem.is_none() && damaged.eq_ignore_ascii_case(whole.as_bytes());
+            assert!(is_case || (changes.is_empty() && problem.is_some()), "bit {bit} flipped");
+        }
+    }
+}
