@@ -293,7 +293,7 @@ mod tests {
         let errors = service::read_service(&tree_of(&message), "request").unwrap_err().to_string();
         for said in [
             "request: name: required, but absent",
-            "request: vip: text \"192.0.2\" is not",
+            "request: vip: \"192.0.2\" is not",
             "request: port: this key stands twice",
             "request: protocol: ",
             "request: affinity_timeout: ",

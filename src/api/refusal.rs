@@ -9,7 +9,7 @@ use crate::service::Errors;
 
 /// Bytes of text that a status may have, each in its message and in its details. A status travels in a trailer, and common clients take no
 /// more than 8 KiB of those.
-const MOST: usize = 2400;
+const MOST: usize = 1500;
 
 /// An invalid request; `prefix` stands in front of each path ("service.").
 pub fn invalid(errors: &Errors, prefix: &str) -> Status {

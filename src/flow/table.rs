@@ -713,7 +713,7 @@ mod tests {
         let mut first = 0;
         for k in 10_000..10_200 {
             let spot = flows.spot([k, 0]);
-            let mut stand = [spot.first, flows.other(spot.fingerprint, spot.first)]
+            let mut stand = [spot.first, other(spot.fingerprint, spot.first, flows.buckets.len())]
                 .into_iter()
                 .flat_map(|bucket| &flows.buckets[bucket as usize].0)
                 .filter(|entry| !entry.is_free());

@@ -267,9 +267,14 @@ impl Compiler {
     /// Slots of those services, by the backend (service, endpoint) that is their base.
     pub fn unsettled(&self) -> HashMap<(Arc<str>, SocketAddr), usize> {
         let mut slots = HashMap::new();
-        for (_, entry) in self.in_motion() {
-            for (_, held) in entry.bases.held() {
-                *slots.entry((entry.definition.name.clone(), held.base)).or_default() += 1;
+        for (_, Entry { definition, bases, .. }) in self.in_motion() {
+            // Services of several ports share bases: their endpoints have none.
+            let endpoint = |base: SocketAddr| match base.port() {
+                0 => SocketAddr::new(base.ip(), definition.ports.single().unwrap_or(0)),
+                _ => base,
+            };
+            for (_, held) in bases.held() {
+                *slots.entry((definition.name.clone(), endpoint(held.base))).or_default() += 1;
             }
         }
         slots

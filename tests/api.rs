@@ -1,0 +1,639 @@
+//! The gRPC API over a real control thread: calls, refusals, and that no acknowledged write is ever lost.
+#![cfg(feature = "control")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use hyper_util::rt::TokioIo;
+use penstock::api::proto::backends_client::BackendsClient;
+use penstock::api::proto::definitions_client::DefinitionsClient;
+use penstock::api::proto::flows_client::FlowsClient;
+use penstock::api::proto::node_client::NodeClient;
+use penstock::api::proto::*;
+use penstock::api::{Api, Facts, Listeners};
+use penstock::config::{Config, Listen};
+use penstock::control::{Control, Setup};
+use penstock::flow::Clients;
+use penstock::quiescent::Reader;
+use penstock::snapshot::{Millis, Snapshot};
+use tokio::net::UnixStream;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+/// A node without ports of its own: control thread and API on a socket in `directory`, and an lcore that adopts whatever comes.
+struct Node {
+    control: Option<Control>,
+    stop: Arc<AtomicBool>,
+    lcore: Option<std::thread::JoinHandle<()>>,
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+fn socket(directory: &Path) -> PathBuf {
+    directory.join("api.sock")
+}
+
+fn config(directory: &Path, feed: &str) -> Config {
+    let document = format!(
+        r#"
+        [node]
+        state_dir = "{}"
+        [dpdk]
+        lcores = [0]
+        [[port]]
+        name = "wan0"
+        device = "net_null0"
+        [encap]
+        ipv4_source = "10.0.0.1"
+        [hash]
+        seed = "AAECAwQFBgcICQoLDA0ODw=="
+        table_size = 251
+        [feed]
+        {feed}
+        [api]
+        listen = ["unix:{}"]
+        "#,
+        directory.display(),
+        socket(directory).display()
+    );
+    Config::read(document, &directory.join("penstock.toml").display().to_string()).unwrap().0
+}
+
+impl Node {
+    fn start(directory: &Path) -> Self {
+        Self::with(config(directory, r#"kind = "none""#))
+    }
+
+    fn with(config: Config) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let start = Instant::now();
+        let setup = Setup {
+            fixed: config.fabric(),
+            config: config.clone(),
+            twins: vec![],
+            clock: Box::new(move || Millis(start.elapsed().as_millis() as u64)),
+            remembered: Vec::new(),
+            clients: Arc::new(Clients::new(8, [0; 2])),
+            knows_flows: false,
+            memory: 0,
+        };
+        let (control, mut readers) = Control::start(setup).unwrap();
+        let mut reader: Reader<Snapshot> = readers.remove(0);
+        let stop = Arc::new(AtomicBool::new(false));
+        let is_over = stop.clone();
+        let lcore = std::thread::spawn(move || {
+            while !is_over.load(Ordering::Relaxed) {
+                reader.quiescent();
+                std::thread::sleep(Duration::from_micros(50));
+            }
+        });
+        let api = Arc::new(Api {
+            control: control.client(),
+            config: Arc::new(config.clone()),
+            started: SystemTime::now(),
+            facts: Box::new(|| Facts { phase: "forwarding", ..Facts::default() }),
+            metrics: Box::new(|| Box::pin(async { Some("# HELP up\nup{a=\"b\"} 1\nother 2\n".to_owned()) })),
+            remembered: vec![],
+        });
+        let serving = runtime.block_on(async { Listeners::bind(&config.api.listen, None).await.unwrap().serve(api) });
+        // The socket goes with the directory.
+        std::mem::forget(serving);
+        Self { control: Some(control), stop, lcore: Some(lcore), runtime: Some(runtime) }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_timeout(Duration::from_secs(1));
+        }
+        self.stop.store(true, Ordering::Relaxed);
+        let _ = self.lcore.take().map(std::thread::JoinHandle::join);
+        drop(self.control.take());
+    }
+}
+
+async fn connect(directory: &Path) -> Result<Channel, tonic::transport::Error> {
+    let path = socket(directory);
+    let connector = tower::service_fn(move |_: Uri| {
+        let path = path.clone();
+        async move { UnixStream::connect(path).await.map(TokioIo::new) }
+    });
+    Endpoint::from_static("http://penstock").connect_with_connector(connector).await
+}
+
+/// Runs a test against a fresh node.
+fn against_a_node<F: Future<Output = ()>>(test: impl FnOnce(Channel) -> F) {
+    let directory = tempfile::tempdir().unwrap();
+    let node = Node::start(directory.path());
+    against(directory.path(), test);
+    drop(node);
+}
+
+fn against<F: Future<Output = ()>>(directory: &Path, test: impl FnOnce(Channel) -> F) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async { test(connect(directory).await.unwrap()).await });
+}
+
+fn service(name: &str, vip: u8, backends: &[u8]) -> Service {
+    let backend = |last| Backend { address: format!("10.1.0.{last}"), ..Backend::default() };
+    Service {
+        name: name.to_owned(),
+        vip: format!("192.0.2.{vip}"),
+        port: Some(80),
+        protocol: "tcp".to_owned(),
+        forwarding: "ipip".to_owned(),
+        backends: backends.iter().map(backend).collect(),
+        ..Service::default()
+    }
+}
+
+fn upsert(service: Service) -> UpsertServiceRequest {
+    UpsertServiceRequest { service: Some(service), ..UpsertServiceRequest::default() }
+}
+
+async fn names(client: &mut DefinitionsClient<Channel>) -> (Option<String>, Vec<String>) {
+    let set = client.get(GetRequest::default()).await.unwrap().into_inner().definitions.unwrap();
+    (set.version, set.services.into_iter().map(|service| service.name).collect())
+}
+
+fn violations(status: &Status) -> Vec<(String, String)> {
+    let details = status.get_error_details();
+    let violations = &details.bad_request().expect("there are details").field_violations;
+    violations.iter().map(|violation| (violation.field.clone(), violation.description.clone())).collect()
+}
+
+#[test]
+fn every_write_is_there_to_be_read_and_counts_the_version_on() {
+    against_a_node(|channel| async move {
+        let mut client = DefinitionsClient::new(channel);
+        assert_eq!(names(&mut client).await, (None, vec![]));
+        let written = client.upsert_service(upsert(service("web", 1, &[1, 2]))).await.unwrap().into_inner();
+        assert_eq!((written.version.as_str(), written.changed), ("#1", true));
+        let set = ServiceSet {
+            version: Some("2026-11-23T10:00:00Z#41".to_owned()),
+            services: vec![service("web", 1, &[1]), service("dns", 2, &[2])],
+        };
+        let replace = ReplaceRequest { definitions: Some(set), ..ReplaceRequest::default() };
+        client.replace(replace.clone()).await.unwrap();
+        assert!(!client.replace(replace).await.unwrap().into_inner().changed, "the same again");
+        let request = SetBackendsRequest {
+            service: "web".to_owned(),
+            backends: service("", 0, &[7, 8]).backends,
+            ..SetBackendsRequest::default()
+        };
+        assert_eq!(client.set_backends(request).await.unwrap().into_inner().version, "2026-11-23T10:00:00Z#42");
+        let request = DeleteServiceRequest { name: "dns".to_owned(), ..DeleteServiceRequest::default() };
+        client.delete_service(request).await.unwrap();
+        assert_eq!(names(&mut client).await, (Some("2026-11-23T10:00:00Z#43".to_owned()), vec!["web".to_owned()]));
+        let request = GetRequest { services: vec!["web".to_owned()] };
+        let set = client.get(request).await.unwrap().into_inner().definitions.unwrap();
+        let addresses: Vec<_> = set.services[0].backends.iter().map(|backend| backend.address.as_str()).collect();
+        assert_eq!(addresses, ["10.1.0.7", "10.1.0.8"]);
+        assert_eq!(client.get(GetRequest { services: vec!["no".into()] }).await.unwrap_err().code(), Code::NotFound);
+    });
+}
+
+#[test]
+fn what_is_refused_says_every_path_and_reason_and_changes_nothing() {
+    against_a_node(|channel| async move {
+        let mut client = DefinitionsClient::new(channel);
+        client.upsert_service(upsert(service("web", 1, &[1]))).await.unwrap();
+        let mut bad = service("dns", 2, &[2, 2]);
+        bad.protocol = "sctp".to_owned();
+        bad.backends[0].weight = Some(70_000);
+        let status = client.upsert_service(upsert(bad)).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        let fields: Vec<_> = violations(&status).into_iter().map(|(field, _)| field).collect();
+        assert_eq!(fields, ["service.protocol", "service.backends[0].weight", "service.backends[1]"]);
+        assert!(
+            status.message().contains("service.protocol: \"sctp\" is not one of tcp, udp; did you mean"),
+            "{status}"
+        );
+
+        let status = client.upsert_service(upsert(service("other", 1, &[2]))).await.unwrap_err();
+        let expected = ("service.vip".to_owned(), "192.0.2.1 port 80 tcp is service \"web\" already".to_owned());
+        assert_eq!((status.code(), violations(&status)), (Code::InvalidArgument, vec![expected]));
+
+        let set = ServiceSet { version: None, services: vec![service("a", 1, &[1]), service("b", 1, &[1])] };
+        let replace = ReplaceRequest { definitions: Some(set), ..ReplaceRequest::default() };
+        let status = client.replace(replace).await.unwrap_err();
+        assert_eq!(violations(&status)[0].0, "definitions.services[1].vip");
+        let status = client.replace(ReplaceRequest::default()).await.unwrap_err();
+        assert_eq!(violations(&status), [("definitions".to_owned(), "required, but absent".to_owned())]);
+
+        let request = SetBackendsRequest {
+            service: "web".to_owned(),
+            backends: vec![Backend { address: "10.1.0".to_owned(), ..Backend::default() }],
+            ..SetBackendsRequest::default()
+        };
+        let status = client.set_backends(request).await.unwrap_err();
+        assert_eq!(violations(&status)[0].0, "backends[0].address");
+
+        // What does not fit this node: it has no IPv6 source to send tunnels from.
+        let mut six = service("six", 3, &[]);
+        six.backends = vec![Backend { address: "fd00::1".to_owned(), ..Backend::default() }];
+        let status = client.upsert_service(upsert(six)).await.unwrap_err();
+        assert_eq!(violations(&status)[0].0, "service.forwarding");
+
+        let request = DeleteServiceRequest { name: "no".to_owned(), ..DeleteServiceRequest::default() };
+        assert_eq!(client.delete_service(request).await.unwrap_err().code(), Code::NotFound);
+        assert_eq!(names(&mut client).await, (Some("#1".to_owned()), vec!["web".to_owned()]));
+    });
+}
+
+#[test]
+fn a_write_for_another_version_is_aborted_and_a_dry_run_changes_nothing() {
+    against_a_node(|channel| async move {
+        let mut client = DefinitionsClient::new(channel);
+        let mut request = upsert(service("web", 1, &[1]));
+        request.expected_version = Some("old".to_owned());
+        assert_eq!(client.upsert_service(request.clone()).await.unwrap_err().code(), Code::Aborted);
+        // None is in force.
+        request.expected_version = Some(String::new());
+        client.upsert_service(request.clone()).await.unwrap();
+        assert_eq!(client.upsert_service(request).await.unwrap_err().code(), Code::Aborted);
+        let mut request = upsert(service("web", 1, &[1, 2]));
+        (request.expected_version, request.dry_run) = (Some("#1".to_owned()), true);
+        let written = client.upsert_service(request).await.unwrap().into_inner();
+        assert_eq!((written.version.as_str(), written.changed), ("#2", true));
+        let set = client.get(GetRequest::default()).await.unwrap().into_inner().definitions.unwrap();
+        assert_eq!((set.version.as_deref(), set.services[0].backends.len()), (Some("#1"), 1));
+    });
+}
+
+#[test]
+fn where_a_feed_rules_nobody_writes_and_everybody_may_drain() {
+    let directory = tempfile::tempdir().unwrap();
+    let definitions = r#"{"version": "f", "services": [{"name": "web", "vip": "192.0.2.1", "port": 80, "protocol": "tcp",
+        "forwarding": "ipip", "backends": [{"address": "10.1.0.1"}]}]}"#;
+    std::fs::write(directory.path().join("services.json"), definitions).unwrap();
+    let node = Node::with(config(directory.path(), r#"kind = "file""#));
+    against(directory.path(), |channel| async move {
+        let mut client = DefinitionsClient::new(channel.clone());
+        let start = Instant::now();
+        while names(&mut client).await.1.is_empty() {
+            assert!(start.elapsed() < Duration::from_secs(5), "the file is never read");
+        }
+        let refusals = [
+            client.upsert_service(UpsertServiceRequest::default()).await.unwrap_err(),
+            client.replace(ReplaceRequest::default()).await.unwrap_err(),
+            client.delete_service(DeleteServiceRequest::default()).await.unwrap_err(),
+            client.set_backends(SetBackendsRequest::default()).await.unwrap_err(),
+        ];
+        for status in refusals {
+            assert_eq!(status.code(), Code::FailedPrecondition);
+            assert!(status.message().contains("(kind = \"file\")"), "{status}");
+        }
+        let drain = DrainRequest { backend: "10.1.0.1".to_owned(), service: None };
+        let drained = BackendsClient::new(channel).drain(drain).await.unwrap().into_inner();
+        assert_eq!(drained.services, ["web"]);
+    });
+    drop(node);
+}
+
+#[test]
+fn a_drain_lasts_until_it_is_undone_whatever_happens() {
+    let directory = tempfile::tempdir().unwrap();
+    let list = |channel: &Channel| {
+        let mut client = BackendsClient::new(channel.clone());
+        async move {
+            let list = client.list(ListBackendsRequest::default()).await.unwrap().into_inner().backends;
+            list.into_iter().map(|it| (it.service, it.address, it.state, it.slots)).collect::<Vec<_>>()
+        }
+    };
+    let row = |service: &str, last: u8, state: &str, slots| {
+        (service.to_owned(), format!("10.1.0.{last}"), state.to_owned(), slots)
+    };
+    let node = Node::start(directory.path());
+    against(directory.path(), |channel| async move {
+        let mut definitions = DefinitionsClient::new(channel.clone());
+        for name in [("a", 1), ("b", 2)] {
+            definitions.upsert_service(upsert(service(name.0, name.1, &[1, 2]))).await.unwrap();
+        }
+        let mut client = BackendsClient::new(channel.clone());
+        let whom = |backend: &str, service: Option<&str>| DrainRequest {
+            backend: backend.to_owned(),
+            service: service.map(str::to_owned),
+        };
+        for (backend, of, code) in [
+            ("web", None, Code::InvalidArgument),
+            ("", None, Code::InvalidArgument),
+            ("10.1.0.9", None, Code::NotFound),
+            ("10.1.0.1:81", None, Code::NotFound),
+            ("10.1.0.1", Some("c"), Code::NotFound),
+        ] {
+            assert_eq!(client.drain(whom(backend, of)).await.unwrap_err().code(), code, "{backend} {of:?}");
+        }
+        assert_eq!(client.drain(whom("10.1.0.1", Some("a"))).await.unwrap().into_inner().services, ["a"]);
+        assert_eq!(client.drain(whom("10.1.0.2", None)).await.unwrap().into_inner().services, ["a", "b"]);
+        let backends = client.list(ListBackendsRequest::default()).await.unwrap().into_inner().backends;
+        let unsettled: Vec<bool> = backends.iter().map(|backend| backend.unsettled_slots > 0).collect();
+        assert_eq!(unsettled, [true, true, false, true], "who drains may have flows that nobody knows of");
+        let before = list(&channel).await;
+        assert_eq!(before[..2], [row("a", 1, "draining", 0), row("a", 2, "draining", 0)]);
+        assert_eq!(before[2..], [row("b", 1, "active", 251), row("b", 2, "draining", 0)]);
+        // New definitions change nothing about it.
+        definitions.upsert_service(upsert(service("b", 2, &[2, 3]))).await.unwrap();
+        assert_eq!(list(&channel).await[2..], [row("b", 2, "draining", 0), row("b", 3, "active", 251)]);
+        let request = UndrainRequest { backend: "10.1.0.3".to_owned(), service: None };
+        assert_eq!(client.undrain(request).await.unwrap_err().code(), Code::NotFound);
+    });
+    drop(node);
+    let node = Node::start(directory.path());
+    against(directory.path(), |channel| async move {
+        assert_eq!(list(&channel).await[2..], [row("b", 2, "draining", 0), row("b", 3, "active", 251)]);
+        let mut client = BackendsClient::new(channel.clone());
+        for backend in ["10.1.0.1", "10.1.0.2"] {
+            client.undrain(UndrainRequest { backend: backend.to_owned(), service: None }).await.unwrap();
+        }
+        let states: Vec<_> = list(&channel).await.into_iter().map(|row| row.2).collect();
+        assert_eq!(states, ["active"; 4]);
+        let status = NodeClient::new(channel.clone()).status(StatusRequest {}).await.unwrap().into_inner();
+        assert_eq!((status.services, status.backends, status.drained.len()), (2, 4, 0));
+        assert_eq!((status.version.as_deref(), status.feed.unwrap().kind.as_str()), (Some("#3"), "none"));
+    });
+    drop(node);
+}
+
+#[test]
+fn who_watches_slowly_gets_the_newest_only_and_the_first_at_once() {
+    against_a_node(|channel| async move {
+        let mut client = DefinitionsClient::new(channel);
+        let mut watch = client.watch(WatchRequest {}).await.unwrap().into_inner();
+        let next = async |watch: &mut tonic::Streaming<WatchResponse>| {
+            watch.message().await.unwrap().unwrap().definitions.unwrap()
+        };
+        assert_eq!(next(&mut watch).await.services.len(), 0);
+        let write = |name: usize| upsert(service(&format!("s{name}"), name as u8, &[1]));
+        client.upsert_service(write(1)).await.unwrap();
+        assert_eq!(next(&mut watch).await.services.len(), 1);
+        for name in 2..200 {
+            client.upsert_service(write(name)).await.unwrap();
+        }
+        let (mut sets, mut last) = (0, 0);
+        while last < 199 {
+            let set = next(&mut watch).await;
+            assert!(set.services.len() > last, "never backwards");
+            (sets, last) = (sets + 1, set.services.len());
+        }
+        println!("{sets} of 198 sets were sent");
+    });
+}
+
+#[test]
+fn ten_writers_at_once_are_all_in_the_final_state_in_one_order() {
+    const WRITERS: u8 = 10;
+    const EACH: u8 = 20;
+    against_a_node(|channel| async move {
+        let write = |writer: u8| {
+            let mut client = DefinitionsClient::new(channel.clone());
+            async move {
+                let mut versions = Vec::new();
+                for number in 0..EACH {
+                    let request = upsert(service(&format!("{writer}-{number}"), writer * EACH + number, &[1]));
+                    versions.push(client.upsert_service(request).await.unwrap().into_inner().version);
+                    // And all change one and the same.
+                    let request = SetBackendsRequest {
+                        service: "shared".to_owned(),
+                        backends: service("", 0, &[writer * EACH + number + 1]).backends,
+                        ..SetBackendsRequest::default()
+                    };
+                    versions.push(client.set_backends(request).await.unwrap().into_inner().version);
+                }
+                versions
+            }
+        };
+        let mut client = DefinitionsClient::new(channel.clone());
+        client.upsert_service(upsert(service("shared", 250, &[255]))).await.unwrap();
+        let versions = futures_util::future::join_all((0..WRITERS).map(write)).await.concat();
+        let numbers: std::collections::BTreeSet<u32> =
+            versions.iter().map(|version| version.strip_prefix('#').unwrap().parse().unwrap()).collect();
+        let writes = u32::from(WRITERS) * u32::from(EACH) * 2;
+        assert_eq!(numbers, (2..2 + writes).collect(), "each has a version of its own");
+        let (version, names) = names(&mut client).await;
+        assert_eq!((version, names.len() as u32), (Some(format!("#{}", writes + 1)), writes / 2 + 1));
+    });
+}
+
+#[test]
+fn counters_can_be_asked_for_and_a_live_packet_is_explained() {
+    against_a_node(|channel| async move {
+        let mut node = NodeClient::new(channel.clone());
+        let request = CountersRequest { prefix: "up".to_owned() };
+        let counters = node.counters(request).await.unwrap().into_inner().counters;
+        assert_eq!((counters.len(), counters[0].value), (1, 1.0));
+        DefinitionsClient::new(channel.clone()).upsert_service(upsert(service("web", 1, &[1]))).await.unwrap();
+        let request = |destination: &str| ExplainRequest {
+            source: "198.51.100.7:40000".to_owned(),
+            destination: destination.to_owned(),
+            protocol: "tcp".to_owned(),
+            port: None,
+        };
+        let mut flows = FlowsClient::new(channel);
+        let explained = flows.explain(request("192.0.2.1:80")).await.unwrap().into_inner();
+        assert_eq!(explained.backend.as_deref(), Some("10.1.0.1:80"));
+        assert_eq!((explained.verdict.as_str(), explained.reason.as_deref()), ("dropped", Some("no_next_hop")));
+        let status = flows.explain(request("192.0.2.1")).await.unwrap_err();
+        assert_eq!(violations(&status)[0].0, "destination");
+        let mut list = flows.list(ListFlowsRequest::default()).await.unwrap().into_inner();
+        assert!(list.message().await.unwrap().is_none(), "nothing is remembered");
+    });
+}
+
+#[test]
+fn the_standard_health_service_and_reflection_answer() {
+    use tonic_health::pb::health_client::HealthClient;
+    use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
+    use tonic_reflection::pb::v1::ServerReflectionRequest;
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+
+    against_a_node(|channel| async move {
+        let mut health = HealthClient::new(channel.clone());
+        let mut is = async |expected: ServingStatus| {
+            let start = Instant::now();
+            loop {
+                let status = health.check(HealthCheckRequest::default()).await.unwrap().into_inner().status();
+                if status == expected {
+                    return;
+                }
+                assert!(start.elapsed() < Duration::from_secs(5), "{status:?}");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        is(ServingStatus::NotServing).await;
+        DefinitionsClient::new(channel.clone()).upsert_service(upsert(service("web", 1, &[1]))).await.unwrap();
+        is(ServingStatus::Serving).await;
+
+        let request = ServerReflectionRequest {
+            host: String::new(),
+            message_request: Some(MessageRequest::ListServices(String::new())),
+        };
+        let mut reflection = ServerReflectionClient::new(channel);
+        let mut answers =
+            reflection.server_reflection_info(futures_util::stream::iter([request])).await.unwrap().into_inner();
+        let answer = answers.message().await.unwrap().unwrap().message_response.unwrap();
+        let MessageResponse::ListServicesResponse(list) = answer else { panic!("{answer:?}") };
+        let names: Vec<_> = list.service.iter().map(|service| service.name.as_str()).collect();
+        for name in ["Definitions", "Backends", "Node", "Flows", "Feed"] {
+            assert!(names.contains(&format!("penstock.v1.{name}").as_str()), "{name} is not in {names:?}");
+        }
+    });
+}
+
+/// What the test below runs again and again, and kills.
+#[test]
+fn a_node_to_be_killed() {
+    let Some(directory) = std::env::var_os("PENSTOCK_NODE_TO_BE_KILLED") else { return };
+    let _node = Node::start(Path::new(&directory));
+    std::thread::sleep(Duration::from_secs(60));
+}
+
+fn node_to_be_killed(directory: &Path) -> Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "a_node_to_be_killed"]).env("PENSTOCK_NODE_TO_BE_KILLED", directory);
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+#[test]
+fn however_often_it_is_killed_no_acknowledged_write_is_lost() {
+    const KILLS: u32 = 200;
+    let directory = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    // By service, its only backend, as it was acknowledged; and what was asked for when the node was killed, which may be either.
+    let mut acknowledged: BTreeMap<String, Option<u8>> = BTreeMap::new();
+    let (mut writes, mut number) = (0, 0u32);
+    for kill in 0..KILLS {
+        let mut child = node_to_be_killed(directory.path());
+        runtime.block_on(async {
+            let start = Instant::now();
+            let channel = loop {
+                match connect(directory.path()).await {
+                    Ok(channel) => break channel,
+                    Err(error) => assert!(start.elapsed() < Duration::from_secs(10), "kill {kill}: {error}"),
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            };
+            let mut client = DefinitionsClient::new(channel);
+            let set = client.get(GetRequest::default()).await.unwrap().into_inner().definitions.unwrap();
+            let found: BTreeMap<String, u8> = set
+                .services
+                .iter()
+                .map(|service| {
+                    let last = service.backends[0].address.rsplit('.').next().unwrap().parse().unwrap();
+                    (service.name.clone(), last)
+                })
+                .collect();
+            let expected: BTreeMap<String, u8> =
+                acknowledged.iter().filter_map(|(name, last)| Some((name.clone(), (*last)?))).collect();
+            assert_eq!(found, expected, "after kill {kill}");
+
+            // Somewhere within the next writes.
+            let after = Duration::from_micros(u64::from(kill.wrapping_mul(2_654_435_761) % 40_000));
+            let deadline = tokio::time::sleep(after);
+            tokio::pin!(deadline);
+            loop {
+                number += 1;
+                let (name, last) = (format!("s{}", number % 7), (number % 250) as u8 + 1);
+                let before = acknowledged.get(&name).copied().flatten();
+                let write = async {
+                    match number % 11 {
+                        3 if before.is_some() => {
+                            let request = DeleteServiceRequest { name: name.clone(), ..Default::default() };
+                            client.delete_service(request).await.map(|_| None)
+                        }
+                        7 => {
+                            let set = ServiceSet { version: None, services: vec![service(&name, 1, &[last])] };
+                            let request = ReplaceRequest { definitions: Some(set), ..Default::default() };
+                            client.replace(request).await.map(|_| Some((true, last)))
+                        }
+                        _ => {
+                            let request = upsert(service(&name, 1 + (number % 7) as u8, &[last]));
+                            client.upsert_service(request).await.map(|_| Some((false, last)))
+                        }
+                    }
+                };
+                let written = tokio::select! {
+                    written = write => written,
+                    () = &mut deadline => break,
+                };
+                writes += 1;
+                match written {
+                    Ok(None) => _ = acknowledged.insert(name, None),
+                    Ok(Some((is_whole, last))) => {
+                        if is_whole {
+                            acknowledged.clear();
+                        }
+                        acknowledged.insert(name, Some(last));
+                    }
+                    // A VIP that a whole set gave to another.
+                    Err(status) if status.code() == Code::InvalidArgument => {}
+                    Err(status) => panic!("{status}"),
+                }
+            }
+        });
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // The write under way may be there or not: whoever comes next says which.
+        let node = Node::start(directory.path());
+        acknowledged = settle(&runtime, directory.path(), acknowledged, number);
+        drop(node);
+    }
+    println!("{writes} writes were acknowledged before {KILLS} kills");
+    assert!(writes > KILLS, "{writes} writes");
+}
+
+/// What is there, where it differs from what was acknowledged by the one write that was under way.
+fn settle(
+    runtime: &tokio::runtime::Runtime,
+    directory: &Path,
+    acknowledged: BTreeMap<String, Option<u8>>,
+    number: u32,
+) -> BTreeMap<String, Option<u8>> {
+    runtime.block_on(async {
+        let mut client = DefinitionsClient::new(connect(directory).await.unwrap());
+        let set = client.get(GetRequest::default()).await.unwrap().into_inner().definitions.unwrap();
+        let last = |service: &Service| service.backends[0].address.rsplit('.').next().unwrap().parse::<u8>().unwrap();
+        let found: BTreeMap<String, Option<u8>> =
+            set.services.iter().map(|service| (service.name.clone(), Some(last(service)))).collect();
+        let (name, written) = (format!("s{}", number % 7), (number % 250) as u8 + 1);
+        let before: BTreeMap<_, _> = acknowledged.into_iter().filter(|(_, last)| last.is_some()).collect();
+        let mut upserted = before.clone();
+        upserted.insert(name.clone(), Some(written));
+        let mut deleted = before.clone();
+        deleted.remove(&name);
+        let replaced = BTreeMap::from([(name, Some(written))]);
+        let is_one_of = [&before, &upserted, &deleted, &replaced].contains(&&found);
+        assert!(is_one_of, "{found:?} is neither what was acknowledged ({before:?}) nor that with write {number}");
+        found
+    })
+}
+
+#[test]
+fn a_socket_that_is_in_use_is_refused_and_one_that_was_left_is_taken() {
+    let directory = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let listen = [Listen::Unix(socket(directory.path()))];
+    let bind = || runtime.block_on(Listeners::bind(&listen, None));
+    let first = bind().unwrap();
+    use std::os::unix::fs::PermissionsExt;
+    let mode = std::fs::metadata(socket(directory.path())).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+    let error = bind().unwrap_err().to_string();
+    assert!(error.ends_with("is in use by another process"), "{error}");
+    drop(first);
+    drop(bind().unwrap());
+    std::fs::remove_file(socket(directory.path())).unwrap();
+    std::fs::write(socket(directory.path()), "precious").unwrap();
+    let error = bind().unwrap_err().to_string();
+    assert!(error.contains("no socket"), "{error}");
+    assert_eq!(std::fs::read_to_string(socket(directory.path())).unwrap(), "precious");
+    let group = runtime.block_on(Listeners::bind(&[Listen::Unix(directory.path().join("g"))], Some("no-such-group")));
+    assert!(group.unwrap_err().to_string().contains("no group \"no-such-group\""));
+}
