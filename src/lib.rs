@@ -19,6 +19,8 @@ pub mod explain; // why a packet goes where it goes, in words
 pub mod punt; // tap <-> rings: frames for the kernel twin and back
 pub mod config; // the node (TOML, parsed once, checked whole)
 #[cfg(feature = "control")]
+pub mod proto; // the gRPC contract: its messages and calls, and definitions to and from them
+#[cfg(feature = "control")]
 pub mod feed; // where definitions come from: a file
 #[cfg(feature = "control")]
 pub mod kernel; // netlink: twins, neighbours, routes

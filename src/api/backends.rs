@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::proto::backends_server::Backends;
-use super::proto::{
+use super::{Api, refusal};
+use crate::control::{Named, Report, Whom};
+use crate::proto::backends_server::Backends;
+use crate::proto::{
     BackendStatus, DrainRequest, DrainResponse, ListBackendsRequest, ListBackendsResponse, UndrainRequest,
     UndrainResponse,
 };
-use super::{Api, refusal};
-use crate::control::{Named, Report, Whom};
 use crate::service::Service;
 use crate::snapshot::Snapshot;
 

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use futures_util::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
-use super::proto::definitions_server::Definitions;
-use super::proto::{
+use super::{Api, refusal};
+use crate::config;
+use crate::control::{Edit, Refused, Write};
+use crate::proto;
+use crate::proto::definitions_server::Definitions;
+use crate::proto::{
     DeleteServiceRequest, GetRequest, GetResponse, ReplaceRequest, SetBackendsRequest, UpsertServiceRequest,
     WatchRequest, WatchResponse, WriteResponse,
 };
-use super::{Api, convert, refusal};
-use crate::config;
-use crate::control::{Edit, Refused, Write};
 use crate::service::problem::Report;
 use crate::service::tree::{self, Value};
 use crate::service::{self, Errors, Service, Warning};
@@ -33,7 +34,7 @@ impl Definitions for Api {
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
         let names = request.into_inner().services;
         let definitions = self.control.definitions().borrow().clone();
-        let mut set = convert::message_of_set(&definitions);
+        let mut set = proto::message_of_set(&definitions);
         if !names.is_empty() {
             if let Some(missing) = names.iter().find(|name| !set.services.iter().any(|service| service.name == **name))
             {
@@ -50,7 +51,7 @@ impl Definitions for Api {
         // The next is made when the last was taken: who is slow holds one.
         let sets = futures_util::stream::unfold(definitions, |mut definitions| async move {
             definitions.changed().await.ok()?;
-            let set = convert::message_of_set(&definitions.borrow_and_update().clone());
+            let set = proto::message_of_set(&definitions.borrow_and_update().clone());
             Some((Ok(WatchResponse { definitions: Some(set) }), definitions))
         });
         Ok(Response::new(sets.boxed()))
@@ -63,7 +64,7 @@ impl Definitions for Api {
         let Some(set) = definitions else { return Err(refusal::field("definitions", "required, but absent")) };
         let (config, in_force) = (self.config.clone(), self.control.definitions().borrow().clone());
         let judge = move || {
-            let (definitions, warnings) = service::read_tree(&convert::tree_of_set(&set), REQUEST, Some(&in_force))?;
+            let (definitions, warnings) = service::read_tree(&proto::tree_of_set(&set), REQUEST, Some(&in_force))?;
             config::fit(&config, &definitions, REQUEST)?;
             Ok((definitions, warnings))
         };
@@ -77,7 +78,7 @@ impl Definitions for Api {
         self.refuse_where_a_feed_rules()?;
         let UpsertServiceRequest { service, expected_version, dry_run } = request.into_inner();
         let Some(service) = service else { return Err(refusal::field("service", "required, but absent")) };
-        let judged = self.judge(&convert::tree_of(&service));
+        let judged = self.judge(&proto::tree_of(&service));
         let (service, warnings) = judged.map_err(|errors| refusal::invalid(&errors, PREFIX))?;
         self.write(Edit::Upsert(service), expected_version, dry_run, &warnings, PREFIX).await
     }
@@ -106,7 +107,7 @@ impl Definitions for Api {
                 tree::json(json.as_bytes(), REQUEST).map_err(|errors| Status::internal(errors.to_string()))?;
             if let Value::Object(members) = &mut tree {
                 members.retain(|(key, _)| key != "backends");
-                members.push(("backends".into(), convert::tree_of_backends(&backends)));
+                members.push(("backends".into(), proto::tree_of_backends(&backends)));
             }
             let (after, warnings) = self.judge(&tree).map_err(|errors| refusal::invalid(&errors, ""))?;
             let edit = Edit::Exchange { before, after };

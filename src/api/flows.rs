@@ -8,13 +8,13 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
-use super::proto::flows_server::Flows;
-use super::proto::{self, ExplainRequest, ExplainResponse, ListFlowsRequest, ListFlowsResponse};
 use super::{Api, backends, refusal};
 use crate::control::Named;
 use crate::explain::{self, Asked};
 use crate::flow::{Flow, Remembered, Stage};
 use crate::pipeline::Tuple;
+use crate::proto::flows_server::Flows;
+use crate::proto::{self, ExplainRequest, ExplainResponse, ListFlowsRequest, ListFlowsResponse};
 use crate::service::{Protocol, Service};
 use crate::snapshot::{Millis, PortIndex, Snapshot};
 

@@ -1,11 +1,10 @@
 //! The gRPC API: `penstock.v1`, as `proto/` has it, over a handle of `control` alone.
 //!
-//! A request becomes the same tree of values that a JSON document does (`convert`), so what is refused, and the path and reason of each error,
+//! A request becomes the same tree of values that a JSON document does (room `proto`), so what is refused, and the path and reason of each error,
 //! are the same whichever way definitions come. Reads are of what is in force; a write is answered once it is on disk and every lcore goes by
 //! it. Nothing here can keep the control thread waiting: it only answers.
 
 mod backends;
-mod convert;
 mod definitions;
 mod flows;
 mod listen;
@@ -19,21 +18,9 @@ use tonic::transport::Server as Transport;
 use tonic::transport::server::Router;
 
 use crate::control::Client;
+use crate::proto::{self, DESCRIPTORS, LARGEST_MESSAGE};
 
-pub use convert::{message_of_set, tree_of_set};
 pub use listen::{Error, Listeners};
-
-/// The contract of `proto/penstock/v1`, as code.
-#[allow(clippy::all, missing_docs)]
-pub mod proto {
-    tonic::include_proto!("penstock.v1");
-}
-
-/// For reflection.
-const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/penstock.v1.bin"));
-
-/// Bytes of one message, either way: 10,000 services of 20 backends are some five million.
-pub const LARGEST_MESSAGE: usize = 64 << 20;
 
 /// What the calls answer from.
 pub struct Api {

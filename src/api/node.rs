@@ -7,13 +7,13 @@ use tonic::{Request, Response, Status};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use super::proto::node_server::Node;
-use super::proto::{
-    Counter, CountersRequest, CountersResponse, Drained, FeedStatus, MovingService, StatusRequest, StatusResponse,
-};
 use super::{Api, refusal};
 use crate::config;
 use crate::control::Client;
+use crate::proto::node_server::Node;
+use crate::proto::{
+    Counter, CountersRequest, CountersResponse, Drained, FeedStatus, MovingService, StatusRequest, StatusResponse,
+};
 
 #[tonic::async_trait]
 impl Node for Api {

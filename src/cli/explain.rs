@@ -70,7 +70,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 
 #[cfg(feature = "control")]
 fn live(args: &Args) -> Result<(), Failure> {
-    let request = crate::api::proto::ExplainRequest {
+    let request = crate::proto::ExplainRequest {
         source: args.source.to_string(),
         destination: args.destination.to_string(),
         protocol: args.protocol.name().to_owned(),

@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::metrics::{self, Recorded};
-use crate::api::{self, proto};
+use crate::api;
 use crate::control::{Client, Report};
 use crate::counters::{LcoreBlock, Totals};
+use crate::proto;
 
 /// Where a scrape reads.
 pub struct Sources {

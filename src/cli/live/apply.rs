@@ -9,9 +9,9 @@ use serde_json::json;
 
 use super::table::{Tone, is_coloured, paint};
 use super::{Failure, Live, ask, print_json};
-use crate::api::proto::{GetRequest, ReplaceRequest};
-use crate::api::{message_of_set, tree_of_set};
 use crate::cli::{inputs, say};
+use crate::proto::{GetRequest, ReplaceRequest};
+use crate::proto::{message_of_set, tree_of_set};
 use crate::service::{self, Definitions, Service};
 
 /// Replace the definitions of a running node by those of a file, after saying what changes

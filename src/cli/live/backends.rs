@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::table::{self, cell, grouped, state};
 use super::{Failure, Live, ask, print_json};
-use crate::api::proto::{BackendStatus, ListBackendsRequest};
+use crate::proto::{BackendStatus, ListBackendsRequest};
 
 /// Show the backends of a running node: their state, share and flows
 #[derive(Debug, clap::Args)]

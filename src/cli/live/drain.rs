@@ -7,8 +7,8 @@ use serde_json::json;
 
 use super::table::grouped;
 use super::{Failure, Live, Node, ask, print_json};
-use crate::api::proto::{DrainRequest, ListBackendsRequest, UndrainRequest};
 use crate::cli::say;
+use crate::proto::{DrainRequest, ListBackendsRequest, UndrainRequest};
 
 /// Give a backend no new flow, until it is undrained; its flows stay
 ///

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use serde_json::json;
 
 use super::{Failure, Live, ask, print_json};
-use crate::api::proto::ExplainRequest;
+use crate::proto::ExplainRequest;
 
 /// Asks the node what becomes of the packet.
 pub fn run(live: &Live, request: ExplainRequest) -> Result<(), Failure> {

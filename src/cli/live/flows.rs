@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::table::{self, cell};
 use super::{Failure, Live, ask, print_json};
-use crate::api::proto::{Flow, ListFlowsRequest};
+use crate::proto::{Flow, ListFlowsRequest};
 
 /// Show the flows that a running node remembers
 ///

@@ -19,12 +19,12 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Status};
 
 use super::{Failure, print_json};
-use crate::api::LARGEST_MESSAGE;
-use crate::api::proto::backends_client::BackendsClient;
-use crate::api::proto::definitions_client::DefinitionsClient;
-use crate::api::proto::flows_client::FlowsClient;
-use crate::api::proto::node_client::NodeClient;
 use crate::config::{API_SOCKET, Listen};
+use crate::proto::LARGEST_MESSAGE;
+use crate::proto::backends_client::BackendsClient;
+use crate::proto::definitions_client::DefinitionsClient;
+use crate::proto::flows_client::FlowsClient;
+use crate::proto::node_client::NodeClient;
 
 /// Which node, and how its answer is shown.
 #[derive(Debug, clap::Args)]

@@ -4,8 +4,8 @@ use serde_json::json;
 
 use super::table::{self, cell};
 use super::{Failure, Live, ask, print_json};
-use crate::api::proto::{GetRequest, ServiceSet};
-use crate::api::tree_of_set;
+use crate::proto::tree_of_set;
+use crate::proto::{GetRequest, ServiceSet};
 use crate::service;
 
 /// Show the services that a running node balances
@@ -28,12 +28,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     if args.live.json {
         return Ok(print_json(&document(&set)?)?);
     }
-    let port = |service: &crate::api::proto::Service| match (&service.port_range, service.port) {
+    let port = |service: &crate::proto::Service| match (&service.port_range, service.port) {
         (Some(range), _) => range.clone(),
         (None, Some(0) | None) => "all".to_owned(),
         (None, Some(port)) => port.to_string(),
     };
-    let row = |service: &crate::api::proto::Service| {
+    let row = |service: &crate::proto::Service| {
         vec![
             cell(&service.name),
             cell(&service.vip),

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::table::{Tone, grouped, is_coloured, paint};
 use super::{Failure, Live, ask, print_json};
-use crate::api::proto::{StatusRequest, StatusResponse};
+use crate::proto::{StatusRequest, StatusResponse};
 
 /// Show how a running node is
 #[derive(Debug, clap::Args)]

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use super::proto;
+use crate::proto;
 use crate::service::tree::Value;
 use crate::service::{
     self, AllDown, ByteOrder, CheckTarget, Definitions, Forwarding, Hash, NoBackend, Ports, duration,
