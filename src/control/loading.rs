@@ -1,0 +1,99 @@
+//! What a process before left in `state_dir`.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::authored::Authored;
+use super::bases::Saved;
+use super::client::Refused;
+use super::drained::Drained;
+use super::kept::{self, Kept};
+use super::{journal, read};
+use crate::config::Config;
+use crate::service::{self, Definitions};
+use crate::snapshot::Millis;
+
+/// The bases that were kept, where there are any.
+pub fn load_bases(config: &Config, now: Millis, knows_flows: bool) -> Option<Saved> {
+    let state_dir = &config.node.state_dir;
+    let text = Kept::Bases.load(state_dir).unwrap_or_else(|error| {
+        tracing::error!("{error}: flows of slots that were changing owners may move");
+        None
+    })?;
+    let saved = Saved::of_text(&text, now, knows_flows);
+    saved.map_err(|error| tracing::error!("{}: {error}; it is not used", Kept::Bases.path(state_dir).display())).ok()
+}
+
+/// Whether it is known by which numbers a process before remembered flows in this memory.
+pub fn knows_numbers(state_dir: &Path, memory: u64) -> bool {
+    let text = Kept::Bases.load(state_dir).ok().flatten();
+    let saved = text.and_then(|text| Saved::of_text(&text, Millis(0), true).ok());
+    saved.is_some_and(|saved| saved.memory == memory)
+}
+
+/// The last good definitions, where there are any that still hold; and the last segment of their changes, where they have any.
+pub fn load(config: &Config) -> (Option<Arc<Definitions>>, Option<u64>) {
+    let state_dir = &config.node.state_dir;
+    let text = Kept::Definitions.load(state_dir).unwrap_or_else(|error| {
+        tracing::error!("{error}");
+        None
+    });
+    let Some(text) = text else { return (None, None) };
+    let (first_segment, document) = kept::split_changes(&text);
+    let path = Kept::Definitions.path(state_dir).display().to_string();
+    let (definitions, _) = match read(config, &path, document, None) {
+        Ok(valid) => valid,
+        Err(errors) => {
+            tracing::error!("the last good definitions do not hold any more and are not used:\n{errors}");
+            return (None, None);
+        }
+    };
+    let (definitions, last_segment) = match first_segment {
+        Some(first) => load_changes(state_dir, first, definitions),
+        None => (definitions, None),
+    };
+    let version = definitions.version.as_deref().unwrap_or("(none)");
+    tracing::info!("starting with the last good definitions, version {version}");
+    (Some(Arc::new(definitions)), last_segment)
+}
+
+/// The definitions with the changes since they were written.
+fn load_changes(state_dir: &Path, first_segment: u64, definitions: Definitions) -> (Definitions, Option<u64>) {
+    let (changes, last_segment, problem) = journal::read(state_dir, first_segment);
+    if let Some(problem) = &problem {
+        tracing::error!("{problem}");
+    }
+    let mut authored = Authored::new(&definitions);
+    for change in changes {
+        let redone = match &change.upsert {
+            Some(json) => service::tree::json(json.get().as_bytes(), "change")
+                .and_then(|tree| service::read_service(&tree, "change"))
+                .map(|(service, _)| Some(service)),
+            None => Ok(None),
+        };
+        let redone = redone
+            .map_err(Refused::Invalid)
+            .and_then(|service| authored.redo(change.version.clone(), service, change.delete.as_deref()));
+        if let Err(error) = redone {
+            tracing::error!(
+                "the change to version {} does not hold any more, and is left out: {error}",
+                change.version
+            );
+        }
+    }
+    // What is appended behind damage would not be found again: then all is written anew.
+    (authored.definitions(), problem.is_none().then_some(last_segment))
+}
+
+/// What was drained by hand.
+pub fn load_drained(state_dir: &Path) -> Drained {
+    let text = Kept::Drained.load(state_dir).unwrap_or_else(|error| {
+        tracing::error!("{error}: backends that were drained by hand are not any more");
+        None
+    });
+    Drained::of_text(&text.unwrap_or_default()).unwrap_or_else(|line| {
+        let path = Kept::Drained.path(state_dir);
+        tracing::error!("{}: {line:?} is not understood; nothing of the file is used", path.display());
+        Drained::default()
+    })
+}

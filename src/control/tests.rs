@@ -1,0 +1,253 @@
+//! A control thread with a file to read, or a kernel to follow, and one lcore.
+
+use std::fs;
+use std::process::Command;
+
+use std::path::Path;
+
+use super::kept::Kept;
+use super::*;
+use crate::snapshot::PortIndex;
+use crate::wire::Mac;
+
+/// A control thread with a file to read and one lcore, which this test plays.
+struct Scene {
+    directory: tempfile::TempDir,
+    control: Control,
+    lcore: Reader<Snapshot>,
+}
+
+/// Definitions of one service with these backends.
+fn set(version: &str, backends: &[u8]) -> String {
+    let backends: Vec<_> = backends.iter().map(|last| format!(r#"{{"address": "10.1.0.{last}"}}"#)).collect();
+    format!(
+        r#"{{"version": "{version}", "services": [{{"name": "web", "vip": "192.0.2.1", "port": 80, "protocol": "tcp",
+            "forwarding": "ipip", "backends": [{}]}}]}}"#,
+        backends.join(", ")
+    )
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self::in_directory(tempfile::tempdir().unwrap())
+    }
+
+    fn in_directory(directory: tempfile::TempDir) -> Self {
+        Self::with_twins(directory, vec![])
+    }
+
+    fn with_twins(directory: tempfile::TempDir, twins: Vec<Twin>) -> Self {
+        let document = format!(
+            r#"
+            [node]
+            state_dir = "{}"
+            [dpdk]
+            lcores = [0]
+            [[port]]
+            name = "wan0"
+            device = "net_null0"
+            [encap]
+            ipv4_source = "10.0.0.1"
+            [hash]
+            seed = "AAECAwQFBgcICQoLDA0ODw=="
+            [feed]
+            kind = "file"
+            path = "services.json"
+            "#,
+            directory.path().display()
+        );
+        let name = directory.path().join("penstock.toml").display().to_string();
+        let (config, _) = Config::read(document, &name).unwrap();
+        let clock: Clock = Box::new(|| Millis(0));
+        let setup = Setup {
+            fixed: config.fabric(),
+            config,
+            twins,
+            clock,
+            remembered: Vec::new(),
+            clients: Arc::new(Clients::new(8, [0; 2])),
+            knows_flows: false,
+            memory: 0,
+        };
+        let (control, mut lcores) = Control::start(setup).unwrap();
+        Self { directory, control, lcore: lcores.remove(0) }
+    }
+
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn write(&self, text: &str) {
+        fs::write(self.path().join("new"), text).unwrap();
+        fs::rename(self.path().join("new"), self.path().join("services.json")).unwrap();
+    }
+
+    /// Polls as an lcore does until the version is this one; how long that took.
+    fn until(&mut self, version: &str) -> Duration {
+        let start = Instant::now();
+        while self.lcore.quiescent().version() != Some(version) {
+            assert!(start.elapsed() < Duration::from_secs(3), "version {version} never came");
+            std::hint::spin_loop();
+        }
+        start.elapsed()
+    }
+
+    fn report(&self) -> Report {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(self.control.client().report()).unwrap()
+    }
+}
+
+#[test]
+fn a_renamed_file_reaches_the_lcores_within_milliseconds() {
+    let mut scene = Scene::new();
+    assert!(!scene.control.client().has_definitions());
+    scene.write(&set("0", &[1, 2, 3]));
+    scene.until("0");
+    let hundred: Vec<u8> = (1..=100).collect();
+    let mut delays = Vec::new();
+    for version in 1..=10u8 {
+        scene.write(&set(&version.to_string(), &hundred[usize::from(version)..]));
+        delays.push(scene.until(&version.to_string()));
+    }
+    delays.sort();
+    // Unoptimised, a table of 65537 slots takes tens of milliseconds by itself.
+    let limit = Duration::from_millis(if cfg!(debug_assertions) { 200 } else { 5 });
+    assert!(delays[5] < limit, "{delays:?}");
+    assert!(scene.control.client().has_definitions());
+}
+
+#[test]
+fn a_bad_file_changes_nothing_and_a_good_one_after_it_does() {
+    let mut scene = Scene::new();
+    scene.write(&set("1", &[1]));
+    scene.until("1");
+    scene.write(r#"{"version": "2", "services": [{}]}"#);
+    scene.write("{");
+    scene.control.client().reread();
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(scene.lcore.quiescent().version(), Some("1"));
+    scene.write(&set("3", &[1]));
+    scene.until("3");
+}
+
+#[test]
+fn a_restart_begins_with_the_last_good_definitions() {
+    let mut scene = Scene::new();
+    scene.write(&set("1", &[1]));
+    scene.until("1");
+    let Scene { directory, control, .. } = scene;
+    drop(control);
+    fs::remove_file(directory.path().join("services.json")).unwrap();
+    let mut scene = Scene::in_directory(directory);
+    assert_eq!(scene.lcore.quiescent().version(), Some("1"));
+    assert!(scene.control.client().has_definitions());
+    assert_eq!(scene.report().feed_last_success, None, "the feed has not answered");
+
+    let Scene { directory, control, .. } = scene;
+    drop(control);
+    fs::write(Kept::Definitions.path(directory.path()), "damaged").unwrap();
+    let mut scene = Scene::in_directory(directory);
+    assert_eq!(scene.lcore.quiescent().version(), None);
+    scene.write(&set("2", &[1]));
+    scene.until("2");
+}
+
+#[test]
+fn the_numbers_on_disk_are_those_that_flows_are_remembered_by_from_the_start() {
+    let mut scene = Scene::new();
+    for (version, backends) in [("1", &[3][..]), ("2", &[1, 2, 3])] {
+        scene.write(&set(version, backends));
+        scene.until(version);
+    }
+    let number_of_first = |directory: &Path| {
+        let text = Kept::Bases.load(directory).unwrap().unwrap();
+        let saved = Saved::of_text(&text, Millis(0), true).unwrap();
+        let (_, _, mut numbers) = saved.numbers.iter().next().unwrap();
+        numbers.find(|(endpoint, _)| endpoint.ip() == IpAddr::from([10, 1, 0, 1])).unwrap().1
+    };
+    let Scene { directory, control, .. } = scene;
+    drop(control);
+    assert_eq!(number_of_first(directory.path()), 1);
+    // Its flows are lost, so the next process numbers anew. Nothing changes while it runs.
+    let Scene { directory, control, .. } = Scene::in_directory(directory);
+    drop(control);
+    assert_eq!(number_of_first(directory.path()), 0);
+}
+
+#[test]
+fn old_snapshots_are_dropped_here_and_counters_of_backends_that_left_forgotten() {
+    let mut scene = Scene::new();
+    scene.write(&set("1", &[1, 2]));
+    scene.until("1");
+    assert_eq!(scene.report().backends.len(), 2);
+    scene.write(&set("2", &[1]));
+    // Until the lcore has adopted the new one, it may count for both.
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(scene.report().backends.len(), 2);
+    scene.until("2");
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(scene.report().backends.len(), 1);
+}
+
+/// Runs the test named `test` again, in a network namespace of its own; `true` in there.
+fn in_a_namespace(test: &str) -> bool {
+    if std::env::var_os("PENSTOCK_IN_A_NAMESPACE").is_some() {
+        return true;
+    }
+    let test = format!("control::tests::{test}");
+    let mut command = Command::new("unshare");
+    command.args(["--map-root-user", "--net"]).arg(std::env::current_exe().unwrap());
+    command.args(["--exact", &test, "--nocapture"]).env("PENSTOCK_IN_A_NAMESPACE", "1");
+    assert!(command.status().unwrap().success(), "see above");
+    false
+}
+
+fn ip(arguments: &str) {
+    assert!(Command::new("ip").args(arguments.split_whitespace()).status().unwrap().success(), "ip {arguments}");
+}
+
+fn shown(arguments: &str) -> String {
+    let output = Command::new("ip").args(arguments.split_whitespace()).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn a_changed_mac_reaches_the_lcores_within_a_tenth_of_a_second() {
+    if !in_a_namespace("a_changed_mac_reaches_the_lcores_within_a_tenth_of_a_second") {
+        return;
+    }
+    ip("link add wan0 type veth peer name far");
+    ip("link set far up");
+    ip("address add 10.1.0.1/24 dev wan0");
+    let twin = Twin { name: "wan0".to_owned(), port: PortIndex(0), mac: Mac([2, 0, 0, 0, 0, 1]), mtu: 1500 };
+    let mut scene = Scene::with_twins(tempfile::tempdir().unwrap(), vec![twin]);
+    scene.write(&set("1", &[11]));
+    scene.until("1");
+    // The backend is wanted, so the kernel has been asked for it.
+    let backend = "10.1.0.11".parse().unwrap();
+    assert_eq!(scene.report().unresolved, 1);
+    assert!(scene.lcore.quiescent().next_hop(backend).is_none());
+
+    for last in 1..=5 {
+        ip(&format!("neighbor replace 10.1.0.11 lladdr 02:00:00:00:aa:{last:02x} nud reachable dev wan0"));
+        let changed = Instant::now();
+        let mac = Mac([2, 0, 0, 0, 0xaa, last]);
+        while scene.lcore.quiescent().next_hop(backend).map(|hop| hop.destination) != Some(mac) {
+            assert!(changed.elapsed() < Duration::from_millis(100), "the new MAC has not come");
+        }
+    }
+    assert_eq!(scene.report().unresolved, 0);
+    // A client that a packet should have gone to is asked for too.
+    scene.lcore.quiescent().next_hop("10.1.0.99".parse().unwrap());
+    let asked = Instant::now();
+    while !shown("neighbor show dev wan0").contains("10.1.0.99") {
+        assert!(asked.elapsed() < Duration::from_millis(500), "the kernel was never asked for the client");
+    }
+
+    ip("neighbor replace 10.1.0.11 nud failed dev wan0");
+    let changed = Instant::now();
+    while scene.lcore.quiescent().next_hop(backend).is_some() {
+        assert!(changed.elapsed() < Duration::from_secs(1), "a neighbour that failed is still used");
+    }
+}
