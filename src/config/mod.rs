@@ -15,12 +15,12 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::mode::Encap;
-use crate::service::Ports;
 use crate::service::shape::choice;
+use crate::service::{Ports, kubernetes};
 use crate::wire::Mac;
 
 pub use fabric::REPLAY_MAC;
-pub use fit::fit;
+pub use fit::{admit, fit};
 
 /// A whole, valid configuration. Every key, its default and its range stand in `keys.rs`.
 #[derive(Debug, Clone)]
@@ -37,6 +37,8 @@ pub struct Config {
     pub neighbors: Vec<Neighbor>,
     pub routes: Vec<Route>,
     pub feed: Feed,
+    /// What Kubernetes-shaped documents are read by.
+    pub kubernetes: kubernetes::Options,
     pub metrics: Metrics,
 }
 

@@ -439,9 +439,12 @@ fn read(
     text: &str,
     previous: Option<&Definitions>,
 ) -> Result<(Definitions, Vec<Warning>), Errors> {
-    let (definitions, warnings) = service::read(text, name, previous)?;
-    config::fit(config, &definitions, name)?;
-    Ok((definitions, warnings))
+    let mut reading = service::read(text, name, previous, &config.kubernetes)?;
+    config::admit(config, &mut reading, name)?;
+    for left_out in &reading.left_out {
+        tracing::warn!("{name}: {left_out}");
+    }
+    Ok((reading.definitions, reading.warnings))
 }
 
 /// The bases that were kept, where there are any.

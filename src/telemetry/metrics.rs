@@ -221,7 +221,7 @@ mod tests {
     fn busy_node(ports: &[String]) -> Sample<'_> {
         let text = r#"{"version": "v\"1", "services": [{"name": "web", "vip": "192.0.2.1", "port": 80, "protocol": "tcp",
             "forwarding": "ipip", "backends": [{"address": "10.1.0.11"}]}]}"#;
-        let (definitions, _) = service::read(text, "test", None).unwrap();
+        let (definitions, _) = service::native(text, "test", None).unwrap();
         let service = definitions.services[0].clone();
         let endpoint = service.endpoint(&service.backends[0]);
         let dropped = [5; Reason::COUNT];
