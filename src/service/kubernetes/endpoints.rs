@@ -82,11 +82,10 @@ impl Candidate<'_> {
     }
 }
 
-/// The state of each of these candidates as a backend (KEP-1669, told of kube-proxy).
+/// The state of a candidate as a backend, beside ready ones or not (KEP-1669, told of kube-proxy).
 ///
 /// Those that are ready and do not terminate are used; beside them, those that terminate and still serve keep their flows. Where there is
 /// no ready one, those that terminate are better than nothing: they are used until they are gone.
-pub fn state(candidate: &Candidate<'_>, all: &[Candidate<'_>]) -> State {
-    let has_ready = all.iter().any(|candidate| !candidate.is_terminating);
+pub fn state(candidate: &Candidate<'_>, has_ready: bool) -> State {
     if candidate.is_terminating && has_ready { State::Draining } else { State::Active }
 }

@@ -196,6 +196,7 @@ impl Joint<'_> {
             return None;
         }
 
+        let has_ready = candidates.iter().any(|candidate| !candidate.is_terminating);
         let mut unknown = Vec::new();
         let backend = |candidate| {
             let &Candidate { address, port, weight, node, .. } = candidate;
@@ -208,7 +209,7 @@ impl Joint<'_> {
                 address,
                 port: Some(port).filter(|&port| port != frontend.port),
                 weight,
-                state: state(candidate, &candidates),
+                state: state(candidate, has_ready),
                 tunnel_endpoint: None,
                 server_id: None,
                 health_address,

@@ -324,7 +324,6 @@ impl Slice {
         let namespace: String = metadata.get("namespace")?;
         let service = metadata.map::<String>("labels").into_iter().find(|(name, _)| *name == SERVICE_NAME);
         let weight = metadata.map::<String>("annotations").into_iter().find(|(name, _)| *name == WEIGHT);
-        let weight_path = format!("{path}.metadata.annotations.{WEIGHT}");
         let mut endpoints = Vec::new();
         for endpoint in object.objects("endpoints") {
             let conditions = endpoint.object("conditions");
@@ -343,7 +342,7 @@ impl Slice {
         Some(Self {
             service: service.map(|(_, name)| Name { namespace, name }),
             name: metadata.get("name")?,
-            weight: weight.map(|(_, text)| (text, weight_path)),
+            weight: weight.map(|(_, text)| (text, format!("{path}.metadata.annotations.{WEIGHT}"))),
             address_type,
             ports: object.objects("ports").filter_map(port).collect(),
             endpoints,
