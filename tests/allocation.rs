@@ -31,7 +31,7 @@ fn bursts() -> Vec<Vec<Buffer>> {
 #[test]
 fn bursts_of_everything_allocate_nothing() {
     let (config, _) = Config::read(include_str!("../fuzz/penstock.toml"), "c").unwrap();
-    let (definitions, _) = service::read(include_str!("../fuzz/services.json"), "s", None).unwrap();
+    let (definitions, _) = service::native(include_str!("../fuzz/services.json"), "s", None).unwrap();
     let snapshot = Compiler::new(config.environment()).compile(&definitions, &config.fabric(), Millis(0));
     let mut pipeline = Pipeline::with(Nat::new(snapshot.sources(), 0, [0; 2]));
     // In whose place each frame gets its own.

@@ -43,6 +43,11 @@ fn documents_that_were_kept() {
 }
 
 #[test]
+fn kubernetes_documents_that_were_kept() {
+    inputs("kubernetes").iter().for_each(|input| harness::kubernetes(input));
+}
+
+#[test]
 fn several_lcores_do_the_same_with_all_frames_that_were_kept() {
     let frames: Vec<_> = inputs("pipeline").iter().flat_map(|input| harness::frames(input)).collect();
     assert!(frames.len() > 100);

@@ -164,7 +164,7 @@ fn client_address(client: u16) -> Ipv4Addr {
 }
 
 fn compile(compiler: &mut Compiler, config: &Config, services: &str, now: Millis) -> Arc<Snapshot> {
-    let (definitions, _) = service::read(services, "services", None).unwrap_or_else(|errors| panic!("{errors}"));
+    let (definitions, _) = service::native(services, "services", None).unwrap_or_else(|errors| panic!("{errors}"));
     let snapshot = compiler.compile(&definitions, &config.fabric(), now);
     compiler.adopted(now);
     snapshot

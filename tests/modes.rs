@@ -729,7 +729,7 @@ fn what_the_fabric_says_of_a_tunnel_is_learnt_and_relayed() {
                 node.now = Millis(ms);
                 assert!(node.compiler.learn(node.now));
                 let (config, _) = Config::read(CONFIG, "c").unwrap();
-                let (definitions, _) = service::read(
+                let (definitions, _) = service::native(
                     format!(r#"{{"services": [{{"name": "0tcp", "port": 80, "protocol": "tcp", {service}}}]}}"#),
                     "s",
                     None,

@@ -182,7 +182,7 @@ impl Node {
 }
 
 fn read(services: &str) -> service::Definitions {
-    service::read(services, "s", None).unwrap_or_else(|errors| panic!("{errors}")).0
+    service::native(services, "s", None).unwrap_or_else(|errors| panic!("{errors}")).0
 }
 
 fn framed(packet: &[u8]) -> Vec<u8> {

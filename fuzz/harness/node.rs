@@ -61,7 +61,7 @@ impl Node {
     pub fn new() -> Self {
         let (config, _) = Config::read(CONFIG, "penstock.toml").unwrap_or_else(|errors| panic!("{errors}"));
         let (definitions, _) =
-            service::read(SERVICES, "services.json", None).unwrap_or_else(|errors| panic!("{errors}"));
+            service::native(SERVICES, "services.json", None).unwrap_or_else(|errors| panic!("{errors}"));
         config::fit(&config, &definitions, "services.json").unwrap_or_else(|errors| panic!("{errors}"));
         assert_eq!(config.environment().lcores, LCORES);
         let (mut compiler, fabric) = (Compiler::new(config.environment()), config.fabric());

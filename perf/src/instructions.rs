@@ -108,7 +108,7 @@ pub fn work(work: &Work) -> anyhow::Result<()> {
     let mut compiler = Compiler::new(config.environment());
     let mut snapshot = None;
     for set in sets {
-        let (definitions, _) = service::read(set, "services.json", None)?;
+        let (definitions, _) = service::native(set, "services.json", None)?;
         snapshot = Some(compiler.compile(&definitions, &config.fabric(), Millis(0)));
     }
     let snapshot = snapshot.context("no definitions")?;

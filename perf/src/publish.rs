@@ -350,7 +350,7 @@ impl Scene {
         let fabric = config.fabric();
         let mut compiler = Compiler::new(config.environment());
         let start = Instant::now();
-        let definitions = Arc::new(service::read(documents.text(), "services.json", None)?.0);
+        let definitions = Arc::new(service::native(documents.text(), "services.json", None)?.0);
         let (read, before) = (start.elapsed(), resident()?);
         let snapshot = compiler.compile(&definitions, &fabric, Millis(0));
         let first = (read, start.elapsed() - read);
@@ -373,7 +373,7 @@ impl Scene {
         let begin = Instant::now();
         // By a thread of its own, as there.
         let definitions = thread::scope(|scope| {
-            let reading = scope.spawn(|| service::read(&text, "services.json", Some(&self.definitions)));
+            let reading = scope.spawn(|| service::native(&text, "services.json", Some(&self.definitions)));
             reading.join().expect("reading does not panic")
         });
         let (definitions, _) = definitions?;

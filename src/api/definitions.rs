@@ -15,7 +15,6 @@ use crate::proto::{
     DeleteServiceRequest, GetRequest, GetResponse, ReplaceRequest, SetBackendsRequest, UpsertServiceRequest,
     WatchRequest, WatchResponse, WriteResponse,
 };
-use crate::service::problem::Report;
 use crate::service::tree::{self, Value};
 use crate::service::{self, Errors, Service, Warning};
 
@@ -136,9 +135,7 @@ impl Api {
     /// A service by itself, and on this node.
     fn judge(&self, tree: &Value<'_>) -> Result<(Arc<Service>, Vec<Warning>), Errors> {
         let (service, warnings) = service::read_service(tree, REQUEST)?;
-        let mut report = Report::new(REQUEST);
-        config::fit_service(&self.config, &service, "", &mut report);
-        report.finish(|| ())?;
+        config::fit_service(&self.config, &service, REQUEST)?;
         Ok((service, warnings))
     }
 

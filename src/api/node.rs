@@ -12,7 +12,8 @@ use crate::config;
 use crate::control::Client;
 use crate::proto::node_server::Node;
 use crate::proto::{
-    Counter, CountersRequest, CountersResponse, Drained, FeedStatus, MovingService, StatusRequest, StatusResponse,
+    Counter, CountersRequest, CountersResponse, Drained, FeedStatus, LeftOut, MovingService, StatusRequest,
+    StatusResponse,
 };
 
 #[tonic::async_trait]
@@ -28,6 +29,8 @@ impl Node for Api {
             slots: *slots as u32,
             next: next.and_then(|next| next.try_into().ok()),
         };
+        let left_out =
+            |left: &crate::service::LeftOut| LeftOut { service: left.service.clone(), reason: left.reason.clone() };
         let drained = |whom: &crate::control::Whom| Drained {
             backend: whom.backend.to_string(),
             service: whom.service.as_ref().map(ToString::to_string),
@@ -47,7 +50,7 @@ impl Node for Api {
                 source: source(&self.config.feed),
                 last_success: report.feed_last_success.and_then(stamp),
                 error: report.feed_error.clone().unwrap_or_default(),
-                left_out: Vec::new(),
+                left_out: report.left_out.iter().map(left_out).collect(),
             }),
             lcores: facts.lcores,
             ports: facts.ports,

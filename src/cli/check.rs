@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::inputs::{Findings, find, warn};
+use super::inputs::{BadAnnotations, Findings, find, warn};
 use super::{Failure, print_json};
 use crate::config::Config;
 use crate::flow::{Begun, Clients, Flows};
@@ -33,7 +33,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<(), Failure> {
-    let findings = find(&args.config, args.services.as_deref());
+    let findings = find(&args.config, args.services.as_deref(), BadAnnotations::Refuse);
     warn(&findings.warnings);
     if args.json {
         print_json(&document(&findings))?;
@@ -292,7 +292,7 @@ mod tests {
     fn tables(services: &str) -> (usize, usize, usize, usize) {
         let config = "[dpdk]\nlcores = [1]\n[[port]]\nname = \"a\"\ndevice = \"net_null0\"\n[hash]\nseed = \"AAECAwQFBgcICQoLDA0ODw==\"\ntable_size = 101";
         let (config, _) = Config::read(config, "c").unwrap();
-        let (definitions, _) = service::read(format!("{{\"services\": [{services}]}}"), "s", None).unwrap();
+        let (definitions, _) = service::native(format!("{{\"services\": [{services}]}}"), "s", None).unwrap();
         let Tables { count, bytes, masked_count, masked_bytes } = Tables::of(&definitions, &config);
         (count, bytes, masked_count, masked_bytes)
     }

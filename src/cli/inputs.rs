@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{Failure, say};
 use crate::config::{self, Config, Feed};
-use crate::service::{self, Definitions, Errors, Problem, Warning};
+use crate::service::{self, Definitions, Errors, LeftOut, Problem, Reading, Warning, kubernetes};
 
 /// Both documents, valid and fitting each other.
 #[derive(Debug)]
@@ -22,9 +22,18 @@ pub(super) struct Findings {
     pub warnings: Vec<Warning>,
 }
 
+/// What becomes of a document with a bad annotation of a Kubernetes service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BadAnnotations {
+    /// An error.
+    Refuse,
+    /// The service is left out, as a running node does.
+    Leave,
+}
+
 /// Reads both documents and prints their warnings; all errors of both at once.
 pub fn inputs(config: &Path, services: &Path) -> Result<Inputs, Failure> {
-    let findings = find(config, Some(services));
+    let findings = find(config, Some(services), BadAnnotations::Leave);
     warn(&findings.warnings);
     match findings {
         Findings { config: Some(config), definitions: Some((definitions, _)), errors, .. } if errors.is_empty() => {
@@ -41,9 +50,17 @@ pub fn services(
     previous: Option<&Definitions>,
 ) -> Result<(Definitions, Vec<Warning>), Errors> {
     let file = path.display().to_string();
-    let (definitions, warnings) = read(path, previous)?;
-    config::fit(config, &definitions, &file)?;
-    Ok((definitions, warnings))
+    let mut reading = read(path, previous, &config.kubernetes)?;
+    config::admit(config, &mut reading, &file)?;
+    let warnings = reading.warnings.into_iter().chain(left_out(&reading.left_out, &file));
+    Ok((reading.definitions, warnings.collect()))
+}
+
+/// What was left out, as warnings: the place is the service's name.
+fn left_out(left_out: &[LeftOut], file: &str) -> impl Iterator<Item = Warning> {
+    let warning =
+        |left: &LeftOut| Problem { file: file.into(), path: left.service.clone(), reason: left.reason.clone() };
+    left_out.iter().map(warning)
 }
 
 /// Prints warnings to stderr.
@@ -54,7 +71,7 @@ pub fn warn(warnings: &[Warning]) {
 }
 
 /// Reads the configuration and the definitions: those named, else those of the feed, where it is a file.
-pub(super) fn find(config: &Path, services: Option<&Path>) -> Findings {
+pub(super) fn find(config: &Path, services: Option<&Path>, annotations: BadAnnotations) -> Findings {
     let mut findings = Findings { config: None, definitions: None, errors: Vec::new(), warnings: Vec::new() };
     match Config::load(config) {
         Ok((config, warnings)) => {
@@ -68,16 +85,24 @@ pub(super) fn find(config: &Path, services: Option<&Path>) -> Findings {
         _ => None,
     };
     let Some(path) = services.map(Path::to_owned).or(of_feed) else { return findings };
-    match read(&path, None) {
-        Ok((definitions, warnings)) => {
-            let file = path.display().to_string();
-            if let Some(Errors(errors)) =
-                findings.config.as_ref().and_then(|config| config::fit(config, &definitions, &file).err())
+    let file = path.display().to_string();
+    let usual = kubernetes::Options::default();
+    let options = findings.config.as_ref().map_or(&usual, |config| &config.kubernetes);
+    match read(&path, None, options) {
+        Ok(mut reading) => {
+            if let Some(config) = &findings.config
+                && let Err(Errors(errors)) = config::admit(config, &mut reading, &file)
             {
                 findings.errors.extend(errors);
             }
-            findings.definitions = Some((definitions, file));
-            findings.warnings.extend(warnings);
+            let (bad, cut): (Vec<_>, Vec<_>) = reading
+                .left_out
+                .into_iter()
+                .partition(|left| left.bad_annotation.is_some() && annotations == BadAnnotations::Refuse);
+            findings.errors.extend(bad.into_iter().filter_map(|left| left.bad_annotation));
+            findings.warnings.extend(reading.warnings);
+            findings.warnings.extend(left_out(&cut, &file));
+            findings.definitions = Some((reading.definitions, file));
         }
         Err(Errors(errors)) => findings.errors.extend(errors),
     }
@@ -87,16 +112,18 @@ pub(super) fn find(config: &Path, services: Option<&Path>) -> Findings {
 /// Reads definitions by themselves; `-` is standard input.
 pub fn definitions(path: &Path) -> Result<(Definitions, Vec<Warning>), Errors> {
     if path != Path::new("-") {
-        return read(path, None);
+        let name = path.display().to_string();
+        let document = std::fs::read(path).map_err(|error| Errors::whole(&name, format!("cannot be read: {error}")))?;
+        return service::native(document, &name, None);
     }
     const NAME: &str = "standard input";
     let document = std::io::read_to_string(std::io::stdin())
         .map_err(|error| Errors::whole(NAME, format!("cannot be read: {error}")))?;
-    service::read(document, NAME, None)
+    service::native(document, NAME, None)
 }
 
-fn read(path: &Path, previous: Option<&Definitions>) -> Result<(Definitions, Vec<Warning>), Errors> {
+fn read(path: &Path, previous: Option<&Definitions>, options: &kubernetes::Options) -> Result<Reading, Errors> {
     let file = path.display().to_string();
     let document = std::fs::read(path).map_err(|error| Errors::whole(&file, format!("cannot be read: {error}")))?;
-    service::read(document, &file, previous)
+    service::read(document, &file, previous, options)
 }

@@ -6,6 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::{FeedKind, Idle, Listen};
+use crate::service::Forwarding;
 use crate::service::keys::TABLE_SIZE;
 use crate::service::shape::Otherwise::{Bool, Integer, Text};
 use crate::service::shape::{Format, Key, Shape, format};
@@ -186,7 +187,12 @@ static FEED: &[Key] = &[
         Text("services.json"),
         "The file; relative to the configuration's directory.",
     ),
-    Key::default("forwarding", Shape::Text(&format::ANY), Text("ipip"), "Mode of Kubernetes services that name none."),
+    Key::default(
+        "forwarding",
+        Shape::Choice(Forwarding::NAMES),
+        Text("ipip"),
+        "Mode of Kubernetes services that name none.",
+    ),
     Key::optional(
         "load_balancer_class",
         Shape::Text(&format::NAME),

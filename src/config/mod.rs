@@ -17,12 +17,12 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::mode::Encap;
-use crate::service::Ports;
 use crate::service::shape::choice;
+use crate::service::{Ports, kubernetes};
 use crate::wire::Mac;
 
 pub use fabric::REPLAY_MAC;
-pub use fit::{fit, fit_service};
+pub use fit::{admit, fit, fit_service};
 
 /// A whole, valid configuration. Every key, its default and its range stand in `keys.rs`.
 #[derive(Debug, Clone)]
@@ -40,6 +40,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     pub feed: Feed,
     pub api: Api,
+    /// What Kubernetes-shaped documents are read by.
+    pub kubernetes: kubernetes::Options,
     pub metrics: Metrics,
 }
 

@@ -1,6 +1,6 @@
 //! The document, read whole: every error at once, or a valid configuration.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path as FilePath, PathBuf};
 
@@ -16,7 +16,7 @@ use crate::mode::Encap;
 use crate::service::problem::{Errors, Path, Report, Warning};
 use crate::service::shape::{self, Object, Shape};
 use crate::service::tree;
-use crate::service::{Ports, not_one_station};
+use crate::service::{Forwarding, Ports, kubernetes, not_one_station};
 use crate::wire::Mac;
 
 impl Config {
@@ -52,6 +52,7 @@ fn read(root: &Object<'_>, file: &FilePath, report: &mut Report) -> Option<Confi
     let (node, dpdk, ports) = (read_node(root), read_dpdk(root, report), read_ports(root, report));
     let (neighbors, routes) = (read_neighbors(root, report), read_routes(root, report));
     let (encap, feed, api) = (read_encap(root, report), read_feed(root, file, report), read_api(root, report));
+    let kubernetes = read_kubernetes(root, report);
     let snat = read_snat(root, dpdk.as_ref().map_or(1, |dpdk| dpdk.lcores.len()), report);
     let (icmp, hash, flows) = (root.object("icmp"), root.object("hash"), root.object("flows"));
     let fragments = root.object("fragments");
@@ -69,6 +70,7 @@ fn read(root: &Object<'_>, file: &FilePath, report: &mut Report) -> Option<Confi
         routes: routes?,
         feed: feed?,
         api,
+        kubernetes: kubernetes?,
         metrics: Metrics { listen: root.object("metrics").get::<String>("listen")?.parse().ok() },
     })
 }
@@ -273,4 +275,36 @@ fn read_feed(root: &Object<'_>, file: &FilePath, report: &mut Report) -> Option<
         // The others are refused by `limits`.
         _ => Some(Feed::None),
     }
+}
+
+/// What Kubernetes-shaped documents are read by, whatever feed they come from.
+fn read_kubernetes(root: &Object<'_>, report: &mut Report) -> Option<kubernetes::Options> {
+    let feed = root.object("feed");
+    let forwarding: Forwarding = feed.get("forwarding")?;
+    if forwarding == Forwarding::Dscp {
+        let reason = "\"dscp\" needs a code point for each service; let those services that want it say so by the annotations \
+                      penstock.io/forwarding and penstock.io/dscp";
+        report.error(feed.path.key("forwarding"), reason);
+    }
+    let node_addresses: BTreeMap<String, IpAddr> =
+        feed.map("node_addresses").into_iter().map(|(name, address)| (name.to_owned(), address)).collect();
+    for (name, address) in &node_addresses {
+        if let Some(why) = not_one_station(*address) {
+            report.error(feed.path.key("node_addresses").key(name), format!("{address} {why}; a node is asked there"));
+        }
+    }
+    let own_addresses: Vec<IpAddr> = root.objects("port").flat_map(|port| port.list("addresses")).collect();
+    let node_ports = feed.get("node_ports")?;
+    if node_ports && own_addresses.is_empty() {
+        let reason = "node ports are served on the addresses of the [[port]]s, and none has any: set addresses there";
+        report.warn(feed.path.key("node_ports"), reason);
+    }
+    Some(kubernetes::Options {
+        forwarding,
+        load_balancer_class: feed.get("load_balancer_class"),
+        health_check_node_ports: feed.get("health_check_node_ports")?,
+        node_ports,
+        node_addresses,
+        own_addresses,
+    })
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::service;
+use crate::service::{self, Forwarding};
 
 /// The least that holds.
 const LEAST: &str = r#"
@@ -152,6 +152,28 @@ fn a_relative_feed_begins_at_the_configurations_directory() {
 }
 
 #[test]
+fn kubernetes_is_read_by_the_feeds_keys_and_the_ports_addresses() {
+    assert_eq!(read(LEAST).kubernetes, kubernetes::Options::default());
+    let document = WHOLE.replace("forwarding = \"ipip\"", "forwarding = \"snat\"").replace(
+        "health_check_node_ports = false\nnode_ports = false",
+        "health_check_node_ports = true\nnode_ports = true",
+    );
+    let expected = kubernetes::Options {
+        forwarding: Forwarding::Snat,
+        load_balancer_class: Some("penstock".to_owned()),
+        health_check_node_ports: true,
+        node_ports: true,
+        node_addresses: [("node-1".to_owned(), IpAddr::from([10, 0, 9, 1]))].into(),
+        own_addresses: vec![IpAddr::from([10, 0, 0, 1])],
+    };
+    assert_eq!(read(&document).kubernetes, expected);
+    let (_, warnings) = Config::read(format!("{LEAST}[feed]\nnode_ports = true"), "p").unwrap();
+    let warnings: Vec<_> = warnings.iter().map(ToString::to_string).collect();
+    let reason = "node ports are served on the addresses of the [[port]]s, and none has any: set addresses there";
+    assert_eq!(warnings, [format!("p: feed.node_ports: {reason}")]);
+}
+
+#[test]
 fn metrics_can_be_turned_off() {
     assert_eq!(read(&format!("{LEAST}[metrics]\nlisten = \"none\"")).metrics.listen, None);
 }
@@ -190,7 +212,7 @@ fn definitions_must_fit_the_node() {
             r#"{{"services": [{{"name": "web", "vip": "192.0.2.1", "port": 80, "protocol": "tcp", {more}
             "backends": [{{"address": "10.1.0.1"}}, {{"address": "10.1.0.2"}}, {{"address": "10.1.0.3"}}, {{"address": "10.1.0.4"}}]}}]}}"#
         );
-        service::read(text, "s", None).unwrap().0
+        service::native(text, "s", None).unwrap().0
     };
     let said = |config: &str, more: &str| {
         fit(&read(config), &definitions(more), "s.json").map_err(|errors| errors.to_string())
@@ -251,6 +273,9 @@ fn broken() -> Vec<(String, Vec<String>)> {
         ("kind = \"file\"", "kind = \"http\"", "feed.kind: \"http\" is known, but this release does not read such a feed yet: use \"file\"".into()),
         ("kind = \"file\"", "kind = \"fiel\"", "feed.kind: \"fiel\" is not one of file, http, grpc, etcd, none; did you mean \"file\"?".into()),
         ("kind = \"file\"", "url = \"http://x\"", "feed.url: belongs to a feed on the network, and this one's kind is \"file\"; leave it out".into()),
+        ("forwarding = \"ipip\"", "forwarding = \"geu\"", "feed.forwarding: \"geu\" is not one of ipip, gre, gue, geneve, dscp, l2dsr, dnat, dnat-dsr, snat; did you mean \"gue\"?".into()),
+        ("forwarding = \"ipip\"", "forwarding = \"dscp\"", "feed.forwarding: \"dscp\" needs a code point for each service; let those services that want it say so by the annotations penstock.io/forwarding and penstock.io/dscp".into()),
+        ("{node-1 = \"10.0.9.1\"}", "{node-1 = \"127.0.0.1\"}", "feed.node_addresses.node-1: 127.0.0.1 is a loopback address; a node is asked there".into()),
         ("{node-1 = \"10.0.9.1\"}", "{node-1 = \"x\"}", "feed.node_addresses.node-1: \"x\" is not an IPv4 or IPv6 address".into()),
         ("listen = \"127.0.0.1:9342\"", "listen = 9342", "metrics.listen: 9342 is not an address and port like \"127.0.0.1:9341\", or \"none\"".into()),
         ("\"unix:/run/penstock/api.sock\"", "\"unix:api.sock\"", "api.listen[0]: \"unix:api.sock\" is not \"unix:\" and the path of a socket, or an address and port".into()),

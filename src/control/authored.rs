@@ -186,12 +186,12 @@ mod tests {
 
     fn one(name: &str, vip: u8, backends: &[u8]) -> Arc<Service> {
         let set = format!(r#"{{"services": [{}]}}"#, service(name, vip, backends));
-        service::read(&set, "s", None).unwrap().0.services.remove(0)
+        service::native(&set, "s", None).unwrap().0.services.remove(0)
     }
 
     fn set(version: &str, services: &[String]) -> Definitions {
         let set = format!(r#"{{"version": "{version}", "services": [{}]}}"#, services.join(", "));
-        service::read(&set, "s", None).unwrap().0
+        service::native(&set, "s", None).unwrap().0
     }
 
     fn plain(edit: Edit) -> Write {

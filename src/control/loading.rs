@@ -10,7 +10,7 @@ use super::drained::Drained;
 use super::kept::{self, Kept};
 use super::{journal, read};
 use crate::config::Config;
-use crate::service::{self, Definitions};
+use crate::service::{self, Definitions, LeftOut, Reading};
 use crate::snapshot::Millis;
 
 /// The bases that were kept, where there are any.
@@ -31,21 +31,31 @@ pub fn knows_numbers(state_dir: &Path, memory: u64) -> bool {
     saved.is_some_and(|saved| saved.memory == memory)
 }
 
-/// The last good definitions, where there are any that still hold; and the last segment of their changes, where they have any.
-pub fn load(config: &Config) -> (Option<Arc<Definitions>>, Option<u64>) {
+/// The last good definitions.
+#[derive(Default)]
+pub struct Loaded {
+    /// `None`: there are none that still hold.
+    pub definitions: Option<Arc<Definitions>>,
+    /// The last segment of their changes, where they have any.
+    pub last_segment: Option<u64>,
+    pub left_out: Vec<LeftOut>,
+}
+
+/// Reads them.
+pub fn load(config: &Config) -> Loaded {
     let state_dir = &config.node.state_dir;
     let text = Kept::Definitions.load(state_dir).unwrap_or_else(|error| {
         tracing::error!("{error}");
         None
     });
-    let Some(text) = text else { return (None, None) };
+    let Some(text) = text else { return Loaded::default() };
     let (first_segment, document) = kept::split_changes(&text);
     let path = Kept::Definitions.path(state_dir).display().to_string();
-    let (definitions, _) = match read(config, &path, document, None) {
-        Ok(valid) => valid,
+    let Reading { definitions, left_out, .. } = match read(config, &path, document, None) {
+        Ok(reading) => reading,
         Err(errors) => {
             tracing::error!("the last good definitions do not hold any more and are not used:\n{errors}");
-            return (None, None);
+            return Loaded::default();
         }
     };
     let (definitions, last_segment) = match first_segment {
@@ -54,7 +64,7 @@ pub fn load(config: &Config) -> (Option<Arc<Definitions>>, Option<u64>) {
     };
     let version = definitions.version.as_deref().unwrap_or("(none)");
     tracing::info!("starting with the last good definitions, version {version}");
-    (Some(Arc::new(definitions)), last_segment)
+    Loaded { definitions: Some(Arc::new(definitions)), last_segment, left_out }
 }
 
 /// The definitions with the changes since they were written.

@@ -154,7 +154,7 @@ mod tests {
         };
         let services: Vec<String> = services.iter().enumerate().map(service).collect();
         let text = format!(r#"{{"services": [{}]}}"#, services.join(", "));
-        Arc::new(service::read(&text, "s", None).unwrap().0)
+        Arc::new(service::native(&text, "s", None).unwrap().0)
     }
 
     fn endpoint(last: u8) -> SocketAddr {

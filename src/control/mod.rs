@@ -34,7 +34,7 @@ use crate::feed::{Feed, Text, Update};
 use crate::flow::{Clients, Remembered};
 use crate::kernel::{self, Facts, Kernel, Twin};
 use crate::quiescent::{self, Publisher, Reader};
-use crate::service::{self, Definitions, Errors, Warning};
+use crate::service::{self, Definitions, Errors, LeftOut, Reading};
 use crate::snapshot::{Compiler, Fabric, Millis, Snapshot};
 
 use authored::Authored;
@@ -43,7 +43,7 @@ use client::Request;
 pub use client::{Client, Edit, Refused, Seen, Write, Written};
 pub use drained::{Named, NotNamed, Whom};
 pub use loading::knows_numbers;
-use loading::{load, load_bases, load_drained};
+use loading::{Loaded, load, load_bases, load_drained};
 use masks::Masks;
 pub use report::{Count, Report};
 use writes::{Writes, committed};
@@ -169,6 +169,8 @@ struct Thread {
     feed_last_success: Option<SystemTime>,
     /// Why the feed's newest word is not in force.
     feed_error: Option<String>,
+    /// What of the newest set is left out, or cut to what can be.
+    left_out: Vec<LeftOut>,
 }
 
 /// How long the thread itself watches the lcores adopt a snapshot, looking every [`LOOK`]; they take microseconds
@@ -192,7 +194,7 @@ impl Thread {
             Some(kernel) => kernel.facts(),
             None => watch::channel(Facts::default()).1,
         };
-        let (definitions, last_segment) = load(&config);
+        let Loaded { definitions, last_segment, left_out } = load(&config);
         has_definitions.store(definitions.is_some(), Ordering::Relaxed);
         let nothing = Arc::default();
         let given = definitions.as_ref().unwrap_or(&nothing);
@@ -245,6 +247,7 @@ impl Thread {
             sums: traffic::Sums::default(),
             feed_last_success: None,
             feed_error: None,
+            left_out,
         };
         // What the lcores remember from now on is by these numbers, be the ones on disk others.
         this.keep_bases();
@@ -330,7 +333,7 @@ impl Thread {
             reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         });
         self.feed_error = read.as_ref().err().map(Errors::to_string);
-        let (definitions, warnings) = match read {
+        let Reading { definitions, warnings, left_out, .. } = match read {
             Ok(valid) => valid,
             Err(errors) => {
                 metrics::counter!(FEED_ERRORS).increment(1);
@@ -342,6 +345,10 @@ impl Thread {
         for warning in &warnings {
             tracing::warn!("{warning}");
         }
+        for left_out in left_out.iter().filter(|left_out| !self.left_out.contains(left_out)) {
+            tracing::warn!("{name}: {left_out}");
+        }
+        self.left_out = left_out;
         let version = definitions.version.as_deref().unwrap_or("(none)").to_owned();
         if self.definitions.as_deref() == Some(&definitions) {
             tracing::info!("definitions, version {version}: unchanged");
@@ -455,6 +462,7 @@ impl Thread {
             masked: self.masks.over(self.definitions.as_ref().unwrap_or(&Arc::default())),
             drained: self.masks.drained().iter().cloned().collect(),
             feed_error: self.feed_error.clone(),
+            left_out: self.left_out.clone(),
             unsettled: self.compiler.unsettled(),
             next_move: self.compiler.next_move().map(|next| next.0.saturating_sub((self.clock)().0)),
             flows,
@@ -478,15 +486,10 @@ async fn sleep_until(clock: &Clock, moment: Option<Millis>) {
 }
 
 /// Definitions that hold, by themselves and on this node.
-fn read(
-    config: &Config,
-    name: &str,
-    text: &str,
-    previous: Option<&Definitions>,
-) -> Result<(Definitions, Vec<Warning>), Errors> {
-    let (definitions, warnings) = service::read(text, name, previous)?;
-    config::fit(config, &definitions, name)?;
-    Ok((definitions, warnings))
+fn read(config: &Config, name: &str, text: &str, previous: Option<&Definitions>) -> Result<Reading, Errors> {
+    let mut reading = service::read(text, name, previous, &config.kubernetes)?;
+    config::admit(config, &mut reading, name)?;
+    Ok(reading)
 }
 
 #[cfg(test)]

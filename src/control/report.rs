@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::drained::Whom;
-use crate::service::Definitions;
+use crate::service::{Definitions, LeftOut};
 
 /// The state of a node's control side at one moment.
 #[derive(Debug, Clone, Default)]
@@ -21,6 +21,8 @@ pub struct Report {
     pub feed_last_success: Option<SystemTime>,
     /// Why the feed's newest word is not in force.
     pub feed_error: Option<String>,
+    /// What of the newest set is left out, or cut to what can be.
+    pub left_out: Vec<LeftOut>,
     /// Packets and bytes of each backend (service, endpoint), over all lcores.
     pub backends: Vec<Count<(Arc<str>, SocketAddr)>>,
     /// Packets and bytes of each service, those of backends that left included.

@@ -276,7 +276,7 @@ mod tests {
         let json = r#"{"services": [{"name": "web", "vip": "192.0.2.1", "port": 80, "protocol": "tcp", "forwarding": "ipip",
             "backends": [{"address": "10.1.0.11"}]}]}"#;
         let (service, _) = service::read_service(&tree_of(&message), "request").unwrap();
-        assert_eq!(service, service::read(json, "s", None).unwrap().0.services[0]);
+        assert_eq!(service, service::native(json, "s", None).unwrap().0.services[0]);
     }
 
     #[test]

@@ -1,24 +1,9 @@
-//! What the contract knows and this release does not do yet. Each refusal goes away with the release that learns it.
-//!
-//! Refused is what ignoring would forward wrongly; what would merely not act is warned of.
+//! What the contract knows and this release does not do yet: accepted, and warned of. Each warning goes away with the release that
+//! learns it.
 
-use super::problem::{Errors, Report};
+use super::problem::Report;
 use super::reader::Draft;
-use super::tree::Value;
 use super::{AllDown, CheckKind};
-
-/// A document of another family, told by its top.
-pub fn refuse_kubernetes(document: &Value<'_>, file: &str) -> Result<(), Errors> {
-    let Value::Object(members) = document else { return Ok(()) };
-    let shaped = |key: &str| matches!(key, "endpoints" | "apiVersion" | "kind" | "items");
-    if members.iter().any(|(key, _)| shaped(key)) {
-        return Err(Errors::whole(
-            file,
-            "this looks like a Kubernetes-shaped document: known, but this release does not read those yet: write native definitions",
-        ));
-    }
-    Ok(())
-}
 
 /// Warns, once each, of what is accepted and does not act yet.
 pub fn warn(drafts: &[Draft], report: &mut Report) {

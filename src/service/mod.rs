@@ -1,13 +1,14 @@
-//! What to balance: services, backends, and their validation; the JSON reader.
+//! What to balance: services, backends, and their validation; the readers of documents.
 //!
 //! A document becomes [`Definitions`] in four steps, each a file: `tree` (bytes to plain values), `shape` with the tables
 //! of `keys` (every key and value by itself), `rules` (what must hold between them), `limits` (what is known but not done
 //! yet). All of them collect errors, so a person sees every one at once. `tree`, `shape` and `problem` serve the node's
-//! configuration as well.
+//! configuration as well. A document of Kubernetes' objects, which may be YAML, goes by way of `kubernetes`.
 
 mod claims;
 pub mod duration;
 pub mod keys;
+pub mod kubernetes;
 mod limits;
 pub mod problem;
 mod reader;
@@ -15,6 +16,7 @@ mod rules;
 pub mod shape;
 pub mod tree;
 mod writer;
+mod yaml;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -24,8 +26,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use claims::Claims;
+pub use kubernetes::LeftOut;
 pub use problem::{Errors, Problem, Warning};
-pub use reader::{read, read_service, read_tree};
+pub use reader::{Reading, native, read, read_service, read_tree};
 pub use rules::not_one_station;
 use shape::choice;
 
@@ -171,9 +174,18 @@ pub struct Backend {
     pub tunnel_endpoint: Option<IpAddr>,
     /// Its ID within QUIC connection IDs.
     pub server_id: Option<Box<[u8]>>,
+    /// Where its health is asked for; `None`: its own address. No native document says it: a Kubernetes node answers for its endpoints.
+    pub health_address: Option<IpAddr>,
+    /// Whether the service's check leaves it out, so that it counts as up: nobody could answer for it.
+    pub is_unchecked: bool,
 }
 
 impl Backend {
+    /// Where the service's check asks for its health; `None`: nowhere, and it counts as up.
+    pub fn health_address(&self) -> Option<IpAddr> {
+        (!self.is_unchecked).then_some(self.health_address.unwrap_or(self.address))
+    }
+
     /// Where its packets are sent.
     pub fn tunnel_endpoint(&self) -> IpAddr {
         self.tunnel_endpoint.unwrap_or(self.address)

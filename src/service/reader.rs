@@ -14,21 +14,75 @@ use super::{
     Backend, ByteOrder, Definitions, Forwarding, Geneve, Gue, Hash, Health, HealthCheck, IdleTimeout, NoBackend, Ports,
     Protocol, Quic, Service, State, Tracking,
 };
-use super::{keys, limits, rules};
+use super::{LeftOut, keys, kubernetes, limits, rules, yaml};
 
-/// Reads a document of service definitions (JSON). `file` names it in errors; services that are the same in `previous`
-/// are shared with it.
+/// What a document says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Reading {
+    pub definitions: Definitions,
+    pub warnings: Vec<Warning>,
+    /// Of a Kubernetes-shaped document: what cannot be honoured, and holds nothing else back.
+    pub left_out: Vec<LeftOut>,
+    /// Whether the document is Kubernetes-shaped: then a service that does not fit the node is left out too.
+    pub is_kubernetes: bool,
+}
+
+/// Reads a document of service definitions: native JSON, or Kubernetes-shaped JSON or YAML. `file` names it in errors;
+/// services that are the same in `previous` are shared with it.
 pub fn read(
     document: impl AsRef<[u8]>,
     file: &str,
     previous: Option<&Definitions>,
-) -> Result<(Definitions, Vec<Warning>), Errors> {
-    let tree = tree::json(document.as_ref(), file)?;
-    limits::refuse_kubernetes(&tree, file)?;
-    read_tree(&tree, file, previous)
+    options: &kubernetes::Options,
+) -> Result<Reading, Errors> {
+    let bytes = document.as_ref();
+    let documents = if is_json(bytes) { vec![tree::json(bytes, file)?] } else { yaml_documents(bytes, file)? };
+    if !documents.iter().any(kubernetes::are_shaped) {
+        let [document] = documents.as_slice() else { return Err(no_yaml(file)) };
+        let (definitions, warnings) = read_tree(document, file, previous)?;
+        return Ok(Reading { definitions, warnings, ..Reading::default() });
+    }
+    let mut report = Report::new(file);
+    let (services, left_out) = kubernetes::read(documents, file, options, &mut report);
+    let (services, warnings) = report.finish(|| shared(services, previous))?;
+    Ok(Reading { definitions: Definitions { version: None, services }, warnings, left_out, is_kubernetes: true })
 }
 
-/// As [`read`], of definitions that are a tree already.
+/// Reads a native document (JSON), as [`read`] does.
+pub fn native(
+    document: impl AsRef<[u8]>,
+    file: &str,
+    previous: Option<&Definitions>,
+) -> Result<(Definitions, Vec<Warning>), Errors> {
+    read_tree(&tree::json(document.as_ref(), file)?, file, previous)
+}
+
+/// Objects and lists begin with a bracket in JSON, and hardly ever in YAML.
+fn is_json(bytes: &[u8]) -> bool {
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    bytes.trim_ascii_start().first().is_none_or(|first| matches!(first, b'{' | b'['))
+}
+
+/// The documents of a stream of Kubernetes' objects; what is no YAML of any structure was meant as JSON.
+fn yaml_documents<'a>(bytes: &'a [u8], file: &str) -> Result<Vec<Value<'a>>, Errors> {
+    let documents = yaml::stream(bytes, file)?;
+    if !documents.iter().any(|document| matches!(document, Value::Object(_) | Value::List(_))) {
+        return Err(tree::json(bytes, file).err().unwrap_or_else(|| no_yaml(file)));
+    }
+    if !documents.iter().any(kubernetes::are_shaped) {
+        return Err(no_yaml(file));
+    }
+    Ok(documents)
+}
+
+fn no_yaml(file: &str) -> Errors {
+    Errors::whole(
+        file,
+        "not a JSON object, and not the YAML of Kubernetes' objects; native definitions are written as JSON",
+    )
+}
+
+/// As [`native`], of a document that is a tree already.
 pub fn read_tree(
     tree: &Value<'_>,
     file: &str,
@@ -47,25 +101,31 @@ pub fn read_tree(
     rules::across(&drafts, &mut report);
     limits::warn(&drafts, &mut report);
 
-    let mut known: HashMap<&str, &Arc<Service>> = HashMap::new();
-    known.extend(
-        previous.iter().flat_map(|previous| &previous.services).map(|service| (service.name.as_ref(), service)),
-    );
     let mut services = Vec::with_capacity(drafts.len());
     if report.errors.is_empty() {
         for (index, draft) in drafts.into_iter().enumerate() {
             match draft.finish() {
-                Some(service) => match known.get(service.name.as_ref()) {
-                    Some(&same) if **same == service => services.push(same.clone()),
-                    _ => services.push(Arc::new(service)),
-                },
+                Some(service) => services.push(service),
                 None => {
                     report.error(format_args!("services[{index}]"), "valid, but not understood: a mistake in penstock")
                 }
             }
         }
     }
-    report.finish(|| Definitions { version: root.get("version"), services })
+    report.finish(|| Definitions { version: root.get("version"), services: shared(services, previous) })
+}
+
+/// The services, those that are the same in `previous` shared with it.
+fn shared(services: Vec<Service>, previous: Option<&Definitions>) -> Vec<Arc<Service>> {
+    let mut known: HashMap<&str, &Arc<Service>> = HashMap::new();
+    known.extend(
+        previous.iter().flat_map(|previous| &previous.services).map(|service| (service.name.as_ref(), service)),
+    );
+    let share = |service: Service| match known.get(service.name.as_ref()) {
+        Some(&same) if **same == service => same.clone(),
+        _ => Arc::new(service),
+    };
+    services.into_iter().map(share).collect()
 }
 
 /// Reads one service, by itself: what others claim, who has them knows.
@@ -185,6 +245,8 @@ impl Draft {
                 state: backend.state?,
                 tunnel_endpoint: backend.tunnel_endpoint,
                 server_id: backend.server_id.map(Vec::into),
+                health_address: None,
+                is_unchecked: false,
             })
         };
         Some(Service {

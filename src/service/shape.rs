@@ -70,6 +70,8 @@ pub enum Shape {
     },
     /// Known keys only.
     Object(&'static [Key]),
+    /// These keys, and any others, which are somebody else's.
+    Open(&'static [Key]),
     /// Any keys, all with values of one shape.
     Map(&'static Shape),
 }
@@ -118,7 +120,7 @@ impl Shape {
                 format!("a number from {least} to {most}, or {}", format.what).into()
             }
             Self::List { .. } => "a list".into(),
-            Self::Object(_) | Self::Map(_) => "an object".into(),
+            Self::Object(_) | Self::Open(_) | Self::Map(_) => "an object".into(),
         }
     }
 }
@@ -194,7 +196,7 @@ pub fn is_prime(number: i64) -> bool {
 
 /// The nearest of `known` to what somebody wrote.
 pub fn nearest<'k>(written: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
-    let near = |name: &str| strsim::normalized_damerau_levenshtein(&written.to_lowercase(), name);
+    let near = |name: &str| strsim::normalized_damerau_levenshtein(&written.to_lowercase(), &name.to_lowercase());
     known.max_by(|one, other| near(one).total_cmp(&near(other)))
 }
 
@@ -221,7 +223,8 @@ pub fn check(value: &Value<'_>, shape: &Shape, path: &Path<'_>, report: &mut Rep
         (Shape::List { of, least, most }, Value::List(items)) => {
             return check_list(items, of, *least, *most, path, report);
         }
-        (Shape::Object(keys), Value::Object(members)) => return check_object(members, keys, path, report),
+        (Shape::Object(keys), Value::Object(members)) => return check_object(members, keys, true, path, report),
+        (Shape::Open(keys), Value::Object(members)) => return check_object(members, keys, false, path, report),
         (Shape::Map(of), Value::Object(members)) => {
             check_twice(members, path, report);
             return members.iter().for_each(|(key, value)| check(value, of, &path.key(key), report));
@@ -245,12 +248,19 @@ fn check_list(items: &[Value<'_>], of: &Shape, least: usize, most: usize, path: 
     }
 }
 
-fn check_object(members: &[(Cow<'_, str>, Value<'_>)], keys: &[Key], path: &Path<'_>, report: &mut Report) {
+fn check_object(
+    members: &[(Cow<'_, str>, Value<'_>)],
+    keys: &[Key],
+    is_closed: bool,
+    path: &Path<'_>,
+    report: &mut Report,
+) {
     check_twice(members, path, report);
     for (name, value) in members {
         match keys.iter().find(|key| key.name == name) {
             Some(key) => check(value, &key.shape, &path.key(name), report),
-            None => report.error(path.key(name), unknown(name, keys)),
+            None if is_closed => report.error(path.key(name), unknown(name, keys)),
+            None => {}
         }
     }
     for key in keys {
@@ -298,7 +308,7 @@ impl<'a> Object<'a> {
         Self::new(Some(value), keys, Path::default())
     }
 
-    fn new(value: Option<&'a Value<'a>>, keys: &'static [Key], path: Path<'a>) -> Self {
+    pub fn new(value: Option<&'a Value<'a>>, keys: &'static [Key], path: Path<'a>) -> Self {
         let members = match value {
             Some(Value::Object(members)) => members.as_slice(),
             _ => &[],
@@ -344,10 +354,20 @@ impl<'a> Object<'a> {
         }
     }
 
+    /// The members under a key that are well formed; an absent object is empty.
+    pub fn map<T: Read>(&self, name: &str) -> Vec<(&'a str, T)> {
+        match (self.value(name), self.key(name).shape) {
+            (Some(Value::Object(members)), Shape::Map(_)) => {
+                members.iter().filter_map(|(name, value)| Some((name.as_ref(), T::read(value)?))).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
     /// The object under a key; an absent one is empty, so its defaults hold.
     pub fn object<'b>(&'b self, name: &'static str) -> Object<'b> {
         match self.key(name).shape {
-            Shape::Object(keys) => Object::new(self.value(name), keys, self.path.key(name)),
+            Shape::Object(keys) | Shape::Open(keys) => Object::new(self.value(name), keys, self.path.key(name)),
             shape => panic!("{name:?} is described as {shape:?}"),
         }
     }
@@ -355,7 +375,7 @@ impl<'a> Object<'a> {
     /// The objects of the list under a key, in order; an element that is none is an empty one.
     pub fn objects<'b>(&'b self, name: &'static str) -> impl Iterator<Item = Object<'b>> + 'b {
         let keys = match self.key(name).shape {
-            Shape::List { of: Shape::Object(keys), .. } => *keys,
+            Shape::List { of: Shape::Object(keys) | Shape::Open(keys), .. } => *keys,
             shape => panic!("{name:?} is described as {shape:?}"),
         };
         let items: &[Value<'_>] = match self.value(name) {
@@ -419,6 +439,7 @@ macro_rules! choice {
             /// As documents write them.
             pub const NAMES: &[&str] = &[$($name),*];
 
+            #[allow(dead_code, reason = "some are only read")]
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name,)* }
             }
@@ -478,12 +499,15 @@ fn shape_schema(shape: &Shape) -> serde_json::Value {
             schema
         }
         Shape::Map(of) => json!({"type": "object", "additionalProperties": shape_schema(of)}),
-        Shape::Object(keys) => {
+        Shape::Object(keys) | Shape::Open(keys) => {
             let required: Vec<_> =
                 keys.iter().filter(|key| matches!(key.otherwise, Otherwise::Required)).map(|key| key.name).collect();
             let properties: serde_json::Map<_, _> =
                 keys.iter().map(|key| (key.name.to_owned(), key_schema(key))).collect();
-            let mut schema = json!({"type": "object", "properties": properties, "additionalProperties": false});
+            let mut schema = json!({"type": "object", "properties": properties});
+            if matches!(shape, Shape::Object(_)) {
+                schema["additionalProperties"] = json!(false);
+            }
             if !required.is_empty() {
                 schema["required"] = json!(required);
             }

@@ -1,4 +1,4 @@
-//! A document as a tree of plain values, from JSON or TOML alike.
+//! A document as a tree of plain values, from JSON or TOML alike (and from YAML, by [`super::yaml`]).
 //!
 //! An object keeps its members as they were written, so a key that stands twice is seen (by [`super::shape`], which
 //! knows the place) instead of the last one silently winning. Nothing here panics on any bytes; the parsers themselves
@@ -76,7 +76,7 @@ pub fn toml<'a>(bytes: &'a [u8], file: &str) -> Result<Value<'a>, Errors> {
 }
 
 /// The bytes as text: UTF-8, with something in it.
-fn text<'a>(bytes: &'a [u8], file: &str, kind: &str) -> Result<&'a str, Errors> {
+pub(super) fn text<'a>(bytes: &'a [u8], file: &str, kind: &str) -> Result<&'a str, Errors> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes); // a byte order mark, as some editors write
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let line = bytes[..error.valid_up_to()].iter().filter(|&&byte| byte == b'\n').count() + 1;

@@ -1,4 +1,7 @@
 //! Definitions as the JSON that [`super::read`] reads back, equal; keys in the order of the contract.
+//!
+//! One thing has no native form: a check that asks for a backend's health elsewhere than at its address. It is left out, so that its
+//! backends count as up, until the feed that told it tells it again.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -161,7 +164,7 @@ fn written(service: &Service) -> Written<'_> {
             .map(|quic| WrittenQuic { config_id: quic.config_id, server_id_length: quic.server_id_length }),
         tracking: service.tracking.name(),
         backends: service.backends.iter().map(written_backend).collect(),
-        health_check: service.health.check.as_ref().map(written_check),
+        health_check: service.health.check.as_ref().filter(|_| asks_backends(service)).map(written_check),
         all_down: Some(service.health.all_down).filter(|&all_down| all_down != AllDown::default()).map(AllDown::name),
         source_ranges: &service.source_ranges,
         deny_ranges: &service.deny_ranges,
@@ -181,6 +184,11 @@ fn written(service: &Service) -> Written<'_> {
         udp_checksum: service.udp_checksum.then_some(true),
         byte_order: Some(service.byte_order).filter(|&order| order != ByteOrder::default()).map(ByteOrder::name),
     }
+}
+
+/// Whether the check asks each backend at its own address.
+fn asks_backends(service: &Service) -> bool {
+    service.backends.iter().all(|backend| backend.health_address.is_none() && !backend.is_unchecked)
 }
 
 fn written_backend(backend: &Backend) -> WrittenBackend {

@@ -861,7 +861,7 @@ mod tests {
                 )
             };
             let document = format!(r#"{{"services": [{}]}}"#, services.map(service).collect::<Vec<_>>().join(", "));
-            (self.definitions, _) = service::read(document, "s", Some(&self.definitions)).unwrap();
+            (self.definitions, _) = service::native(document, "s", Some(&self.definitions)).unwrap();
             self.compiler.compile(&self.definitions, &self.fabric, self.now)
         }
 

@@ -194,7 +194,7 @@ mod tests {
             r#"{{"services": [{{"name": "a", "vip": "192.0.2.1", "port": 80, "protocol": "tcp", "forwarding": "dnat", "backends": [{}]}}]}}"#,
             backends.join(", ")
         );
-        service::read(text, "s", None).unwrap().0.services[0].clone()
+        service::native(text, "s", None).unwrap().0.services[0].clone()
     }
 
     fn until(register: &Register, last: u8) -> Option<Option<Millis>> {

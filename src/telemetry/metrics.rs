@@ -44,6 +44,7 @@ const READ: &[(&str, Kind, &str)] = &[
     ("penstock_slots_moving", Gauge, "Slots of the service whose established flows are elsewhere than new ones go."),
     ("penstock_definitions_version_info", Gauge, "1; the label is the version of the definitions in force."),
     ("penstock_services", Gauge, "Services in force."),
+    ("penstock_services_left_out", Gauge, "Services of the newest set that are left out, or cut to what can be."),
     (
         "penstock_feed_last_success_timestamp_seconds",
         Gauge,
@@ -188,7 +189,8 @@ fn fill(sample: &Sample) {
         let version = definitions.version.clone().unwrap_or_default();
         gauge!("penstock_definitions_version_info", "version" => version).set(1.0);
         gauge!("penstock_services").set(definitions.services.len() as f64);
-        for service in &definitions.services {
+        gauge!("penstock_services_left_out").set(report.left_out.len() as f64);
+        for service in &report.masked.services {
             for backend in &service.backends {
                 let labels = labels(&service.name, service.endpoint(backend));
                 let is_up = backend.state != State::Down;
@@ -215,14 +217,14 @@ mod tests {
     use super::*;
     use crate::control::{Count, Report};
     use crate::counters::Totals;
-    use crate::service;
+    use crate::service::{self, LeftOut};
     use crate::telemetry::{Device, TwinCounts};
 
     /// A node in which every number is other than zero.
     fn busy_node(ports: &[String]) -> Sample<'_> {
         let text = r#"{"version": "v\"1", "services": [{"name": "web", "vip": "192.0.2.1", "port": 80, "protocol": "tcp",
             "forwarding": "ipip", "backends": [{"address": "10.1.0.11"}]}]}"#;
-        let (definitions, _) = service::read(text, "test", None).unwrap();
+        let (definitions, _) = service::native(text, "test", None).unwrap();
         let service = definitions.services[0].clone();
         let endpoint = service.endpoint(&service.backends[0]);
         let dropped = [5; Reason::COUNT];
@@ -243,9 +245,11 @@ mod tests {
                 flows: vec![((service.name.clone(), endpoint), 22)],
                 moving: vec![(service.name.clone(), 23)],
                 refused: vec![(service.name.clone(), 24)],
+                masked: Arc::new(definitions.clone()),
                 definitions: Some(Arc::new(definitions)),
                 feed_last_success: Some(SystemTime::now()),
                 unresolved: 17,
+                left_out: vec![LeftOut { service: "a/b".to_owned(), reason: "c".to_owned(), bad_annotation: None }],
                 ..Report::default()
             },
         }

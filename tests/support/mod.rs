@@ -43,7 +43,16 @@ pub const UDP: u8 = 17;
 
 pub fn backend(address: &str, port: Option<u16>) -> Backend {
     let address = address.parse().unwrap();
-    Backend { address, port, weight: 100, state: State::Active, tunnel_endpoint: None, server_id: None }
+    Backend {
+        address,
+        port,
+        weight: 100,
+        state: State::Active,
+        tunnel_endpoint: None,
+        server_id: None,
+        health_address: None,
+        is_unchecked: false,
+    }
 }
 
 pub fn service(
@@ -190,7 +199,7 @@ impl Node {
     pub fn read(config: &str, services: &str) -> Self {
         let (config, _) = Config::read(config, "penstock.toml").unwrap_or_else(|errors| panic!("{errors}"));
         let (definitions, _) =
-            service::read(services, "services.json", None).unwrap_or_else(|errors| panic!("{errors}"));
+            service::native(services, "services.json", None).unwrap_or_else(|errors| panic!("{errors}"));
         config::fit(&config, &definitions, "services.json").unwrap_or_else(|errors| panic!("{errors}"));
         let mut compiler = Compiler::new(config.environment());
         let snapshot = compiler.compile(&definitions, &config.fabric(), Millis(0));

@@ -31,7 +31,7 @@ pub fn replayed_at(lcores: usize, config: &str, services: &str, frames: &[Stampe
     }
     writer.finish().unwrap();
     let (config, _) = Config::read(config, "penstock.toml").unwrap_or_else(|errors| panic!("{errors}"));
-    let (definitions, _) = service::read(services, "services.json", None).unwrap_or_else(|errors| panic!("{errors}"));
+    let (definitions, _) = service::native(services, "services.json", None).unwrap_or_else(|errors| panic!("{errors}"));
     let compiler = Compiler::new(config.environment_of(lcores));
     let plan = Plan { compiler, fabric: config.fabric(), port: PortIndex(0), lcores, definitions, changes: vec![] };
     let (mut sent, mut punted) = (Vec::new(), Vec::new());

@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     fn set(services: &[&str]) -> Definitions {
-        service::read(format!(r#"{{"services": [{}]}}"#, services.join(", ")), "s", None).unwrap().0
+        service::native(format!(r#"{{"services": [{}]}}"#, services.join(", ")), "s", None).unwrap().0
     }
 
     #[test]

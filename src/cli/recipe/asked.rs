@@ -59,7 +59,7 @@ impl Asked {
             })
             .collect();
         let document = json!({ "services": services }).to_string();
-        let (definitions, _) = service::read(document, "", None).map_err(|errors| by_flags(&errors.0))?;
+        let (definitions, _) = service::native(document, "", None).map_err(|errors| by_flags(&errors.0))?;
         let services = definitions.services;
         let mode = services[0].forwarding;
         let is_fit = |letter: char| letter.is_ascii_alphanumeric() || "._:-".contains(letter);

@@ -1,7 +1,7 @@
 //! Documents that hold.
 
 use super::super::*;
-use super::{several, web};
+use super::{read, several, web};
 
 /// The example of the contract, as it stands there.
 const EXAMPLE: &str = r#"{

@@ -6,6 +6,18 @@ pub mod random;
 
 use serde_json::{Value, json};
 
+use super::{Definitions, Errors, Warning, kubernetes};
+
+/// Reads a document, whatever its shape.
+fn read(
+    document: impl AsRef<[u8]>,
+    file: &str,
+    previous: Option<&Definitions>,
+) -> Result<(Definitions, Vec<Warning>), Errors> {
+    let reading = super::read(document, file, previous, &kubernetes::Options::default())?;
+    Ok((reading.definitions, reading.warnings))
+}
+
 /// A document of one service, `web`, with some keys set otherwise; `null` leaves a key out.
 fn web(changes: &str) -> String {
     json!({"services": [service(changes)]}).to_string()

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::super::*;
-use super::documents;
+use super::{documents, read};
 
 /// A duration as documents have them: whole milliseconds.
 fn duration(least: u64, most: u64) -> impl Strategy<Value = Duration> {
@@ -103,6 +103,8 @@ fn service(number: u8) -> impl Strategy<Value = Service> {
                 state,
                 tunnel_endpoint: (is_geneve && weight % 2 == 1).then_some(IpAddr::from([10, 99, place, low])),
                 server_id: by_cid.then(|| vec![place, low].into()),
+                health_address: None,
+                is_unchecked: false,
             });
             let millis = Duration::from_millis;
             Service {
