@@ -367,7 +367,7 @@ pub struct HealthCheck {
 }
 
 choice! {
-    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
     CheckKind {
         Tcp "tcp"
         Http "http"
