@@ -4,8 +4,8 @@
 //! time contains some of the servers', as it would not on a network.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::io::{BufRead, BufReader};
+use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread;
@@ -15,6 +15,8 @@ use anyhow::{Context, bail, ensure};
 use penstock::health::{self, Counts, Prober};
 use penstock::service;
 use rustix::thread::{CpuSet, sched_setaffinity};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -47,7 +49,7 @@ pub struct Servers {
     core: usize,
 }
 
-/// Ports that the servers listen on, a thread each, so that no backlog fills.
+/// Ports that the servers listen on, so that no backlog fills.
 const PORTS: usize = 16;
 
 /// Backends of a service.
@@ -70,13 +72,15 @@ fn measure(kind: &str, options: &Options) -> anyhow::Result<()> {
     pin(options.core)?;
     let before = resident()?;
     let (prober, _changes) = Prober::start(health::Options::default(), [])?;
-    prober.want(services);
+    pin(options.servers)?;
+    prober.want(services.clone());
     let view = prober.view();
     thread::sleep(Duration::from_millis(options.interval_ms) + Duration::from_secs(1));
-    let (first, busy, begin) = (view.counts(), on_cpu()?, Instant::now());
+    let (first, begin, busy) = (view.counts(), Instant::now(), on_cpu()?);
     ensure!(first.probes == options.probes, "{} probes instead of {}", first.probes, options.probes);
     thread::sleep(Duration::from_secs(options.seconds));
-    let (last, busy, time) = (view.counts(), on_cpu()? - busy, begin.elapsed().as_secs_f64());
+    let (last, time, busy) = (view.counts(), begin.elapsed().as_secs_f64(), on_cpu()? - busy);
+    let failure = failure(&view, &services);
     let memory = resident()?.saturating_sub(before) as f64 / 1024.0;
     let Counts { good, failed, no_verdict, late, missed, .. } = last;
     let (good, failed, no_verdict) = (good - first.good, failed - first.failed, no_verdict - first.no_verdict);
@@ -91,7 +95,19 @@ fn measure(kind: &str, options: &Options) -> anyhow::Result<()> {
         busy.as_secs_f64() / time * 100.0,
         busy.as_secs_f64() / checks * 1e6,
     );
+    if let Some(failure) = failure {
+        println!("\nFor example: {failure}\n");
+    }
     Ok(())
+}
+
+/// What became of one that failed, if there is any.
+fn failure(view: &health::View, services: &[Arc<service::Service>]) -> Option<String> {
+    let mut states = services.iter().flat_map(|service| view.states(service));
+    states.find_map(|(probe, state)| {
+        let why = state?.failed?.why;
+        Some(format!("{:?}: {why}", probe.subject.target))
+    })
 }
 
 /// Services on loopback; each backend has an address of its own, so none shares a probe.
@@ -106,7 +122,7 @@ fn services(kind: &str, options: &Options, ports: &[u16]) -> anyhow::Result<Vec<
             check["port"] = ports[number % ports.len()].into();
         }
         let backends = (number * BACKENDS..options.probes.min((number + 1) * BACKENDS)).map(|backend| {
-            let address = Ipv4Addr::from(0x7f01_0000 + u32::try_from(backend).unwrap_or(0));
+            let address = Ipv4Addr::from(0x0a01_0000 + u32::try_from(backend).unwrap_or(0));
             serde_json::json!({"address": address})
         });
         serde_json::json!({
@@ -117,10 +133,18 @@ fn services(kind: &str, options: &Options, ports: &[u16]) -> anyhow::Result<Vec<
     };
     let all: Vec<_> = (0..options.probes.div_ceil(BACKENDS)).map(service).collect();
     let document = serde_json::json!({"services": all}).to_string();
-    match service::read(document, "services.json", None) {
-        Ok((definitions, _)) => Ok(definitions.services),
+    let mut definitions = match service::read(document, "services.json", None) {
+        Ok((definitions, _)) => definitions,
         Err(errors) => bail!("{errors}"),
+    };
+    // Definitions do not take what is on loopback: 10.x becomes 127.x when they are read.
+    for backend in definitions.services.iter_mut().flat_map(|service| &mut Arc::make_mut(service).backends) {
+        if let IpAddr::V4(address) = &mut backend.address {
+            let [_, rest @ ..] = address.octets();
+            *address = Ipv4Addr::new(127, rest[0], rest[1], rest[2]);
+        }
     }
+    Ok(definitions.services)
 }
 
 struct Running(Child);
@@ -153,40 +177,40 @@ fn start_servers(kind: &str, core: usize) -> anyhow::Result<(Running, Vec<u16>)>
 /// Serves until it is ended.
 pub fn serve(servers: &Servers) -> anyhow::Result<()> {
     pin(servers.core)?;
-    let answers = match servers.kind.as_str() {
-        "http" => true,
-        "tcp" | "udp" | "ping" => false,
-        other => bail!("no servers of kind {other:?}"),
-    };
-    let mut ports = Vec::new();
-    let mut datagrams = Vec::new();
-    for _ in 0..PORTS {
-        if servers.kind == "udp" {
-            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-            ports.push(socket.local_addr()?.port().to_string());
-            // Nobody reads: silence is good.
-            datagrams.push(socket);
-            continue;
-        }
-        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-        ports.push(listener.local_addr()?.port().to_string());
-        thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
-                // Resets are how checks end.
-                let _ = if answers { answer(stream) } else { Ok(()) };
+    tokio::runtime::Builder::new_current_thread().enable_io().build()?.block_on(async {
+        let mut ports = Vec::new();
+        // Nobody reads those: silence is good.
+        let mut datagrams = Vec::new();
+        for _ in 0..PORTS {
+            if servers.kind == "udp" {
+                let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
+                ports.push(socket.local_addr()?.port().to_string());
+                datagrams.push(socket);
+                continue;
             }
-        });
-    }
-    println!("{}", ports.join(" "));
-    loop {
-        thread::park();
-    }
+            let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
+            ports.push(listener.local_addr()?.port().to_string());
+            let answers = servers.kind == "http";
+            tokio::spawn(async move {
+                loop {
+                    match listener.accept().await {
+                        Ok((stream, _)) if answers => drop(tokio::spawn(answer(stream))),
+                        Ok(_) => {}
+                        // Its client is gone, or descriptors are: others come.
+                        Err(_) => tokio::task::yield_now().await,
+                    }
+                }
+            });
+        }
+        println!("{}", ports.join(" "));
+        std::future::pending().await
+    })
 }
 
-fn answer(mut stream: TcpStream) -> std::io::Result<()> {
-    let mut request = [0; 1024];
-    stream.read(&mut request)?;
-    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nok\n")
+/// Resets are how checks end.
+async fn answer(mut stream: TcpStream) -> std::io::Result<()> {
+    stream.read(&mut [0; 1024]).await?;
+    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nok\n").await
 }
 
 fn pin(cpu: usize) -> anyhow::Result<()> {

@@ -9,8 +9,8 @@ use tokio::time::Instant;
 use super::probe::{Probe, Subject};
 use super::state::{Failed, LastState, Look, State};
 
-/// How long a verdict is remembered that no wanted probe confirms: more than the longest interval.
-const REMEMBERED: Duration = Duration::from_secs(2 * 3600);
+/// How long a verdict is remembered that no wanted probe confirms: more than the longest interval and timeout.
+const REMEMBERED: Duration = Duration::from_secs(3 * 3600);
 
 /// Verdicts that are remembered at most: those of all probes that a node is made for, twice.
 const MOST_REMEMBERED: usize = 400_000;
