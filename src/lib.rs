@@ -23,6 +23,8 @@ pub mod proto; // the gRPC contract: its messages and calls, and definitions to 
 #[cfg(feature = "control")]
 pub mod feed; // where definitions come from: a file
 #[cfg(feature = "control")]
+pub mod health; // active checks: which backends answer
+#[cfg(feature = "control")]
 pub mod kernel; // netlink: twins, neighbours, routes
 #[cfg(feature = "control")]
 pub mod control; // the control thread: feed + neighbours -> snapshot -> publish

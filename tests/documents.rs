@@ -18,6 +18,7 @@ const DOCUMENTS: &[&str] = &[
     "CONTRIBUTING.md",
     "docs/architecture.md",
     "docs/connections.md",
+    "docs/health.md",
     "docs/kubernetes.md",
     "docs/modes.md",
     "docs/packets.md",

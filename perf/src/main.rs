@@ -2,6 +2,7 @@
 
 mod bench;
 mod consistency;
+mod health;
 mod hugepages;
 mod instructions;
 mod interrupt;
@@ -27,6 +28,11 @@ enum Command {
     Bench(bench::Options),
     /// Simulates hours of changes and failures, and counts whose flows break: Penstock's and others'.
     Consistency(consistency::Options),
+    /// Runs health checks against servers on loopback, and says what they cost.
+    Health(health::Options),
+    /// The servers that `health` asks.
+    #[command(hide = true)]
+    HealthServers(health::Servers),
     /// Counts the instructions that the pipeline takes for a packet, by callgrind.
     Instructions(instructions::Options),
     /// What `instructions` counts.
@@ -42,6 +48,8 @@ fn main() -> ExitCode {
     let result = match Command::parse() {
         Command::Bench(options) => bench::run(&options),
         Command::Consistency(options) => consistency::run(&options),
+        Command::Health(options) => health::run(&options),
+        Command::HealthServers(servers) => health::serve(&servers),
         Command::Instructions(options) => instructions::run(&options),
         Command::Pipeline(work) => instructions::work(&work),
         Command::Publish(options) => publish::run(&options),

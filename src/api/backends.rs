@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use tonic::{Request, Response, Status};
 
 use super::{Api, refusal};
 use crate::control::{Named, Report, Whom};
+use crate::health::{Probe, State, View};
 use crate::proto::backends_server::Backends;
 use crate::proto::{
     BackendStatus, DrainRequest, DrainResponse, ListBackendsRequest, ListBackendsResponse, UndrainRequest,
@@ -23,7 +25,8 @@ impl Backends for Api {
         let named = backend.as_deref().map(named).transpose()?;
         let report = self.control.report().await.ok_or_else(refusal::stopping)?;
         let seen = self.control.seen().await.ok_or_else(refusal::stopping)?;
-        let list = move || list(&report, &seen.snapshot, service.as_deref(), named);
+        let health = self.control.health().clone();
+        let list = move || list(&report, &seen.snapshot, &health, service.as_deref(), named);
         // Thousands of tables are counted.
         tokio::task::spawn_blocking(list).await.map_err(|error| Status::internal(error.to_string()))?.map(Response::new)
     }
@@ -54,9 +57,20 @@ fn whom(backend: &str, service: Option<String>) -> Result<Whom, Status> {
     Ok(Whom { backend: named(backend)?, service: service.filter(|name| !name.is_empty()).map(Arc::from) })
 }
 
+/// Of each backend that is checked whether it is up, and why.
+pub(super) fn checks(health: &View, service: &Service) -> HashMap<usize, (bool, String)> {
+    let now = SystemTime::now();
+    let told = |(index, probe, state): (usize, Probe, Option<State>)| {
+        let told = state.map_or((true, "not asked yet".to_owned()), |it| (it.up, it.why(&probe.rhythm, now)));
+        (index, told)
+    };
+    health.states(service).into_iter().map(told).collect()
+}
+
 fn list(
     report: &Report,
     snapshot: &Snapshot,
+    health: &View,
     service: Option<&str>,
     named: Option<Named>,
 ) -> Result<ListBackendsResponse, Status> {
@@ -81,7 +95,8 @@ fn list(
     for service in definitions.services.iter().filter(|service| is_asked_for(service)) {
         let masked = masked.get(&*service.name).copied().unwrap_or(service);
         let table_size: u32 = slots.get(&*service.name).map_or(0, |slots| slots.values().sum());
-        for (backend, masked) in service.backends.iter().zip(&masked.backends) {
+        let checks: HashMap<usize, (bool, String)> = checks(health, service);
+        for (index, (backend, masked)) in service.backends.iter().zip(&masked.backends).enumerate() {
             let endpoint = service.endpoint(backend);
             if named.is_some_and(|named| !named.is(endpoint)) {
                 continue;
@@ -95,8 +110,8 @@ fn list(
                 weight: backend.weight.into(),
                 defined_state: backend.state.name().to_owned(),
                 drained: report.drained.iter().any(|whom| whom.is(&service.name, endpoint)),
-                health: None,
-                health_reason: String::new(),
+                health: checks.get(&index).map(|(up, _)| if *up { "up" } else { "down" }.to_owned()),
+                health_reason: checks.get(&index).map(|(_, why)| why.clone()).unwrap_or_default(),
                 state: masked.state.name().to_owned(),
                 slots: slots.get(&*service.name).and_then(|slots| slots.get(&endpoint)).copied().unwrap_or(0),
                 table_size,

@@ -7,12 +7,13 @@ use tonic::{Request, Response, Status};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use super::{Api, refusal};
+use super::{Api, backends, refusal};
 use crate::config;
-use crate::control::Client;
+use crate::control::{Client, Report};
+use crate::health::View;
 use crate::proto::node_server::Node;
 use crate::proto::{
-    Counter, CountersRequest, CountersResponse, Drained, FeedStatus, LeftOut, MovingService, StatusRequest,
+    BackendOut, Counter, CountersRequest, CountersResponse, Drained, FeedStatus, LeftOut, MovingService, StatusRequest,
     StatusResponse,
 };
 
@@ -54,7 +55,7 @@ impl Node for Api {
             }),
             lcores: facts.lcores,
             ports: facts.ports,
-            out: Vec::new(),
+            out: out(self.control.health(), &report),
             moving: report.moving.iter().map(moving).collect(),
             drained: report.drained.iter().map(drained).collect(),
             unresolved_next_hops: report.unresolved as u32,
@@ -70,6 +71,26 @@ impl Node for Api {
         Ok(Response::new(CountersResponse { counters: counters.collect() }))
     }
 }
+
+/// Backends that are out by their checks, and why.
+fn out(health: &View, report: &Report) -> Vec<BackendOut> {
+    let services = report.definitions.iter().flat_map(|definitions| &definitions.services);
+    let checked = services.filter(|service| service.health.check.is_some());
+    let out = checked.flat_map(|service| {
+        let down = health.down(service);
+        let checks = if down.is_empty() { Default::default() } else { backends::checks(health, service) };
+        let out = move |index: usize| BackendOut {
+            service: service.name.to_string(),
+            backend: service.endpoint(&service.backends[index]).to_string(),
+            reason: checks.get(&index).map(|(_, why)| why.clone()).unwrap_or_default(),
+        };
+        down.into_iter().map(out)
+    });
+    out.take(MOST_OUT).collect()
+}
+
+/// Backends that are told of, at most: who wants all lists them.
+const MOST_OUT: usize = 1000;
 
 /// Where definitions come from, for people.
 fn source(feed: &config::Feed) -> String {

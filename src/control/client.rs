@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::drained::Whom;
 use super::report::Report;
+use crate::health;
 use crate::service::{Definitions, Errors, Service};
 use crate::snapshot::{Fabric, Millis, Snapshot};
 
@@ -16,6 +17,7 @@ pub struct Client {
     pub(super) requests: mpsc::UnboundedSender<Request>,
     pub(super) has_definitions: Arc<AtomicBool>,
     pub(super) in_force: watch::Receiver<Arc<Definitions>>,
+    pub(super) health: health::View,
 }
 
 pub(super) enum Request {
@@ -112,6 +114,11 @@ impl Client {
     /// Has the feed read again at once.
     pub fn reread(&self) {
         let _ = self.requests.send(Request::Reread);
+    }
+
+    /// What is known of the backends' checks.
+    pub fn health(&self) -> &health::View {
+        &self.health
     }
 
     /// Whether any definitions are in force.

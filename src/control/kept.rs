@@ -1,4 +1,5 @@
-//! Files that must outlive the process whole: the last good definitions, the bases of slots, what was drained by hand.
+//! Files that must outlive the process whole: the last good definitions, the bases of slots, what was drained by hand, who
+//! failed the last checks.
 //!
 //! A file is a text under one line that tells whether all of it is there. It is written aside, synced and renamed: after a crash the old
 //! one or the new one stands there, whole. A thread of its own writes, since a sync may take longer than anything else that the control
@@ -15,6 +16,7 @@ use tokio::sync::oneshot;
 use super::bases::Saved;
 use super::drained::Drained;
 use super::journal::{self, Journal};
+use crate::health::LastState;
 use crate::service::Definitions;
 
 /// What is kept.
@@ -26,6 +28,8 @@ pub enum Kept {
     Bases,
     /// Backends that were drained by hand.
     Drained,
+    /// Backends that failed their checks.
+    Health,
 }
 
 /// Why nothing was found on disk.
@@ -43,6 +47,7 @@ impl Kept {
             Self::Definitions => "definitions.last-good",
             Self::Bases => "bases",
             Self::Drained => "drained",
+            Self::Health => "health",
         }
     }
 
@@ -51,6 +56,7 @@ impl Kept {
             Self::Definitions => "penstock last good definitions, fnv1a",
             Self::Bases => "penstock bases of slots, fnv1a",
             Self::Drained => "penstock drained backends, fnv1a",
+            Self::Health => "penstock backends that failed their checks, fnv1a",
         }
     }
 
@@ -116,6 +122,7 @@ pub struct Keeper {
 enum Given {
     Definitions(String),
     Bases(Saved),
+    Health(Vec<LastState>),
     Commit(Commit),
 }
 
@@ -137,11 +144,12 @@ impl Keeper {
         let mut writer = Writer { state_dir, journal, base_bytes: 0, rewriting: None };
         let work = move || {
             while let Ok(first) = receiver.recv() {
-                let (mut definitions, mut bases, mut commits) = (None, None, Vec::new());
+                let (mut definitions, mut bases, mut health, mut commits) = (None, None, None, Vec::new());
                 for given in [first].into_iter().chain(receiver.try_iter()) {
                     match given {
                         Given::Definitions(text) => definitions = Some(text),
                         Given::Bases(saved) => bases = Some(saved),
+                        Given::Health(states) => health = Some(states),
                         Given::Commit(commit) => commits.push(commit),
                     }
                 }
@@ -155,6 +163,10 @@ impl Keeper {
                 }
                 for commit in commits {
                     writer.commit(commit);
+                }
+                if let Some(states) = health {
+                    let line = |state: &LastState| serde_json::to_string(state).expect("plain data") + "\n";
+                    writer.save(Kept::Health, &states.iter().map(line).collect::<String>());
                 }
             }
             writer.finish_rewriting();
@@ -171,6 +183,11 @@ impl Keeper {
     /// Returns at once. Definitions that are given later are written later.
     pub fn keep_bases(&self, saved: Saved) {
         self.give(Given::Bases(saved));
+    }
+
+    /// Returns at once.
+    pub fn keep_health(&self, states: Vec<LastState>) {
+        self.give(Given::Health(states));
     }
 
     /// Returns at once, and says later what became of it.

@@ -10,6 +10,7 @@ use super::drained::Drained;
 use super::kept::{self, Kept};
 use super::{journal, read};
 use crate::config::Config;
+use crate::health::LastState;
 use crate::service::{self, Definitions, LeftOut, Reading};
 use crate::snapshot::Millis;
 
@@ -105,5 +106,20 @@ pub fn load_drained(state_dir: &Path) -> Drained {
         let path = Kept::Drained.path(state_dir);
         tracing::error!("{}: {line:?} is not understood; nothing of the file is used", path.display());
         Drained::default()
+    })
+}
+
+/// Which backends were down by their checks.
+pub fn load_health(state_dir: &Path) -> Vec<LastState> {
+    let text = Kept::Health.load(state_dir).unwrap_or_else(|error| {
+        tracing::error!("{error}: backends that were down count as up until they fail again");
+        None
+    });
+    let text = text.unwrap_or_default();
+    let states: Result<Vec<LastState>, _> = text.lines().map(serde_json::from_str).collect();
+    states.unwrap_or_else(|error| {
+        let path = Kept::Health.path(state_dir);
+        tracing::error!("{}: {error}; nothing of the file is used", path.display());
+        Vec::new()
     })
 }

@@ -4,28 +4,35 @@
 //! given, and one that was masked before in the same way is that one again: so the compiler knows it by its address.
 
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::drained::Drained;
 use crate::service::{AllDown, Definitions, Service, State};
 
+/// Says which of a service's backends failed their checks: their indices.
+pub type Failed = Box<dyn Fn(&Service) -> Vec<usize> + Send>;
+
 /// What is laid over the definitions, and the result.
-#[derive(Debug, Default)]
 pub struct Masks {
     drained: Drained,
-    /// By service, the endpoints of backends that failed their checks.
-    failed: HashMap<Arc<str>, HashSet<SocketAddr>>,
+    failed: Failed,
     given: Arc<Definitions>,
     masked: Arc<Definitions>,
-    /// Services whose masks changed since; everything, where whom it is about is not known.
+    /// Services whose checks changed since.
     changed: HashSet<Arc<str>>,
     has_drained: bool,
 }
 
 impl Masks {
-    pub fn new(drained: Drained) -> Self {
-        Self { drained, has_drained: true, ..Self::default() }
+    pub fn new(drained: Drained, failed: Failed) -> Self {
+        Self {
+            drained,
+            failed,
+            given: Arc::default(),
+            masked: Arc::default(),
+            changed: HashSet::new(),
+            has_drained: true,
+        }
     }
 
     pub fn drained(&self) -> &Drained {
@@ -39,28 +46,9 @@ impl Masks {
         }
     }
 
-    /// Whether this backend has failed its check.
-    pub fn has_failed(&self, service: &str, endpoint: SocketAddr) -> bool {
-        self.failed.get(service).is_some_and(|failed| failed.contains(&endpoint))
-    }
-
-    /// Notes how a backend of a service is by its check; whether that is new.
-    pub fn set_failed(&mut self, service: &Arc<str>, endpoint: SocketAddr, has_failed: bool) -> bool {
-        let is_new = if has_failed {
-            self.failed.entry(service.clone()).or_default().insert(endpoint)
-        } else if let Some(failed) = self.failed.get_mut(service) {
-            let was_there = failed.remove(&endpoint);
-            if failed.is_empty() {
-                self.failed.remove(service);
-            }
-            was_there
-        } else {
-            false
-        };
-        if is_new {
-            self.changed.insert(service.clone());
-        }
-        is_new
+    /// Notes that checks of these services changed.
+    pub fn note(&mut self, services: impl IntoIterator<Item = Arc<str>>) {
+        self.changed.extend(services);
     }
 
     /// These definitions under the masks.
@@ -106,24 +94,23 @@ impl Masks {
 
     /// A service under the masks; `before`: as it was.
     fn mask(&self, service: &Arc<Service>, before: Option<&Arc<Service>>) -> Arc<Service> {
-        let failed = self.failed.get(&service.name).filter(|failed| !fails_open(service, failed));
-        let state = |endpoint: SocketAddr, state: State| match state {
-            State::Down => State::Down,
-            _ if failed.is_some_and(|failed| failed.contains(&endpoint)) => State::Down,
-            State::Active if self.drained.is(&service.name, endpoint) => State::Draining,
-            state => state,
-        };
-        let states = || service.backends.iter().map(|backend| state(service.endpoint(backend), backend.state));
-        if (failed.is_none() && self.drained.is_empty())
-            || states().zip(&service.backends).all(|(state, backend)| state == backend.state)
-        {
+        let mut failed = if service.health.check.is_some() { (self.failed)(service) } else { Vec::new() };
+        if fails_open(service, &failed) {
+            failed.clear();
+        }
+        if failed.is_empty() && self.drained.is_empty() {
             return service.clone();
         }
         let mut masked = (**service).clone();
-        for (backend, state) in masked.backends.iter_mut().zip(states()) {
-            backend.state = state;
+        for (index, backend) in masked.backends.iter_mut().enumerate() {
+            backend.state = match backend.state {
+                _ if failed.contains(&index) => State::Down,
+                State::Active if self.drained.is(&service.name, service.endpoint(backend)) => State::Draining,
+                state => state,
+            };
         }
         match before {
+            _ if masked == **service => service.clone(),
             Some(before) if **before == masked => before.clone(),
             _ => Arc::new(masked),
         }
@@ -131,14 +118,15 @@ impl Masks {
 }
 
 /// Whether so many failed that all are used: everyone whom the definitions do not take out themselves.
-fn fails_open(service: &Service, failed: &HashSet<SocketAddr>) -> bool {
-    let has_failed = |backend| failed.contains(&service.endpoint(backend));
-    service.health.all_down == AllDown::FailOpen
-        && service.backends.iter().filter(|backend| backend.state != State::Down).all(has_failed)
+fn fails_open(service: &Service, failed: &[usize]) -> bool {
+    let mut rest = service.backends.iter().enumerate().filter(|(_, backend)| backend.state != State::Down);
+    service.health.all_down == AllDown::FailOpen && !failed.is_empty() && rest.all(|(index, _)| failed.contains(&index))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
     use crate::control::drained::Whom;
     use crate::service;
@@ -157,8 +145,18 @@ mod tests {
         Arc::new(service::native(&text, "s", None).unwrap().0)
     }
 
-    fn endpoint(last: u8) -> SocketAddr {
-        SocketAddr::from(([10, 1, 0, last], 80))
+    const CHECKED: &str = r#", "health_check": {"kind": "tcp"}"#;
+
+    /// Masks, and by service the backends that fail.
+    fn checked(drained: Drained) -> (Masks, impl FnMut(&mut Masks, &str, &[usize])) {
+        let failed: Arc<Mutex<HashMap<String, Vec<usize>>>> = Arc::default();
+        let asked = failed.clone();
+        let of = move |service: &Service| asked.lock().unwrap().get(&*service.name).cloned().unwrap_or_default();
+        let set = move |masks: &mut Masks, name: &str, backends: &[usize]| {
+            failed.lock().unwrap().insert(name.to_owned(), backends.to_vec());
+            masks.note([name.into()]);
+        };
+        (Masks::new(drained, Box::new(of)), set)
     }
 
     fn states(masked: &Definitions, name: &str) -> Vec<&'static str> {
@@ -176,16 +174,17 @@ mod tests {
 
     #[test]
     fn without_masks_packets_meet_what_was_given() {
-        let (mut masks, given) = (Masks::default(), given(&[("a", &[1, 2], ""), ("b", &[1], "")]));
+        let given = given(&[("a", &[1, 2], CHECKED), ("b", &[1], "")]);
+        let (mut masks, mut set) = checked(Drained::default());
         assert!(Arc::ptr_eq(&masks.over(&given), &given));
-        masks.set_failed(&"gone".into(), endpoint(1), true);
+        set(&mut masks, "gone", &[0]);
         assert!(Arc::ptr_eq(&masks.over(&given), &given));
     }
 
     #[test]
     fn who_is_drained_drains_in_every_service_or_in_the_one_that_was_named() {
         let given = given(&[("a", &[1, 2], ""), ("b", &[1], "")]);
-        let mut masks = Masks::new(drained(&[("10.1.0.1", Some("a"))]));
+        let (mut masks, _) = checked(drained(&[("10.1.0.1", Some("a"))]));
         let masked = masks.over(&given);
         assert_eq!((states(&masked, "a"), states(&masked, "b")), (vec!["draining", "active"], vec!["active"]));
         assert!(Arc::ptr_eq(&masked.services[1], &given.services[1]), "nothing is masked of it");
@@ -198,10 +197,10 @@ mod tests {
 
     #[test]
     fn who_failed_is_down_and_comes_back() {
-        let (mut masks, given) = (Masks::default(), given(&[("a", &[1, 2], ""), ("b", &[1], "")]));
+        let given = given(&[("a", &[1, 2], CHECKED), ("b", &[1], "")]);
+        let (mut masks, mut set) = checked(Drained::default());
         masks.over(&given);
-        assert!(masks.set_failed(&"a".into(), endpoint(2), true));
-        assert!(!masks.set_failed(&"a".into(), endpoint(2), true), "known");
+        set(&mut masks, "a", &[1]);
         let masked = masks.over(&given);
         assert_eq!(states(&masked, "a"), ["active", "down"]);
         // Other services come and go around it: it stays the very same.
@@ -213,20 +212,21 @@ mod tests {
         };
         let moved = masks.over(&more);
         assert!(Arc::ptr_eq(&moved.services[1], &masked.services[0]));
-        assert!(masks.set_failed(&"a".into(), endpoint(2), false));
+        set(&mut masks, "a", &[]);
         assert!(Arc::ptr_eq(&masks.over(&more), &more));
     }
 
     #[test]
     fn when_all_have_failed_all_are_used_where_the_service_says_so() {
-        let open = r#", "all_down": "fail-open""#;
-        let (mut masks, given) = (Masks::default(), given(&[("open", &[1, 2], open), ("shut", &[1, 2], "")]));
+        let open = format!(r#"{CHECKED}, "all_down": "fail-open""#);
+        let given = given(&[("open", &[1, 2], &open), ("shut", &[1, 2], CHECKED)]);
+        let (mut masks, mut set) = checked(Drained::default());
         for name in ["open", "shut"] {
-            assert!(masks.set_failed(&name.into(), endpoint(1), true));
+            set(&mut masks, name, &[0]);
         }
         assert_eq!(states(&masks.over(&given), "open"), ["down", "active"]);
         for name in ["open", "shut"] {
-            assert!(masks.set_failed(&name.into(), endpoint(2), true));
+            set(&mut masks, name, &[0, 1]);
         }
         let masked = masks.over(&given);
         assert_eq!(

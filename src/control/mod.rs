@@ -32,6 +32,7 @@ use tokio::sync::{mpsc, watch};
 use crate::config::{self, Config};
 use crate::feed::{Feed, Text, Update};
 use crate::flow::{Clients, Remembered};
+use crate::health::{self, Changes, Prober};
 use crate::kernel::{self, Facts, Kernel, Twin};
 use crate::quiescent::{self, Publisher, Reader};
 use crate::service::{self, Definitions, Errors, LeftOut, Reading};
@@ -43,7 +44,7 @@ use client::Request;
 pub use client::{Client, Edit, Refused, Seen, Write, Written};
 pub use drained::{Named, NotNamed, Whom};
 pub use loading::knows_numbers;
-use loading::{Loaded, load, load_bases, load_drained};
+use loading::{Loaded, load, load_bases, load_drained, load_health};
 use masks::Masks;
 pub use report::{Count, Report};
 use writes::{Writes, committed};
@@ -97,13 +98,15 @@ impl Control {
     pub fn start(setup: Setup) -> Result<(Self, Vec<Reader<Snapshot>>), Error> {
         let (requests, receiver) = mpsc::unbounded_channel();
         let (in_force, watched) = watch::channel(Arc::default());
-        let client = Client { requests, has_definitions: Arc::default(), in_force: watched };
+        let (prober, changes) = Prober::start(health::Options::default(), load_health(&setup.config.node.state_dir))?;
+        let client = Client { requests, has_definitions: Arc::default(), in_force: watched, health: prober.view() };
         let has_definitions = client.has_definitions.clone();
         let (report_start, started) = std::sync::mpsc::channel();
         let work = move || {
             let begin = || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                let (this, readers) = runtime.block_on(Thread::begin(setup, has_definitions, in_force))?;
+                let (this, readers) =
+                    runtime.block_on(Thread::begin(setup, has_definitions, in_force, (prober, changes)))?;
                 Ok::<_, Error>((runtime, this, readers))
             };
             match begin() {
@@ -152,6 +155,8 @@ struct Thread {
     in_force: watch::Sender<Arc<Definitions>>,
     /// What is laid over them.
     masks: Masks,
+    prober: Prober,
+    checks: Changes,
     /// What writers wait for.
     writes: Writes,
     fabric: Fabric,
@@ -178,6 +183,9 @@ struct Thread {
 const PATIENCE: Duration = Duration::from_millis(1);
 const LOOK: Duration = Duration::from_micros(10);
 
+/// Backends that are named in the log when many turn at once.
+const LOGGED: usize = 10;
+
 /// How often it looks after that, between other work.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
@@ -186,6 +194,7 @@ impl Thread {
         setup: Setup,
         has_definitions: Arc<AtomicBool>,
         in_force: watch::Sender<Arc<Definitions>>,
+        (prober, changes): (Prober, Changes),
     ) -> Result<(Self, Vec<Reader<Snapshot>>), Error> {
         let Setup { config, fixed, twins, clock, remembered, clients, knows_flows, memory } = setup;
         let state_dir = config.node.state_dir.clone();
@@ -206,7 +215,9 @@ impl Thread {
             drained: drained.clone(),
             ..Writes::default()
         };
-        let mut masks = Masks::new(drained);
+        prober.want(given.services.clone());
+        let view = prober.view();
+        let mut masks = Masks::new(drained, Box::new(move |service| view.down(service)));
         let fabric = fabric::merge(&fixed, &facts.borrow());
         let mut compiler = Compiler::new(config.environment());
         if let Some(saved) = load_bases(&config, clock(), knows_flows) {
@@ -236,6 +247,8 @@ impl Thread {
             has_definitions,
             in_force,
             masks,
+            prober,
+            checks: changes,
             writes,
             fabric,
             unresolved,
@@ -268,6 +281,7 @@ impl Thread {
                         self.publish(Instant::now());
                     }
                 }
+                changes = self.checks.next() => self.turn(&changes),
                 request = requests.recv() => match request {
                     Some(request) => if self.hear(request).is_break() {
                         return;
@@ -368,10 +382,33 @@ impl Thread {
     fn put_in_force(&mut self, definitions: Arc<Definitions>, noticed: Instant) {
         // To drop the old ones would take as long as to publish the new.
         let old = self.definitions.replace(definitions.clone());
+        // What turns from here on is told; what turned before is seen.
+        self.prober.want(definitions.services.clone());
         let watched = self.in_force.send_replace(definitions);
         self.publish(noticed);
         drop((old, watched));
         self.has_definitions.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes backends out that failed their checks, and back in.
+    fn turn(&mut self, changes: &[health::Change]) {
+        for change in changes.iter().take(LOGGED) {
+            let health::Target::Direct { address } = change.probe.subject.target;
+            let services = match change.services.as_slice() {
+                [one] => format!("service {one:?}"),
+                several => format!("{} services", several.len()),
+            };
+            match change.state.up {
+                true => tracing::info!("health: {address} is up again, in {services}"),
+                false => tracing::warn!("health: {address} is down, in {services}: {}", change.why()),
+            }
+        }
+        if changes.len() > LOGGED {
+            tracing::warn!("health: {} more turned at the same time", changes.len() - LOGGED);
+        }
+        self.masks.note(changes.iter().flat_map(|change| change.services.iter().cloned()));
+        self.publish(Instant::now());
+        self.keeper.keep_health(self.prober.view().last_states());
     }
 
     /// Compiles what is known now and has the lcores use it. `noticed`: when the change was.

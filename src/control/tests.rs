@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::kept::Kept;
 use super::*;
+use crate::service::State;
 use crate::snapshot::PortIndex;
 use crate::wire::Mac;
 
@@ -250,4 +251,74 @@ fn a_changed_mac_reaches_the_lcores_within_a_tenth_of_a_second() {
     while scene.lcore.quiescent().next_hop(backend).is_some() {
         assert!(changed.elapsed() < Duration::from_secs(1), "a neighbour that failed is still used");
     }
+}
+
+/// One service of two backends that are checked every 50 ms.
+fn checked(version: &str, more: &str) -> String {
+    format!(
+        r#"{{"version": "{version}", "services": [{{"name": "web", "vip": "192.0.2.1", "port": 8080, "protocol": "tcp",
+            "forwarding": "ipip", "backends": [{{"address": "10.1.0.1"}}, {{"address": "10.1.0.2"}}]{more},
+            "health_check": {{"kind": "tcp", "interval": "50ms", "timeout": "50ms", "rise": 2, "fall": 3}}}}]}}"#
+    )
+}
+
+/// The states that packets meet, until they are these.
+fn until_states(scene: &Scene, expected: [State; 2]) {
+    let start = Instant::now();
+    loop {
+        let states: Vec<State> = match scene.report().masked.services.first() {
+            Some(service) => service.backends.iter().map(|backend| backend.state).collect(),
+            None => Vec::new(),
+        };
+        if states == expected {
+            return;
+        }
+        assert!(start.elapsed() < Duration::from_secs(5), "{states:?} is not {expected:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_backend_that_fails_its_checks_is_out_until_it_answers_also_over_a_restart() {
+    if !in_a_namespace("a_backend_that_fails_its_checks_is_out_until_it_answers_also_over_a_restart") {
+        return;
+    }
+    use State::{Active, Down};
+    ip("link set lo up");
+    for last in [1, 2] {
+        ip(&format!("address add 10.1.0.{last}/32 dev lo"));
+    }
+    let listen = |last: u8| std::net::TcpListener::bind(SocketAddr::from(([10, 1, 0, last], 8080))).unwrap();
+    let (first, second) = (listen(1), listen(2));
+    let mut scene = Scene::new();
+    scene.write(&checked("1", ""));
+    scene.until("1");
+    until_states(&scene, [Active, Active]);
+    let stopped = Instant::now();
+    drop(first);
+    until_states(&scene, [Down, Active]);
+    assert!(stopped.elapsed() < Duration::from_millis(1150), "out within fall x interval + 1 s");
+    assert_eq!(scene.lcore.quiescent().services().next().unwrap().slots().values().max(), Some(&65537));
+
+    // A restart changes nothing, and other definitions do not either.
+    let Scene { directory, control, .. } = scene;
+    drop(control);
+    let mut scene = Scene::in_directory(directory);
+    let states = |scene: &Scene| {
+        let masked = scene.report().masked;
+        masked.services[0].backends.iter().map(|backend| backend.state).collect::<Vec<_>>()
+    };
+    assert_eq!(states(&scene), [Down, Active], "from the first moment");
+    scene.write(&checked("2", ""));
+    scene.until("2");
+    assert_eq!(states(&scene), [Down, Active]);
+
+    let _first = listen(1);
+    until_states(&scene, [Active, Active]);
+    // All down: none is used, or all.
+    drop((_first, second));
+    until_states(&scene, [Down, Down]);
+    scene.write(&checked("3", r#", "all_down": "fail-open""#));
+    scene.until("3");
+    until_states(&scene, [Active, Active]);
 }

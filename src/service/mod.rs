@@ -66,7 +66,7 @@ pub struct Service {
     pub idle_timeout: IdleTimeout,
     /// Slots of the Maglev table, a prime; `None`: the node's.
     pub table_size: Option<u32>,
-    /// Read and kept; this release runs no health checks.
+    /// How backends are checked.
     pub health: Health,
     /// How long a client is remembered after its last packet, with [`Hash::SourceIp`] and [`Tracking::Full`].
     pub affinity_timeout: Option<Duration>,
@@ -381,7 +381,7 @@ pub struct HealthCheck {
 }
 
 choice! {
-    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
     CheckKind {
         Tcp "tcp"
         Http "http"

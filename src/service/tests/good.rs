@@ -29,13 +29,7 @@ const EXAMPLE: &str = r#"{
 fn the_contracts_example_holds_with_warnings() {
     let (definitions, warnings) = read(EXAMPLE, "services.json", None).unwrap();
     let warnings: Vec<_> = warnings.iter().map(ToString::to_string).collect();
-    assert_eq!(
-        warnings,
-        [
-            "services.json: services[0].affinity_timeout: ignored: it needs \"hash\": \"source-ip\"",
-            "services.json: services[0].health_check: health checks are not run by this release: the backends count as up",
-        ]
-    );
+    assert_eq!(warnings, ["services.json: services[0].affinity_timeout: ignored: it needs \"hash\": \"source-ip\"",]);
     let web = &definitions.services[0];
     assert_eq!(
         (web.name.as_ref(), web.ports.single(), web.protocol, web.forwarding),
@@ -117,15 +111,11 @@ fn what_will_not_act_is_warned_of_once() {
         ),
         (
             several(&[
-                r#""health_check": {"kind": "tcp"}"#,
-                r#""name": "b", "port": 81, "health_check": {"kind": "none"}"#,
-                r#""name": "c", "port": 82, "health_check": {"kind": "udp"}"#,
+                r#""health_check": {"kind": "tcp", "target": "vip"}"#,
+                r#""name": "b", "port": 81, "health_check": {"kind": "none", "target": "vip"}"#,
+                r#""name": "c", "port": 82, "health_check": {"kind": "udp", "target": "vip"}"#,
             ]),
-            "services[0].health_check: health checks are not run by this release: the backends count as up (and of one more service)",
-        ),
-        (
-            web(r#""all_down": "fail-open""#),
-            "services[0].all_down: \"fail-open\" has no effect in this release, which runs no health checks",
+            "services[0].health_check.target: checks through the VIP are not run by this release: the backends count as up (and of one more service)",
         ),
         (
             web(r#""source_ranges": ["fd00::/8"]"#),

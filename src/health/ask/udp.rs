@@ -1,0 +1,27 @@
+//! `udp`: does anybody listen?
+//!
+//! One zero byte is sent. A closed port answers with ICMP "port unreachable", which the kernel hands to a connected socket:
+//! that is a failure. An answer is good, and so is silence: most protocols say nothing to what they do not understand.
+//! (Not an empty datagram: to many a simple server a read of 0 bytes is the end.)
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use tokio::net::UdpSocket;
+use tokio::time::{Instant, timeout_at};
+
+use super::Fault;
+
+pub async fn ask(address: SocketAddr, deadline: Instant) -> Result<(), Fault> {
+    let own: SocketAddr =
+        if address.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
+    let exchange = async {
+        let socket = UdpSocket::bind(own).await?;
+        socket.connect(address).await?;
+        socket.send(&[0]).await?;
+        socket.recv(&mut [0]).await
+    };
+    match timeout_at(deadline, exchange).await {
+        Ok(Err(error)) => Err(error.into()),
+        Ok(Ok(_)) | Err(_) => Ok(()),
+    }
+}
