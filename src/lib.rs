@@ -18,7 +18,9 @@ pub mod replay; // a capture through the same pipeline, N lcores in one thread
 pub mod punt; // tap <-> rings: frames for the kernel twin and back
 pub mod config; // the node (TOML, parsed once, checked whole)
 #[cfg(feature = "control")]
-pub mod feed; // where definitions come from: a file
+pub mod tls; // certificates and keys from files -> TLS, by rustls
+#[cfg(feature = "control")]
+pub mod feed; // where definitions come from: a file, an HTTP server, etcd
 #[cfg(feature = "control")]
 pub mod kernel; // netlink: twins, neighbours, routes
 #[cfg(feature = "control")]

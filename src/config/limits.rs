@@ -8,10 +8,8 @@ use crate::service::shape::Object;
 
 pub fn check(root: &Object<'_>, report: &mut Report) {
     let feed = root.object("feed");
-    if let Some(kind) = feed.get("kind").filter(|kind| matches!(kind, FeedKind::Http | FeedKind::Grpc | FeedKind::Etcd))
-    {
-        let reason =
-            format!("{:?} is known, but this release does not read such a feed yet: use \"file\"", kind.name());
+    if let Some(kind) = feed.get::<FeedKind>("kind").filter(|&kind| kind == FeedKind::Grpc) {
+        let reason = format!("{:?} is known, but this release does not read such a feed yet", kind.name());
         report.error(feed.path.key("kind"), reason);
     }
 }

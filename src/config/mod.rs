@@ -3,10 +3,12 @@
 //! Read by the same machinery as service definitions (`service::shape`), from the table in `keys`.
 
 mod fabric;
+mod feed;
 mod fit;
 pub mod keys;
 mod limits;
 mod reader;
+mod url;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -20,7 +22,9 @@ use crate::service::shape::choice;
 use crate::wire::Mac;
 
 pub use fabric::REPLAY_MAC;
+pub use feed::{Etcd, Http, Identity, Login, Tls};
 pub use fit::fit;
+pub use url::Url;
 
 /// A whole, valid configuration. Every key, its default and its range stand in `keys.rs`.
 #[derive(Debug, Clone)]
@@ -135,6 +139,8 @@ pub enum Feed {
     File {
         path: PathBuf,
     },
+    Http(Http),
+    Etcd(Etcd),
     None,
 }
 

@@ -7,8 +7,8 @@ use std::path::{Path as FilePath, PathBuf};
 use ipnet::IpNet;
 
 use super::keys::{self, CONFIG};
-use super::limits;
-use super::{Config, Dpdk, Feed, FeedKind, Flows, Fragments, Hash, Icmp, Metrics, Neighbor, Node, Port, Route, Snat};
+use super::{Config, Dpdk, Flows, Fragments, Hash, Icmp, Metrics, Neighbor, Node, Port, Route, Snat};
+use super::{feed, limits};
 use crate::mode::Encap;
 use crate::service::problem::{Errors, Path, Report, Warning};
 use crate::service::shape::{self, Object, Shape};
@@ -48,7 +48,7 @@ fn read(root: &Object<'_>, file: &FilePath, report: &mut Report) -> Option<Confi
     // Each part is read even where another one failed, for all the errors.
     let (node, dpdk, ports) = (read_node(root), read_dpdk(root, report), read_ports(root, report));
     let (neighbors, routes) = (read_neighbors(root, report), read_routes(root, report));
-    let (encap, feed) = (read_encap(root, report), read_feed(root, file, report));
+    let (encap, feed) = (read_encap(root, report), feed::read(&root.object("feed"), file, report));
     let snat = read_snat(root, dpdk.as_ref().map_or(1, |dpdk| dpdk.lcores.len()), report);
     let (icmp, hash, flows) = (root.object("icmp"), root.object("hash"), root.object("flows"));
     let fragments = root.object("fragments");
@@ -223,26 +223,4 @@ fn read_routes(root: &Object<'_>, report: &mut Report) -> Option<Vec<Route>> {
         routes.push(Route { prefix, via });
     }
     whole.then_some(routes)
-}
-
-fn read_feed(root: &Object<'_>, file: &FilePath, report: &mut Report) -> Option<Feed> {
-    let feed = root.object("feed");
-    let kind: FeedKind = feed.get("kind")?;
-    if matches!(kind, FeedKind::File | FeedKind::None) {
-        let misplaced = keys::NETWORK_FEED.iter().filter(|key| feed.has(key));
-        for key in misplaced {
-            report.error(
-                feed.path.key(key),
-                format!("belongs to a feed on the network, and this one's kind is {:?}; leave it out", kind.name()),
-            );
-        }
-    }
-    match kind {
-        FeedKind::File => {
-            let path: String = feed.get("path")?;
-            Some(Feed::File { path: file.parent().unwrap_or(FilePath::new("")).join(path) })
-        }
-        // The others are refused by `limits`.
-        _ => Some(Feed::None),
-    }
 }

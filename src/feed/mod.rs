@@ -49,6 +49,7 @@ impl Feed {
             config::Feed::File { path } => {
                 Source::File { path: path.clone(), readings: file::follow(path.clone(), reread.clone())? }
             }
+            config::Feed::Http(_) | config::Feed::Etcd(_) => return Err(io::Error::other("not read yet")),
             config::Feed::None => Source::None,
         };
         Ok(Self { source, reread })
