@@ -21,7 +21,9 @@ pub mod config; // the node (TOML, parsed once, checked whole)
 #[cfg(feature = "control")]
 pub mod proto; // the gRPC contract: its messages and calls, and definitions to and from them
 #[cfg(feature = "control")]
-pub mod feed; // where definitions come from: a file
+pub mod tls; // certificates and keys from files -> TLS, by rustls
+#[cfg(feature = "control")]
+pub mod feed; // where definitions come from: a file, an HTTP server, etcd
 #[cfg(feature = "control")]
 pub mod health; // active checks: which backends answer
 #[cfg(feature = "control")]

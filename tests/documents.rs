@@ -18,6 +18,7 @@ const DOCUMENTS: &[&str] = &[
     "CONTRIBUTING.md",
     "docs/architecture.md",
     "docs/connections.md",
+    "docs/feeds.md",
     "docs/health.md",
     "docs/kubernetes.md",
     "docs/modes.md",
@@ -246,6 +247,21 @@ fn the_table_of_configuration_keys_is_the_programs() {
     keys(&schema, "", &mut rows);
     let rows: Vec<String> = rows.lines().map(str::to_owned).collect();
     is_the_programs("docs/operate.md", "Configuration", &rows);
+    let of_feeds = rows.iter().filter_map(|row| Some(format!("| `{}", row.strip_prefix("| `feed.")?)));
+    is_the_programs("docs/feeds.md", "The keys", &of_feeds.collect::<Vec<_>>());
+}
+
+/// The blocks `[feed]` that the page of feeds shows, each in a configuration.
+#[test]
+fn feeds_that_are_shown_hold() {
+    let text = read("docs/feeds.md");
+    let blocks: Vec<_> = text.split("\n```toml\n").skip(1).map(|rest| rest.split("\n```").next().unwrap()).collect();
+    let least = "[dpdk]\nlcores = [1]\n[[port]]\nname = \"wan0\"\ndevice = \"net_null0\"\n[hash]\nseed = \"AAECAwQFBgcICQoLDA0ODw==\"\n";
+    for block in &blocks {
+        let read = penstock::config::Config::read(format!("{least}{block}"), "docs/feeds.md");
+        assert!(read.is_ok_and(|(_, warnings)| warnings.is_empty()), "{block}");
+    }
+    assert!(blocks.len() >= 3, "only {} feeds are shown", blocks.len());
 }
 
 /// The recipes that the modes' page shows are run, twice, in a network namespace of their own; in the lab traffic comes to such servers.

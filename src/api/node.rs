@@ -96,6 +96,12 @@ const MOST_OUT: usize = 1000;
 fn source(feed: &config::Feed) -> String {
     match feed {
         config::Feed::File { path } => path.display().to_string(),
+        config::Feed::Http(http) => http.url.to_string(),
+        config::Feed::Grpc(grpc) => grpc.url.to_string(),
+        config::Feed::Etcd(etcd) => {
+            let members: Vec<_> = etcd.endpoints.iter().map(ToString::to_string).collect();
+            format!("{} of {}", etcd.prefix, members.join(","))
+        }
         config::Feed::None => String::new(),
     }
 }

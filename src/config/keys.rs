@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use super::url::{self, Url};
 use super::{FeedKind, Idle, Listen};
 use crate::service::Forwarding;
 use crate::service::keys::TABLE_SIZE;
@@ -215,17 +216,82 @@ static FEED: &[Key] = &[
         Shape::Map(&Shape::Text(&format::ADDRESS)),
         "Addresses of Kubernetes nodes, by name.",
     ),
-    Key::optional("url", Shape::Text(&format::ANY), "Where an http, grpc or etcd feed is."),
-    Key::optional("poll_interval", Shape::Duration { least: "100ms", most: "1d" }, "How often an http feed is asked."),
+    Key::optional(
+        "url",
+        Shape::Text(&FEED_URL),
+        "Where a feed on the network is; of etcd several members, with commas between.",
+    ),
+    Key::default(
+        "poll_interval",
+        Shape::Duration { least: "100ms", most: "1d" },
+        Text("10s"),
+        "How often an http feed is asked.",
+    ),
+    Key::optional(
+        "wait",
+        Shape::Duration { least: "1s", most: "1h" },
+        "How long an http server may hold its answer back until there is something new (RFC 7240).",
+    ),
+    Key::default(
+        "timeout",
+        Shape::Duration { least: "100ms", most: "1h" },
+        Text("30s"),
+        "How long an answer of an http feed may take in all, `wait` not counted.",
+    ),
+    Key::default(
+        "max_bytes",
+        Shape::Integer { least: 1024, most: 1 << 30 },
+        Integer(64 << 20),
+        "Size of a set from a feed on the network, at most.",
+    ),
     Key::optional("token_file", Shape::Text(&FILE), "File of a bearer token."),
-    Key::optional("ca", Shape::Text(&FILE), "File of the certificates that the feed's own is checked by."),
+    Key::optional("user", Shape::Text(&format::NAME), "User of etcd."),
+    Key::optional("password_file", Shape::Text(&FILE), "File of the user's password."),
+    Key::optional(
+        "ca",
+        Shape::Text(&FILE),
+        "File of the certificates that the feed's own is checked by; absent: the system's.",
+    ),
     Key::optional("cert", Shape::Text(&FILE), "File of the client certificate."),
     Key::optional("key", Shape::Text(&FILE), "File of its key."),
-    Key::optional("prefix", Shape::Text(&format::ANY), "Prefix of the keys in etcd."),
+    Key::default(
+        "prefix",
+        Shape::Text(&PREFIX),
+        Text("/penstock/services/"),
+        "What keys in etcd begin with; the rest of a key is the service's name.",
+    ),
 ];
 
-/// Keys of `[feed]` that mean something only with a feed on the network.
-pub const NETWORK_FEED: &[&str] = &["url", "poll_interval", "token_file", "ca", "cert", "key", "prefix"];
+/// Keys of `[feed]` that mean something to some kinds of feed only.
+pub const OF_FEEDS: &[(&str, &[FeedKind])] = &[
+    ("path", &[FeedKind::File]),
+    ("url", NETWORK),
+    ("poll_interval", &[FeedKind::Http]),
+    ("wait", &[FeedKind::Http]),
+    ("timeout", &[FeedKind::Http]),
+    ("max_bytes", NETWORK),
+    ("token_file", NETWORK),
+    ("user", &[FeedKind::Etcd]),
+    ("password_file", &[FeedKind::Etcd]),
+    ("ca", NETWORK),
+    ("cert", NETWORK),
+    ("key", NETWORK),
+    ("prefix", &[FeedKind::Etcd]),
+];
+
+const NETWORK: &[FeedKind] = &[FeedKind::Http, FeedKind::Grpc, FeedKind::Etcd];
+
+static FEED_URL: Format = Format {
+    what: url::WHAT,
+    pattern: r"^[hH][tT][tT][pP][sS]?://[^\s#]+$",
+    holds: |text| text.split(',').all(|url| url.parse::<Url>().is_ok()),
+};
+
+static PREFIX: Format = Format {
+    what: "a prefix of keys, at least one character, none of them a control character",
+    pattern: r"^[^\x00-\x1f\x7f-\x9f]+$",
+    holds: |text| !text.is_empty() && !text.contains(char::is_control),
+};
 
 static API: &[Key] = &[
     Key::optional(

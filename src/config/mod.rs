@@ -3,10 +3,11 @@
 //! Read by the same machinery as service definitions (`service::shape`), from the table in `keys`.
 
 mod fabric;
+mod feed;
 mod fit;
 pub mod keys;
-mod limits;
 mod reader;
+mod url;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -22,7 +23,9 @@ use crate::service::{Ports, kubernetes};
 use crate::wire::Mac;
 
 pub use fabric::REPLAY_MAC;
+pub use feed::{Etcd, Grpc, Http, Identity, Login, Tls};
 pub use fit::{admit, fit, fit_service};
+pub use url::Url;
 
 /// A whole, valid configuration. Every key, its default and its range stand in `keys.rs`.
 #[derive(Debug, Clone)]
@@ -181,6 +184,9 @@ pub enum Feed {
     File {
         path: PathBuf,
     },
+    Http(Http),
+    Grpc(Grpc),
+    Etcd(Etcd),
     None,
 }
 
@@ -188,6 +194,9 @@ impl Feed {
     pub fn kind(&self) -> FeedKind {
         match self {
             Self::File { .. } => FeedKind::File,
+            Self::Http(_) => FeedKind::Http,
+            Self::Grpc(_) => FeedKind::Grpc,
+            Self::Etcd(_) => FeedKind::Etcd,
             Self::None => FeedKind::None,
         }
     }

@@ -6,11 +6,10 @@ use std::path::{Path as FilePath, PathBuf};
 
 use ipnet::IpNet;
 
+use super::feed;
 use super::keys::{self, CONFIG};
-use super::limits;
 use super::{
-    API_SOCKET, Api, Config, Dpdk, Feed, FeedKind, Flows, Fragments, Hash, Icmp, Listen, Metrics, Neighbor, Node, Port,
-    Route, Snat,
+    API_SOCKET, Api, Config, Dpdk, Flows, Fragments, Hash, Icmp, Listen, Metrics, Neighbor, Node, Port, Route, Snat,
 };
 use crate::mode::Encap;
 use crate::service::problem::{Errors, Path, Report, Warning};
@@ -34,7 +33,6 @@ impl Config {
         shape::check(&tree, &Shape::Object(CONFIG), &Path::default(), &mut report);
         let root = Object::root(&tree, CONFIG);
         let config = read(&root, FilePath::new(file), &mut report);
-        limits::check(&root, &mut report);
         if config.is_none() && report.errors.is_empty() {
             report.error(Path::default(), "valid, but not understood: a mistake in penstock");
         }
@@ -51,8 +49,8 @@ fn read(root: &Object<'_>, file: &FilePath, report: &mut Report) -> Option<Confi
     // Each part is read even where another one failed, for all the errors.
     let (node, dpdk, ports) = (read_node(root), read_dpdk(root, report), read_ports(root, report));
     let (neighbors, routes) = (read_neighbors(root, report), read_routes(root, report));
-    let (encap, feed, api) = (read_encap(root, report), read_feed(root, file, report), read_api(root, report));
-    let kubernetes = read_kubernetes(root, report);
+    let (encap, feed) = (read_encap(root, report), feed::read(&root.object("feed"), file, report));
+    let (api, kubernetes) = (read_api(root, report), read_kubernetes(root, report));
     let snat = read_snat(root, dpdk.as_ref().map_or(1, |dpdk| dpdk.lcores.len()), report);
     let (icmp, hash, flows) = (root.object("icmp"), root.object("hash"), root.object("flows"));
     let fragments = root.object("fragments");
@@ -253,28 +251,6 @@ fn read_api(root: &Object<'_>, report: &mut Report) -> Api {
         }
     }
     Api { listen, is_asked_for, group: api.get("group") }
-}
-
-fn read_feed(root: &Object<'_>, file: &FilePath, report: &mut Report) -> Option<Feed> {
-    let feed = root.object("feed");
-    let kind: FeedKind = feed.get("kind")?;
-    if matches!(kind, FeedKind::File | FeedKind::None) {
-        let misplaced = keys::NETWORK_FEED.iter().filter(|key| feed.has(key));
-        for key in misplaced {
-            report.error(
-                feed.path.key(key),
-                format!("belongs to a feed on the network, and this one's kind is {:?}; leave it out", kind.name()),
-            );
-        }
-    }
-    match kind {
-        FeedKind::File => {
-            let path: String = feed.get("path")?;
-            Some(Feed::File { path: file.parent().unwrap_or(FilePath::new("")).join(path) })
-        }
-        // The others are refused by `limits`.
-        _ => Some(Feed::None),
-    }
 }
 
 /// What Kubernetes-shaped documents are read by, whatever feed they come from.

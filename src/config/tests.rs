@@ -143,7 +143,7 @@ fn what_is_absent_has_the_contracts_default() {
 fn a_relative_feed_begins_at_the_configurations_directory() {
     let path = |feed: &str| match read(&format!("{LEAST}{feed}")).feed {
         Feed::File { path } => path,
-        Feed::None => PathBuf::new(),
+        _ => PathBuf::new(),
     };
     assert_eq!(path(""), Path::new("/etc/penstock/services.json"));
     assert_eq!(path("[feed]\npath = \"feed/s.json\""), Path::new("/etc/penstock/feed/s.json"));
@@ -171,6 +171,45 @@ fn kubernetes_is_read_by_the_feeds_keys_and_the_ports_addresses() {
     let warnings: Vec<_> = warnings.iter().map(ToString::to_string).collect();
     let reason = "node ports are served on the addresses of the [[port]]s, and none has any: set addresses there";
     assert_eq!(warnings, [format!("p: feed.node_ports: {reason}")]);
+}
+
+#[test]
+fn feeds_on_the_network() {
+    let feed = |keys: &str| read(&format!("{LEAST}[feed]\n{keys}")).feed;
+    let Feed::Http(http) = feed("kind = \"http\"\nurl = \"https://feed/s.json\"\nca = \"ca.pem\"\nwait = \"1m\"")
+    else {
+        panic!("another kind")
+    };
+    assert_eq!(
+        (http.url.to_string().as_str(), http.max_bytes, http.token_file),
+        ("https://feed/s.json", 64 << 20, None)
+    );
+    assert_eq!((http.poll_interval, http.timeout), (Duration::from_secs(10), Duration::from_secs(30)));
+    assert_eq!(http.wait, Some(Duration::from_secs(60)));
+    assert_eq!(http.tls.ca.as_deref(), Some(Path::new("/etc/penstock/ca.pem")));
+    let Feed::Etcd(etcd) = feed(
+        "kind = \"etcd\"\nurl = \"https://a:2379,https://b:2379\"\ncert = \"/c\"\nkey = \"k\"\nuser = \"u\"\npassword_file = \"p\"",
+    ) else {
+        panic!("another kind")
+    };
+    let identity = etcd.tls.identity.unwrap();
+    assert_eq!((etcd.endpoints.len(), etcd.endpoints[1].host.as_str()), (2, "b"));
+    assert_eq!((identity.cert.as_path(), identity.key.as_path()), (Path::new("/c"), Path::new("/etc/penstock/k")));
+    assert_eq!(etcd.login.unwrap().password_file, Path::new("/etc/penstock/p"));
+    assert_eq!(etcd.prefix, "/penstock/services/");
+}
+
+#[test]
+fn a_secret_that_goes_out_unencrypted_is_warned_of() {
+    let warnings = |url: &str| {
+        let document = format!("{LEAST}[feed]\nkind = \"http\"\nurl = \"{url}\"\ntoken_file = \"t\"");
+        Config::read(document, "p").unwrap().1.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let warning =
+        "p: feed.url: http://feed/ is not encrypted, so anybody on the way can read what `token_file` holds; use https";
+    assert_eq!(warnings("http://feed"), [warning]);
+    assert!(warnings("https://feed").is_empty());
+    assert!(warnings("http://127.0.0.1:8080").is_empty());
 }
 
 #[test]
@@ -270,9 +309,9 @@ fn broken() -> Vec<(String, Vec<String>)> {
         ("port = \"lan0\"", "port = \"lan0\"\nvlan = 4095", "neighbor[0].vlan: 4095 is not a number from 1 to 4094".into()),
         ("prefix = \"0.0.0.0/0\"", "prefix = \"0.0.0.0\"", "route[0].prefix: \"0.0.0.0\" is not a prefix like \"198.51.100.0/24\" (one address: \"/32\" or \"/128\")".into()),
         ("prefix = \"0.0.0.0/0\"", "prefix = \"::/0\"", "route[0].via: 10.0.0.254 and the prefix ::/0 are of different families".into()),
-        ("kind = \"file\"", "kind = \"http\"", "feed.kind: \"http\" is known, but this release does not read such a feed yet: use \"file\"".into()),
         ("kind = \"file\"", "kind = \"fiel\"", "feed.kind: \"fiel\" is not one of file, http, grpc, etcd, none; did you mean \"file\"?".into()),
-        ("kind = \"file\"", "url = \"http://x\"", "feed.url: belongs to a feed on the network, and this one's kind is \"file\"; leave it out".into()),
+        ("kind = \"file\"", "url = \"http://x\"", "feed.url: belongs to a feed of kind http or grpc or etcd, and this one's is \"file\"; leave it out".into()),
+        ("kind = \"file\"", "kind = \"file\"\nprefix = \"/x/\"", "feed.prefix: belongs to a feed of kind etcd, and this one's is \"file\"; leave it out".into()),
         ("forwarding = \"ipip\"", "forwarding = \"geu\"", "feed.forwarding: \"geu\" is not one of ipip, gre, gue, geneve, dscp, l2dsr, dnat, dnat-dsr, snat; did you mean \"gue\"?".into()),
         ("forwarding = \"ipip\"", "forwarding = \"dscp\"", "feed.forwarding: \"dscp\" needs a code point for each service; let those services that want it say so by the annotations penstock.io/forwarding and penstock.io/dscp".into()),
         ("{node-1 = \"10.0.9.1\"}", "{node-1 = \"127.0.0.1\"}", "feed.node_addresses.node-1: 127.0.0.1 is a loopback address; a node is asked there".into()),
@@ -290,6 +329,53 @@ fn broken() -> Vec<(String, Vec<String>)> {
             (WHOLE.replacen(from, to, 1), vec![error])
         })
         .collect();
+    let feeds: &[(&str, &[&str])] = &[
+        ("kind = \"http\"", &["url: required for a feed of kind \"http\", but absent"]),
+        ("kind = \"etcd\"", &["url: required for a feed of kind \"etcd\", but absent"]),
+        (
+            "kind = \"http\"\nurl = \"feed:80\"",
+            &[
+                "url: \"feed:80\" is not a URL like \"https://feed.example:8443/services.json\", without user, password and fragment",
+            ],
+        ),
+        ("kind = \"http\"\nurl = \"https://a,https://b\"", &["url: an http feed has one URL, without commas"]),
+        (
+            "kind = \"http\"\nurl = \"http://a\"\nca = \"ca.pem\"",
+            &["ca: means something only with https, and the feed is http://a/"],
+        ),
+        ("kind = \"http\"\nurl = \"https://a\"\ncert = \"c.pem\"", &["key: absent, and goes together with `cert`"]),
+        ("kind = \"http\"\nurl = \"https://a\"\nkey = \"k.pem\"", &["cert: absent, and goes together with `key`"]),
+        (
+            "kind = \"http\"\nurl = \"https://a\"\npath = \"s\"\nuser = \"u\"",
+            &[
+                "path: belongs to a feed of kind file, and this one's is \"http\"; leave it out",
+                "user: belongs to a feed of kind etcd, and this one's is \"http\"; leave it out",
+            ],
+        ),
+        (
+            "kind = \"http\"\nurl = \"https://a\"\nmax_bytes = 5",
+            &["max_bytes: 5 is not a number from 1024 to 1073741824"],
+        ),
+        (
+            "kind = \"etcd\"\nurl = \"https://a/v3\"",
+            &["url: https://a/v3 has a path, and etcd has none; `prefix` is what keys begin with"],
+        ),
+        (
+            "kind = \"etcd\"\nurl = \"https://a\"\nuser = \"u\"",
+            &["password_file: absent, and goes together with `user`"],
+        ),
+        (
+            "kind = \"etcd\"\nurl = \"https://a\"\nuser = \"u\"\npassword_file = \"p\"\ntoken_file = \"t\"",
+            &["token_file: either this, or `user` and `password_file`"],
+        ),
+        (
+            "kind = \"etcd\"\nurl = \"https://a\"\nprefix = \"\"",
+            &["prefix: \"\" is not a prefix of keys, at least one character, none of them a control character"],
+        ),
+    ];
+    broken.extend(feeds.iter().map(|(feed, errors)| {
+        (format!("{LEAST}[feed]\n{feed}"), errors.iter().map(|error| format!("feed.{error}")).collect())
+    }));
     let empty = [
         "dpdk: required, but absent. Cores and memory; `lcores` has no default.",
         "port: required, but absent. One [[port]] for each NIC or virtual device.",

@@ -232,7 +232,8 @@ impl Thread {
             kernel.want(unresolved.clone());
         }
         let (publisher, readers) = quiescent::channel(config.dpdk.lcores.len(), first);
-        let feed = Feed::start(&config.feed).map_err(Error::Feed)?;
+        let version = definitions.as_ref().and_then(|definitions| definitions.version.as_deref());
+        let feed = Feed::start(&config.feed, &config.node.name, version).map_err(Error::Feed)?;
         let mut this = Self {
             config,
             fixed,

@@ -1,0 +1,362 @@
+//! Definitions from an orchestrator that implements `penstock.v1.Feed`: whole sets on one stream.
+//!
+//! The node says which version it has, so a stream that begins anew goes on where the last one ended. Sets that come faster than they are
+//! taken are replaced by the newest. A connection that gives no sign of life (HTTP/2 pings) is over.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use hyper_util::rt::TokioIo;
+use tonic::metadata::AsciiMetadataValue;
+use tonic::transport::Endpoint;
+use tonic::{Code, Request, Status, Streaming};
+
+use super::network::{chain, connect, secret};
+use super::pace::Backoff;
+use super::{Line, Text, Update};
+use crate::config::Grpc;
+use crate::proto::feed_client::FeedClient;
+use crate::proto::{FeedWatchRequest, FeedWatchResponse, ServiceSet, tree_of_set};
+use crate::tls;
+
+/// For the answer to the call itself, not for the first set.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// How often the connection is tried.
+const PING: Duration = if cfg!(test) { Duration::from_millis(500) } else { Duration::from_secs(10) };
+
+/// How often it is said that the source answers, while nothing changes.
+const SIGN: Duration = Duration::from_secs(10);
+
+/// Who follows, and what it has.
+pub struct Node {
+    pub name: String,
+    pub version: Option<String>,
+}
+
+/// Follows the orchestrator for as long as somebody receives.
+pub async fn follow(config: Grpc, node: Node, line: Line) {
+    let mut source = Source { tls: tls::Client::new(config.tls.clone(), "h2"), config, node, newest: None };
+    let mut backoff = Backoff::default();
+    loop {
+        let (answered, why) = tokio::select! {
+            ended = source.follow_stream(&line) => ended,
+            () = line.reread.notified() => {
+                // Somebody wants an answer whatever it is.
+                source.node.version = None;
+                continue;
+            }
+            () = line.updates.closed() => return,
+        };
+        if answered {
+            backoff.reset();
+        }
+        let why = format!("{}: {why}", source.config.url);
+        if line.updates.send((Instant::now(), Update::Unreachable(why))).await.is_err() {
+            return;
+        }
+        let pause = tokio::time::sleep(backoff.pause(None));
+        tokio::pin!(pause);
+        loop {
+            tokio::select! {
+                () = &mut pause => break,
+                () = line.wanted.notified(), if source.newest.is_some() => source.tell(&line).await,
+                () = line.reread.notified() => {
+                    source.node.version = None;
+                    break;
+                }
+                () = line.updates.closed() => return,
+            }
+        }
+    }
+}
+
+struct Source {
+    config: Grpc,
+    tls: tls::Client,
+    node: Node,
+    /// What nobody was told of, and since when.
+    newest: Option<(Instant, ServiceSet)>,
+}
+
+impl Source {
+    /// Follows one stream until it ends; whether it ever answered, and why it ended.
+    async fn follow_stream(&mut self, line: &Line) -> (bool, String) {
+        let mut stream = match self.open().await {
+            Ok(stream) => stream,
+            Err(why) => return (false, why),
+        };
+        let mut sign = tokio::time::interval(SIGN);
+        loop {
+            tokio::select! {
+                biased;
+                message = stream.message() => match message {
+                    Ok(Some(FeedWatchResponse { definitions: Some(set) })) => {
+                        self.node.version.clone_from(&set.version);
+                        let since = self.newest.take().map_or_else(Instant::now, |(since, _)| since);
+                        self.newest = Some((since, set));
+                    }
+                    Ok(Some(FeedWatchResponse { definitions: None })) => {
+                        let _ = line.updates.try_send((Instant::now(), Update::Unchanged));
+                    }
+                    Ok(None) => return (true, "it ended the stream".to_owned()),
+                    Err(status) => return (true, said(&status)),
+                },
+                () = line.wanted.notified(), if self.newest.is_some() => self.tell(line).await,
+                // The pings are answered, or the stream would be over.
+                _ = sign.tick(), if self.newest.is_none() && self.node.version.is_some() => {
+                    let _ = line.updates.try_send((Instant::now(), Update::Unchanged));
+                }
+            }
+        }
+    }
+
+    async fn open(&mut self) -> Result<Streaming<FeedWatchResponse>, String> {
+        let url = &self.config.url;
+        let stream = connect(url, &mut self.tls).await?;
+        let ending = stream.ending();
+        let mut stream = Some(stream);
+        // The one connection; tonic would make the next by itself, without a word.
+        let connector = tower::service_fn(move |_| {
+            std::future::ready(stream.take().map(TokioIo::new).ok_or_else(|| io::Error::other(ending.to_string())))
+        });
+        // Encrypted or not is settled already, and tonic need not know.
+        let endpoint = Endpoint::from_shared(format!("http://{}", url.authority())).map_err(|error| chain(&error))?;
+        let channel = endpoint
+            .http2_keep_alive_interval(PING)
+            .keep_alive_timeout(PING)
+            .keep_alive_while_idle(true)
+            .connect_with_connector(connector)
+            .await
+            .map_err(|error| chain(&error))?;
+        let mut client = FeedClient::new(channel).max_decoding_message_size(self.config.max_bytes as usize);
+        let mut request =
+            Request::new(FeedWatchRequest { node: self.node.name.clone(), version: self.node.version.clone() });
+        if let Some(path) = &self.config.token_file {
+            let bearer: AsciiMetadataValue = format!("Bearer {}", secret(path)?)
+                .parse()
+                .map_err(|_| "the token cannot stand in a header".to_owned())?;
+            request.metadata_mut().insert("authorization", bearer);
+        }
+        let answer = tokio::time::timeout(ANSWER, client.watch(request)).await;
+        let answer = answer.map_err(|_| format!("no answer within {ANSWER:?}"))?;
+        answer.map(tonic::Response::into_inner).map_err(|status| said(&status))
+    }
+
+    /// Says what is newest.
+    async fn tell(&mut self, line: &Line) {
+        let Some((since, set)) = self.newest.take() else { return };
+        let version = set.version.as_deref().unwrap_or("(none)");
+        let name = format!("{} version {version}", self.config.url);
+        let text = serde_json::to_string(&tree_of_set(&set)).expect("plain data has a JSON form");
+        // Fails only when nobody receives any more, which ends all this.
+        let _ = line.updates.send((since, Update::Set(Text { name, text }))).await;
+    }
+}
+
+/// What a status says, and what is behind it.
+fn said(status: &Status) -> String {
+    match (status.code(), std::error::Error::source(status)) {
+        (Code::Unknown | Code::Unavailable | Code::Internal, Some(behind)) => chain(behind),
+        (code, _) if status.message().is_empty() => code.description().to_owned(),
+        (code, _) => format!("{code:?}: {}", status.message()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::pin::Pin;
+    use std::sync::Mutex;
+
+    use futures_util::{Stream, StreamExt};
+    use tokio::sync::{mpsc, oneshot};
+    use tokio_stream::wrappers::TcpListenerStream;
+    use tonic::{Response, transport};
+
+    use super::*;
+    use crate::config;
+    use crate::feed::Feed;
+    use crate::proto::Service;
+    use crate::proto::feed_server::{Feed as Serves, FeedServer};
+
+    /// What a stream sends next: a set, a sign of life, or its end.
+    type Next = Result<FeedWatchResponse, Status>;
+
+    /// An orchestrator that a test plays: it hears of each call, and gets its stream's other end.
+    struct Orchestrator {
+        calls: Mutex<mpsc::UnboundedSender<(FeedWatchRequest, Option<String>, mpsc::UnboundedSender<Next>)>>,
+    }
+
+    #[tonic::async_trait]
+    impl Serves for Orchestrator {
+        type WatchStream = Pin<Box<dyn Stream<Item = Next> + Send>>;
+
+        async fn watch(&self, request: Request<FeedWatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+            let token = request.metadata().get("authorization").map(|value| value.to_str().unwrap().to_owned());
+            let (sender, mut receiver) = mpsc::unbounded_channel();
+            self.calls.lock().unwrap().send((request.into_inner(), token, sender)).unwrap();
+            Ok(Response::new(futures_util::stream::poll_fn(move |cx| receiver.poll_recv(cx)).boxed()))
+        }
+    }
+
+    struct Scene {
+        address: SocketAddr,
+        calls: mpsc::UnboundedReceiver<(FeedWatchRequest, Option<String>, mpsc::UnboundedSender<Next>)>,
+        stop: Option<oneshot::Sender<()>>,
+    }
+
+    impl Scene {
+        async fn start() -> Self {
+            Self::at("127.0.0.1:0".parse().unwrap()).await
+        }
+
+        async fn at(address: SocketAddr) -> Self {
+            let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let (sender, calls) = mpsc::unbounded_channel();
+            let (stop, stopped) = oneshot::channel::<()>();
+            let service = FeedServer::new(Orchestrator { calls: Mutex::new(sender) });
+            let serving = transport::Server::builder().add_service(service);
+            tokio::spawn(async move {
+                tokio::select! {
+                    result = serving.serve_with_incoming(TcpListenerStream::new(listener)) => result.unwrap(),
+                    _ = stopped => {}
+                }
+            });
+            Self { address, calls, stop: Some(stop) }
+        }
+
+        fn feed(&self, version: Option<&str>, token_file: Option<std::path::PathBuf>) -> Feed {
+            let config = config::Feed::Grpc(Grpc {
+                url: format!("http://{}", self.address).parse().unwrap(),
+                max_bytes: 1 << 20,
+                token_file,
+                tls: config::Tls::default(),
+            });
+            Feed::start(&config, "edge-1", version).unwrap()
+        }
+
+        async fn call(&mut self) -> (FeedWatchRequest, Option<String>, mpsc::UnboundedSender<Next>) {
+            tokio::time::timeout(Duration::from_secs(10), self.calls.recv()).await.expect("a call").unwrap()
+        }
+    }
+
+    fn set(version: &str, services: usize) -> Next {
+        let service = |number: usize| Service { name: format!("s{number}"), ..Service::default() };
+        let set = ServiceSet { version: Some(version.to_owned()), services: (0..services).map(service).collect() };
+        Ok(FeedWatchResponse { definitions: Some(set) })
+    }
+
+    async fn next(feed: &mut Feed) -> Update {
+        tokio::time::timeout(Duration::from_secs(10), feed.next()).await.expect("an update").1
+    }
+
+    async fn next_text(feed: &mut Feed) -> String {
+        loop {
+            match next(feed).await {
+                Update::Set(Text { text, .. }) => return text,
+                Update::Unchanged => {}
+                Update::Unreachable(why) => panic!("{why}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn sets_come_as_they_are_sent_and_a_new_stream_goes_on_from_the_last() {
+        let mut scene = Scene::start().await;
+        let mut feed = scene.feed(Some("41"), None);
+        let (request, token, stream) = scene.call().await;
+        assert_eq!((request.node.as_str(), request.version.as_deref(), token), ("edge-1", Some("41"), None));
+        stream.send(set("42", 1)).unwrap();
+        assert_eq!(next_text(&mut feed).await, r#"{"version":"42","services":[{"name":"s0","backends":[]}]}"#);
+        stream.send(Err(Status::unavailable("going home"))).unwrap();
+        loop {
+            match next(&mut feed).await {
+                Update::Unreachable(why) => {
+                    assert!(why.ends_with(": Unavailable: going home"), "{why}");
+                    break;
+                }
+                Update::Unchanged => {}
+                Update::Set(text) => panic!("{text:?}"),
+            }
+        }
+        let (request, _, stream) = scene.call().await;
+        assert_eq!(request.version.as_deref(), Some("42"));
+        stream.send(set("43", 0)).unwrap();
+        assert_eq!(next_text(&mut feed).await, r#"{"version":"43","services":[]}"#);
+    }
+
+    #[tokio::test]
+    async fn of_sets_that_nobody_takes_only_the_newest_is_kept() {
+        let mut scene = Scene::start().await;
+        let mut feed = scene.feed(None, None);
+        let (.., stream) = scene.call().await;
+        for version in 0..1000 {
+            stream.send(set(&version.to_string(), 0)).unwrap();
+        }
+        let (mut sets, mut last) = (0, String::new());
+        while !last.contains("\"999\"") {
+            // Whoever takes them is slow.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            last = next_text(&mut feed).await;
+            sets += 1;
+        }
+        assert!(sets < 100, "{sets} sets");
+    }
+
+    #[tokio::test]
+    async fn an_orchestrator_that_is_gone_is_found_again() {
+        let mut scene = Scene::start().await;
+        let mut feed = scene.feed(None, None);
+        let (.., stream) = scene.call().await;
+        stream.send(set("1", 0)).unwrap();
+        next_text(&mut feed).await;
+        let address = scene.address;
+        scene.stop.take();
+        drop((scene, stream));
+        loop {
+            if let Update::Unreachable(why) = next(&mut feed).await {
+                assert!(why.starts_with(&format!("http://{address}")), "{why}");
+                break;
+            }
+        }
+        let mut scene = Scene::at(address).await;
+        let (request, _, stream) = loop {
+            tokio::select! {
+                call = scene.call() => break call,
+                _ = feed.next() => {}
+            }
+        };
+        assert_eq!(request.version.as_deref(), Some("1"));
+        stream.send(set("2", 0)).unwrap();
+        loop {
+            if let Update::Set(text) = next(&mut feed).await {
+                assert!(text.text.contains("\"2\""));
+                break;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_is_shown_and_a_set_that_is_too_large_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let token = directory.path().join("token");
+        std::fs::write(&token, "s3cret\n").unwrap();
+        let mut scene = Scene::start().await;
+        let mut feed = scene.feed(None, Some(token));
+        let (_, shown, stream) = scene.call().await;
+        assert_eq!(shown.as_deref(), Some("Bearer s3cret"));
+        stream.send(set(&"x".repeat(2 << 20), 0)).unwrap();
+        loop {
+            match next(&mut feed).await {
+                Update::Unreachable(why) => {
+                    assert!(why.contains("too large"), "{why}");
+                    break;
+                }
+                Update::Unchanged => {}
+                Update::Set(_) => panic!("it was taken"),
+            }
+        }
+    }
+}

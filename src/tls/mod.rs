@@ -1,0 +1,67 @@
+//! TLS by rustls and ring: certificates and keys from PEM files.
+//!
+//! The files are read again for each connection, and what was made of them is made anew only where their bytes
+//! differ: whoever replaces a certificate need tell nobody.
+
+#[cfg(test)]
+pub(crate) mod authority;
+mod client;
+mod files;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio_rustls::rustls::crypto::CryptoProvider;
+use tokio_rustls::rustls::{self, CertificateError, crypto};
+
+pub use client::{Client, Stream};
+
+/// Why there is no TLS.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{}: {error}", path.display())]
+    Unreadable { path: PathBuf, error: std::io::Error },
+    #[error("{}: not PEM: {error}", path.display())]
+    NotPem { path: PathBuf, error: String },
+    #[error("{}: no {what} in it", path.display())]
+    Empty { path: PathBuf, what: &'static str },
+    #[error("{}: a certificate in it cannot be used: {error}", path.display())]
+    Certificate { path: PathBuf, error: rustls::Error },
+    #[error("{} and {} do not make an identity: {error}", cert.display(), key.display())]
+    Identity { cert: PathBuf, key: PathBuf, error: rustls::Error },
+    #[error("no certificate authority of the system can be read; name one by `ca`: {0}")]
+    NoRoots(String),
+    #[error(transparent)]
+    Versions(rustls::Error),
+    #[error("{0:?} is not a name that a certificate can be for")]
+    Name(String),
+    #[error("{0}")]
+    Handshake(String),
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(crypto::ring::default_provider())
+}
+
+/// Why a handshake, or what followed it, failed; the same each time, so without rustls' clocks in it.
+pub fn reason(error: &std::io::Error) -> String {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let fault = match inner {
+        Some(rustls::Error::InvalidCertificate(fault)) => fault,
+        Some(other) => return format!("TLS: {other}"),
+        None => return error.to_string(),
+    };
+    let fault = match fault {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "has expired".to_owned(),
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "is not valid yet".to_owned(),
+        // The second: an authority of the same name, and another key.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            "is not signed by an authority that is trusted here (`ca`)".to_owned()
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            "is for another name".to_owned()
+        }
+        other => format!("is refused: {other}"),
+    };
+    format!("TLS: the server's certificate {fault}")
+}
