@@ -134,7 +134,7 @@ fn of_an_endpoint_told_twice_the_termination_counts_then_the_use() {
                 slice("web", "{port: 80}", &endpoints)
             })
             .collect();
-        let reading = read_state(&state(&[service.clone()], &slices, &[]), &Options::default());
+        let reading = read_state(&state(std::slice::from_ref(&service), &slices, &[]), &Options::default());
         reading.definitions.services[0]
             .backends
             .iter()
@@ -240,8 +240,10 @@ fn readiness_is_what_the_conditions_say_and_their_absence() {
     let [service, _] = web("");
     let said = |conditions: &str| {
         let endpoints = [endpoint("10.1.0.1", conditions), ready("10.1.0.9")].join(", ");
-        let reading =
-            read_state(&state(&[service.clone()], &[slice("web", "{port: 80}", &endpoints)], &[]), &Options::default());
+        let reading = read_state(
+            &state(std::slice::from_ref(&service), &[slice("web", "{port: 80}", &endpoints)], &[]),
+            &Options::default(),
+        );
         let backends = &reading.definitions.services[0].backends;
         backends.iter().find(|it| it.address == IpAddr::from([10, 1, 0, 1])).map(|it| it.state.name())
     };
@@ -390,7 +392,11 @@ fn nodes_of_local_services_are_asked_where_that_is_wanted() {
     // Not wanted, or not Local.
     let unasked = "shop/web:80/tcp@192.0.2.10 ipip | 10.1.0.1 | 10.1.0.9 draining";
     let [service, slice] = local("healthCheckNodePort: 32100", &["node-1"]);
-    becomes(&Options::default(), &state(&[service.clone()], std::slice::from_ref(&slice), &nodes), &[unasked]);
+    becomes(
+        &Options::default(),
+        &state(std::slice::from_ref(&service), std::slice::from_ref(&slice), &nodes),
+        &[unasked],
+    );
     let cluster = service.replace("Local", "Cluster");
     becomes(&wanted, &state(&[cluster], std::slice::from_ref(&slice), &nodes), &[unasked]);
     let [service, _] = local("", &[]);
