@@ -528,7 +528,7 @@ async fn ten_thousand_changes_of_the_set_leave_nothing_behind() {
         .collect();
     let (prober, _changes) = start(vec![]);
     for round in 0..10_000_usize {
-        let set = services.iter().enumerate().filter(|(n, _)| (round * 0x9e37 >> n) & 1 == 0);
+        let set = services.iter().enumerate().filter(|(n, _)| ((round * 0x9e37) >> n) & 1 == 0);
         prober.want(set.map(|(_, service)| service.clone()).collect());
         while prober.view.0.inbox().is_some() {
             tokio::task::yield_now().await;
