@@ -167,7 +167,7 @@ mod tests {
         Change {
             version: version.to_string(),
             upsert: Some(RawValue::from_string(service).unwrap()),
-            delete: (version % 3 == 0).then(|| format!("s{version}")),
+            delete: version.is_multiple_of(3).then(|| format!("s{version}")),
         }
     }
 

@@ -183,9 +183,12 @@ mod tests {
     /// What a stream sends next: a set, a sign of life, or its end.
     type Next = Result<FeedWatchResponse, Status>;
 
+    /// What was asked, the token that came with it, and the other end of the stream.
+    type Call = (FeedWatchRequest, Option<String>, mpsc::UnboundedSender<Next>);
+
     /// An orchestrator that a test plays: it hears of each call, and gets its stream's other end.
     struct Orchestrator {
-        calls: Mutex<mpsc::UnboundedSender<(FeedWatchRequest, Option<String>, mpsc::UnboundedSender<Next>)>>,
+        calls: Mutex<mpsc::UnboundedSender<Call>>,
     }
 
     #[tonic::async_trait]
@@ -202,7 +205,7 @@ mod tests {
 
     struct Scene {
         address: SocketAddr,
-        calls: mpsc::UnboundedReceiver<(FeedWatchRequest, Option<String>, mpsc::UnboundedSender<Next>)>,
+        calls: mpsc::UnboundedReceiver<Call>,
         stop: Option<oneshot::Sender<()>>,
     }
 
@@ -237,7 +240,7 @@ mod tests {
             Feed::start(&config, "edge-1", version).unwrap()
         }
 
-        async fn call(&mut self) -> (FeedWatchRequest, Option<String>, mpsc::UnboundedSender<Next>) {
+        async fn call(&mut self) -> Call {
             tokio::time::timeout(Duration::from_secs(10), self.calls.recv()).await.expect("a call").unwrap()
         }
     }
