@@ -2,6 +2,7 @@
 #![cfg(feature = "control")]
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -31,6 +32,8 @@ struct Node {
     stop: Arc<AtomicBool>,
     lcore: Option<std::thread::JoinHandle<()>>,
     runtime: Option<tokio::runtime::Runtime>,
+    /// Where it listens on TCP.
+    addresses: Vec<SocketAddr>,
 }
 
 fn socket(directory: &Path) -> PathBuf {
@@ -38,6 +41,12 @@ fn socket(directory: &Path) -> PathBuf {
 }
 
 fn config(directory: &Path, feed: &str) -> Config {
+    config_with(directory, feed, "")
+}
+
+/// `more`: of [api].
+fn config_with(directory: &Path, feed: &str, more: &str) -> Config {
+    let listen = if more.contains("listen") { String::new() } else { listen_on(directory) };
     let document = format!(
         r#"
         [node]
@@ -55,12 +64,16 @@ fn config(directory: &Path, feed: &str) -> Config {
         [feed]
         {feed}
         [api]
-        listen = ["unix:{}"]
+        {listen}
+        {more}
         "#,
-        directory.display(),
-        socket(directory).display()
+        directory.display()
     );
     Config::read(document, &directory.join("penstock.toml").display().to_string()).unwrap().0
+}
+
+fn listen_on(directory: &Path) -> String {
+    format!("listen = [\"unix:{}\"]", socket(directory).display())
 }
 
 impl Node {
@@ -99,10 +112,14 @@ impl Node {
             metrics: Box::new(|| Box::pin(async { Some("# HELP up\nup{a=\"b\"} 1\nother 2\n".to_owned()) })),
             remembered: vec![],
         });
-        let serving = runtime.block_on(async { Listeners::bind(&config.api.listen, None).await.unwrap().serve(api) });
+        let (serving, addresses) = runtime.block_on(async {
+            let listeners = Listeners::bind(&config.api).await.unwrap();
+            let addresses = listeners.addresses();
+            (listeners.serve(api), addresses)
+        });
         // The socket goes with the directory.
         std::mem::forget(serving);
-        Self { control: Some(control), stop, lcore: Some(lcore), runtime: Some(runtime) }
+        Self { control: Some(control), stop, lcore: Some(lcore), runtime: Some(runtime), addresses }
     }
 }
 
@@ -619,8 +636,8 @@ fn settle(
 fn a_socket_that_is_in_use_is_refused_and_one_that_was_left_is_taken() {
     let directory = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let listen = [Listen::Unix(socket(directory.path()))];
-    let bind = || runtime.block_on(Listeners::bind(&listen, None));
+    let api = config(directory.path(), r#"kind = "none""#).api;
+    let bind = || runtime.block_on(Listeners::bind(&api));
     let first = bind().unwrap();
     use std::os::unix::fs::PermissionsExt;
     let mode = std::fs::metadata(socket(directory.path())).unwrap().permissions().mode();
@@ -634,6 +651,100 @@ fn a_socket_that_is_in_use_is_refused_and_one_that_was_left_is_taken() {
     let error = bind().unwrap_err().to_string();
     assert!(error.contains("no socket"), "{error}");
     assert_eq!(std::fs::read_to_string(socket(directory.path())).unwrap(), "precious");
-    let group = runtime.block_on(Listeners::bind(&[Listen::Unix(directory.path().join("g"))], Some("no-such-group")));
+    let listen = vec![Listen::Unix(directory.path().join("g"))];
+    let api = penstock::config::Api { listen, group: Some("no-such-group".to_owned()), ..api.clone() };
+    let group = runtime.block_on(Listeners::bind(&api));
     assert!(group.unwrap_err().to_string().contains("no group \"no-such-group\""));
+}
+
+/// Certificates for a test.
+struct Authority(rcgen::Issuer<'static, rcgen::KeyPair>, String);
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self(rcgen::Issuer::new(params, key), pem)
+    }
+
+    /// Puts NAME.pem and NAME.key into the directory, and gives their paths.
+    fn issue(&self, directory: &Path, file: &str, name: &str) -> (PathBuf, PathBuf) {
+        let (cert, key) = (directory.join(format!("{file}.pem")), directory.join(format!("{file}.key")));
+        let pair = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        std::fs::write(&cert, params.signed_by(&pair, &self.0).unwrap().pem()).unwrap();
+        std::fs::write(&key, pair.serialize_pem()).unwrap();
+        (cert, key)
+    }
+}
+
+#[test]
+fn over_tcp_a_caller_may_do_what_the_name_of_its_certificate_says() {
+    use penstock::config::{Identity, Tls};
+
+    let directory = tempfile::tempdir().unwrap();
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let file = |name: &str| directory.path().join(name);
+    std::fs::write(file("ca.pem"), &authority.1).unwrap();
+    authority.issue(directory.path(), "node", "127.0.0.1");
+    let more = r#"
+        listen = ["127.0.0.1:0"]
+        cert = "node.pem"
+        key = "node.key"
+        ca = "ca.pem"
+        roles = {"orchestrator.example" = "write", "ops.example" = "drain"}
+    "#;
+    let node = Node::with(config_with(directory.path(), r#"kind = "none""#, more));
+    let address = node.addresses[0];
+    let connect = async |identity: Option<(PathBuf, PathBuf)>| -> Result<Channel, String> {
+        let identity = identity.map(|(cert, key)| Identity { cert, key });
+        let mut client = penstock::tls::Client::new(Tls { ca: Some(file("ca.pem")), identity }, "h2");
+        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let stream = client.connect("127.0.0.1", stream).await.map_err(|error| error.to_string())?;
+        let mut stream = Some(TokioIo::new(stream));
+        let once = tower::service_fn(move |_: Uri| {
+            std::future::ready(stream.take().ok_or_else(|| std::io::Error::other("it is over")))
+        });
+        let endpoint = Endpoint::from_static("http://penstock");
+        endpoint.connect_with_connector(once).await.map_err(|error| error.to_string())
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        // By name: what reading, draining and writing give.
+        let may = async |name: &str| {
+            let channel = connect(Some(authority.issue(directory.path(), "caller", name))).await.unwrap();
+            let read = NodeClient::new(channel.clone()).status(StatusRequest {}).await;
+            let drain = DrainRequest { backend: "10.1.0.1".to_owned(), service: None };
+            let drain = BackendsClient::new(channel.clone()).drain(drain).await;
+            let write = DefinitionsClient::new(channel).upsert_service(upsert(service("web", 1, &[1]))).await;
+            let code = |status: Status| status.code();
+            (read.err().map(code), drain.err().map(code), write.err().map(code))
+        };
+        let denied = Some(Code::PermissionDenied);
+        assert_eq!(may("orchestrator.example").await, (None, Some(Code::NotFound), None));
+        assert_eq!(may("ops.example").await, (None, None, denied));
+        assert_eq!(may("somebody.example").await, (None, denied, denied));
+
+        // Without a certificate, or with a stranger's, nobody is heard at all.
+        let stranger = stranger.issue(directory.path(), "stranger", "orchestrator.example");
+        for identity in [None, Some(stranger)] {
+            let answered = match connect(identity).await {
+                Ok(channel) => NodeClient::new(channel).status(StatusRequest {}).await.is_ok(),
+                Err(_) => false,
+            };
+            assert!(!answered);
+        }
+
+        // A certificate that is replaced is used from then on; rubbish in its place is not.
+        authority.issue(directory.path(), "node", "elsewhere.example");
+        let identity = || Some(authority.issue(directory.path(), "caller", "ops.example"));
+        assert!(connect(identity()).await.unwrap_err().contains("is for another name"));
+        std::fs::write(file("node.pem"), "rubbish").unwrap();
+        assert!(connect(identity()).await.unwrap_err().contains("is for another name"));
+        authority.issue(directory.path(), "node", "127.0.0.1");
+        connect(identity()).await.unwrap();
+    });
+    drop(node);
 }

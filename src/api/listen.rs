@@ -1,4 +1,4 @@
-//! Where the API listens: Unix sockets, which the file system guards, and TCP on loopback.
+//! Where the API listens: Unix sockets, which the file system guards, and TCP, on loopback or with TLS.
 
 use std::io;
 use std::net::SocketAddr;
@@ -6,12 +6,17 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream as Probe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::net::{TcpListener, UnixListener};
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 
+use super::caller::Connection;
 use super::{Api, router};
-use crate::config::Listen;
+use crate::config::{self, ApiTls, Listen};
+use crate::tls;
 
 /// Why nobody can call.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +27,8 @@ pub enum Error {
     InUse(PathBuf),
     #[error("api.listen: {} is there, and no socket: it is left alone", .0.display())]
     NotASocket(PathBuf),
+    #[error("api: {0}")]
+    Tls(#[from] tls::Error),
     #[error("api.listen: there is no group {name:?} for {}", .path.display())]
     NoGroup { name: String, path: PathBuf },
 }
@@ -33,12 +40,21 @@ pub struct Listeners {
     unix: Vec<UnixListener>,
     /// Removed at the end.
     paths: Vec<PathBuf>,
+    /// Of the TCP listeners.
+    tls: Option<Arc<tls::Server>>,
 }
 
+/// Callers that may shake hands at the same time; more wait in the kernel.
+const HANDSHAKES: usize = 64;
+
+/// For one handshake.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 impl Listeners {
-    pub async fn bind(listen: &[Listen], group: Option<&str>) -> Result<Self, Error> {
-        let mut this = Self::default();
-        for at in listen {
+    pub async fn bind(config: &config::Api) -> Result<Self, Error> {
+        let tls = config.tls.clone().map(tls::Server::new).transpose()?.map(Arc::new);
+        let (mut this, group) = (Self { tls, ..Self::default() }, config.group.as_deref());
+        for at in &config.listen {
             let failed = |reason| Error::Bind { at: at.clone(), reason };
             match at {
                 Listen::Tcp(address) => this.tcp.push(TcpListener::bind(address).await.map_err(failed)?),
@@ -74,15 +90,47 @@ impl Listeners {
             }
         };
         for listener in self.tcp {
-            let serving = router(api.clone()).serve_with_incoming(TcpListenerStream::new(listener));
+            let callers = match (&self.tls, &api.config.api.tls) {
+                (Some(server), Some(config)) => secured(listener, server.clone(), config.clone()),
+                _ => TcpListenerStream::new(listener).map(|stream| stream.map(Connection::tcp)).boxed(),
+            };
+            let serving = router(api.clone()).serve_with_incoming(callers);
             tokio::spawn(async move { say(serving.await) });
         }
         for listener in self.unix {
-            let serving = router(api.clone()).serve_with_incoming(UnixListenerStream::new(listener));
+            let callers = UnixListenerStream::new(listener).map(|stream| stream.map(Connection::unix));
+            let serving = router(api.clone()).serve_with_incoming(callers);
             tokio::spawn(async move { say(serving.await) });
         }
         Serving { paths: self.paths }
     }
+}
+
+/// Callers who proved who they are. One that is slow about it keeps nobody else waiting.
+fn secured(
+    listener: TcpListener,
+    server: Arc<tls::Server>,
+    config: ApiTls,
+) -> BoxStream<'static, io::Result<Connection>> {
+    let shake = move |stream: io::Result<TcpStream>| {
+        let (server, config) = (server.clone(), config.clone());
+        async move {
+            let stream = stream?;
+            let _ = stream.set_nodelay(true);
+            let from = stream.peer_addr()?;
+            match tokio::time::timeout(PATIENCE, server.accept(stream)).await {
+                Ok(Ok((stream, names))) => Ok(Connection::tls(stream, names, &config)),
+                Ok(Err(error)) => {
+                    tracing::debug!("api: {from}: {error}");
+                    Err(io::Error::other(error))
+                }
+                Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut)),
+            }
+        }
+    };
+    let callers = TcpListenerStream::new(listener).map(shake).buffer_unordered(HANDSHAKES);
+    // A caller that fails is no end of the others.
+    callers.filter_map(async |caller| caller.ok().map(Ok)).boxed()
 }
 
 /// Removes its sockets when it ends.

@@ -5,6 +5,7 @@
 //! it. Nothing here can keep the control thread waiting: it only answers.
 
 mod backends;
+mod caller;
 mod definitions;
 mod flows;
 mod listen;

@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::url::{self, Url};
-use super::{FeedKind, Idle, Listen};
+use super::{FeedKind, Idle, Listen, Role};
 use crate::service::Forwarding;
 use crate::service::keys::TABLE_SIZE;
 use crate::service::shape::Otherwise::{Bool, Integer, Text};
@@ -297,9 +297,17 @@ static API: &[Key] = &[
     Key::optional(
         "listen",
         Shape::list(&Shape::Text(&API_LISTEN)),
-        "Unix sockets and TCP addresses on loopback; by default \"unix:/run/penstock/api.sock\", [] for none.",
+        "Unix sockets and TCP addresses; by default \"unix:/run/penstock/api.sock\", [] for none.",
     ),
     Key::optional("group", Shape::Text(&format::NAME), "The group that may use the Unix sockets (mode 0660)."),
+    Key::optional("cert", Shape::Text(&FILE), "File of the node's certificate, for TLS on the TCP addresses."),
+    Key::optional("key", Shape::Text(&FILE), "File of its key."),
+    Key::optional("ca", Shape::Text(&FILE), "File of the certificates that callers' own are checked by."),
+    Key::optional(
+        "roles",
+        Shape::Map(&Shape::Choice(Role::NAMES)),
+        "What callers may do, by a DNS name in their certificate; \"*\" is everyone else, by default \"read\".",
+    ),
 ];
 
 static METRICS: &[Key] =

@@ -9,6 +9,7 @@ pub mod keys;
 mod reader;
 mod url;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -56,6 +57,30 @@ pub struct Api {
     pub is_asked_for: bool,
     /// Who may use the Unix sockets, besides their owner.
     pub group: Option<String>,
+    /// Of the TCP listeners; `None`: they are on loopback, and in the clear.
+    pub tls: Option<ApiTls>,
+}
+
+/// How callers over TCP are told apart, by PEM files.
+#[derive(Debug, Clone)]
+pub struct ApiTls {
+    pub identity: Identity,
+    /// Certificates that a caller's own is checked by.
+    pub ca: PathBuf,
+    /// What callers may do, by a name of their certificate; `*`: everyone else.
+    pub roles: BTreeMap<String, Role>,
+}
+
+choice! {
+    /// What a caller may do; each may do what those above it may.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+    Role {
+        Read "read"
+        /// And drain backends.
+        Drain "drain"
+        /// And write definitions.
+        Write "write"
+    }
 }
 
 /// Where the API listens.

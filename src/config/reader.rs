@@ -9,7 +9,8 @@ use ipnet::IpNet;
 use super::feed;
 use super::keys::{self, CONFIG};
 use super::{
-    API_SOCKET, Api, Config, Dpdk, Flows, Fragments, Hash, Icmp, Listen, Metrics, Neighbor, Node, Port, Route, Snat,
+    API_SOCKET, Api, ApiTls, Config, Dpdk, Flows, Fragments, Hash, Icmp, Identity, Listen, Metrics, Neighbor, Node,
+    Port, Route, Snat,
 };
 use crate::mode::Encap;
 use crate::service::problem::{Errors, Path, Report, Warning};
@@ -50,7 +51,7 @@ fn read(root: &Object<'_>, file: &FilePath, report: &mut Report) -> Option<Confi
     let (node, dpdk, ports) = (read_node(root), read_dpdk(root, report), read_ports(root, report));
     let (neighbors, routes) = (read_neighbors(root, report), read_routes(root, report));
     let (encap, feed) = (read_encap(root, report), feed::read(&root.object("feed"), file, report));
-    let (api, kubernetes) = (read_api(root, report), read_kubernetes(root, report));
+    let (api, kubernetes) = (read_api(root, file, report), read_kubernetes(root, report));
     let snat = read_snat(root, dpdk.as_ref().map_or(1, |dpdk| dpdk.lcores.len()), report);
     let (icmp, hash, flows) = (root.object("icmp"), root.object("hash"), root.object("flows"));
     let fragments = root.object("fragments");
@@ -229,20 +230,22 @@ fn read_routes(root: &Object<'_>, report: &mut Report) -> Option<Vec<Route>> {
     whole.then_some(routes)
 }
 
-fn read_api(root: &Object<'_>, report: &mut Report) -> Api {
+fn read_api(root: &Object<'_>, file: &FilePath, report: &mut Report) -> Api {
     let api = root.object("api");
     let (listen, is_asked_for): (Vec<Listen>, _) = if api.has("listen") {
         (api.list::<String>("listen").iter().filter_map(|text| text.parse().ok()).collect(), true)
     } else {
         (vec![Listen::Unix(API_SOCKET.into())], false)
     };
+    let tls = read_api_tls(&api, file, report);
     for (index, at) in listen.iter().enumerate() {
         if let Listen::Tcp(address) = at
             && !address.ip().is_loopback()
+            && !["cert", "key", "ca"].iter().any(|key| api.has(key))
         {
             let reason = format!(
-                "{address} can be reached from elsewhere, so it needs TLS with client certificates, which this release does not do yet: \
-                 use a Unix socket, or a loopback address"
+                "{address} can be reached from elsewhere, so it needs TLS with client certificates: set `cert`, `key` and `ca`, \
+                 or use a Unix socket or a loopback address"
             );
             report.error(api.path.item("listen", index), reason);
         }
@@ -250,7 +253,24 @@ fn read_api(root: &Object<'_>, report: &mut Report) -> Api {
             report.error(api.path.item("listen", index), format!("{at} is listen[{first}] already"));
         }
     }
-    Api { listen, is_asked_for, group: api.get("group") }
+    Api { listen, is_asked_for, group: api.get("group"), tls }
+}
+
+fn read_api_tls(api: &Object<'_>, file: &FilePath, report: &mut Report) -> Option<ApiTls> {
+    const KEYS: [&str; 3] = ["cert", "key", "ca"];
+    let given = KEYS.into_iter().find(|key| api.has(key));
+    let Some(given) = given else {
+        if api.has("roles") {
+            report.error(api.path.key("roles"), "means something only with TLS: set `cert`, `key` and `ca`");
+        }
+        return None;
+    };
+    for absent in KEYS.into_iter().filter(|key| !api.has(key)) {
+        report.error(api.path.key(absent), format!("absent, and goes together with `{given}`"));
+    }
+    let path = |key: &str| Some(file.parent().unwrap_or(FilePath::new("")).join(api.get::<String>(key)?));
+    let roles = api.map("roles").into_iter().map(|(name, role)| (name.to_owned(), role)).collect();
+    Some(ApiTls { identity: Identity { cert: path("cert")?, key: path("key")? }, ca: path("ca")?, roles })
 }
 
 /// What Kubernetes-shaped documents are read by, whatever feed they come from.

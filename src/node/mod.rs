@@ -94,7 +94,7 @@ pub fn run(config: &Config) -> Result<(), Error> {
 
 /// The API's sockets. Where they are not what the operator asked for, but where it usually is, the node goes on without.
 fn listeners(runtime: &tokio::runtime::Runtime, config: &config::Api) -> Result<Listeners, Error> {
-    match runtime.block_on(Listeners::bind(&config.listen, config.group.as_deref())) {
+    match runtime.block_on(Listeners::bind(config)) {
         Err(error) if !config.is_asked_for => {
             tracing::warn!("{error}; the API is off: set [api] listen for a socket of its own, or [] for none");
             Ok(Listeners::default())

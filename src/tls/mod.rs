@@ -7,6 +7,8 @@
 pub(crate) mod authority;
 mod client;
 mod files;
+mod names;
+mod server;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use tokio_rustls::rustls::crypto::CryptoProvider;
 use tokio_rustls::rustls::{self, CertificateError, crypto};
 
 pub use client::{Client, Stream};
+pub use server::{Accepted, Server};
 
 /// Why there is no TLS.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +34,8 @@ pub enum Error {
     Identity { cert: PathBuf, key: PathBuf, error: rustls::Error },
     #[error("no certificate authority of the system can be read; name one by `ca`: {0}")]
     NoRoots(String),
+    #[error("{}: callers cannot be checked by it: {error}", path.display())]
+    Verifier { path: PathBuf, error: String },
     #[error(transparent)]
     Versions(rustls::Error),
     #[error("{0:?} is not a name that a certificate can be for")]
