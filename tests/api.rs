@@ -96,7 +96,7 @@ impl Node {
             config: Arc::new(config.clone()),
             started: SystemTime::now(),
             facts: Box::new(|| Facts { phase: "forwarding", ..Facts::default() }),
-            metrics: Box::new(|| Box::pin(async { Some("# HELP up\nup{a=\"b\"} 1\nother 2\n".to_owned()) })),
+            metrics: Box::new(|_| Box::pin(async { Some("# HELP up\nup{a=\"b\"} 1\nother 2\n".to_owned()) })),
             remembered: vec![],
         });
         let serving = runtime.block_on(async { Listeners::bind(&config.api.listen, None).await.unwrap().serve(api) });

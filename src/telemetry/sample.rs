@@ -135,9 +135,9 @@ impl Sources {
         api::Facts { phase, lcores, ports, mbufs_in_use: device.mbufs_in_use, mbufs: device.mbufs }
     }
 
-    /// All metrics in Prometheus' text format. `None` where the control side does not answer.
-    pub async fn render(&self) -> Option<String> {
-        Some(metrics::render(&self.sample().await?) + &self.recorded.render())
+    /// All metrics in Prometheus' text format, or at least those whose name begins so. `None` where the control side does not answer.
+    pub async fn render(&self, prefix: &str) -> Option<String> {
+        Some(metrics::render(&self.sample().await?, prefix) + &self.recorded.render())
     }
 
     /// Looks how busy the lcores are, for ever.
