@@ -106,6 +106,11 @@ pub fn render(sample: &Sample, prefix: &str) -> String {
     recorder.handle().render()
 }
 
+/// Whether metrics whose name begins so are of the control side. Its report goes over every backend, and drops are asked for every second.
+pub fn needs_report(prefix: &str) -> bool {
+    !prefix.starts_with("penstock_dropped_")
+}
+
 fn recorder() -> PrometheusRecorder {
     PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Full(PUBLISH_DURATION.to_owned()), PUBLISH_BUCKETS)
@@ -156,7 +161,7 @@ fn fill(sample: &Sample, prefix: &str) {
         twin("penstock_twin_inject_full_packets_total", counts.inject_full);
     }
 
-    let report = &sample.report;
+    let Some(report) = &sample.report else { return };
     let is_wanted = |family: &str| family.starts_with(prefix) || prefix.starts_with(family);
     for service in report.services.iter().filter(|_| is_wanted("penstock_service_")) {
         let name = service.of.to_string();
@@ -238,7 +243,7 @@ mod tests {
                 mbufs: 8,
                 twins: vec![TwinCounts { twin: "wan0".to_owned(), punted: 9, refused: 11, inject_full: 12 }],
             },
-            report: Report {
+            report: Some(Report {
                 backends: vec![Count { of: (service.name.clone(), endpoint), packets: 13, bytes: 14 }],
                 services: vec![Count { of: service.name.clone(), packets: 15, bytes: 16 }],
                 flows: vec![((service.name.clone(), endpoint), 22)],
@@ -248,7 +253,7 @@ mod tests {
                 feed_last_success: Some(SystemTime::now()),
                 unresolved: 17,
                 ..Report::default()
-            },
+            }),
         }
     }
 
@@ -281,7 +286,7 @@ mod tests {
     #[test]
     fn who_asks_for_some_names_gets_all_of_them_and_spares_the_many_others() {
         let ports = ["wan0".to_owned()];
-        let sample = busy_node(&ports);
+        let mut sample = busy_node(&ports);
         let all = render(&sample, "");
         for prefix in ["penstock_service", "penstock_services", "penstock_backend_p", "penstock_dropped", "p", "x"] {
             let those = |text: &str| {
@@ -293,6 +298,10 @@ mod tests {
             assert_eq!(those(&render(&sample, prefix)), those(&all), "{prefix}");
         }
         assert!(!render(&sample, "penstock_dropped").contains("10.1.0.11"));
+        sample.report = None;
+        let filled = render(&sample, "");
+        let without: Vec<_> = READ.iter().filter(|(name, ..)| !needs_report(name)).collect();
+        assert!(without.iter().all(|(name, ..)| filled.contains(&format!("\n{name}{{"))) && !without.is_empty());
     }
 
     #[test]
@@ -300,7 +309,7 @@ mod tests {
         let ports = ["wan0".to_owned()];
         let mut sample = busy_node(&ports);
         assert!(render(&sample, "").contains("10.1.0.11"));
-        sample.report = Report::default();
+        sample.report = Some(Report::default());
         let text = render(&sample, "");
         assert!(!text.contains("10.1.0.11") && !text.contains("version_info"), "{text}");
     }
