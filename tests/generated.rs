@@ -115,3 +115,11 @@ fn the_manual_has_a_page_for_every_subcommand_and_man_shows_them() {
     assert_eq!(refused.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&refused.stderr).starts_with("/no/such/directory: "), "{refused:?}");
 }
+
+#[test]
+fn top_without_a_terminal_says_what_to_do_instead() {
+    let refused = Command::new(env!("CARGO_BIN_EXE_penstock")).arg("top").stdin(Stdio::null()).output().unwrap();
+    assert_eq!((refused.status.code(), refused.stdout.len()), (Some(2), 0));
+    let expected = "top needs a terminal; `penstock status` prints the same once\n";
+    assert_eq!(String::from_utf8_lossy(&refused.stderr), expected);
+}

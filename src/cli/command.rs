@@ -24,6 +24,8 @@ pub enum Command {
     #[cfg(feature = "control")]
     Status(live::status::Args),
     #[cfg(feature = "control")]
+    Top(live::top::Args),
+    #[cfg(feature = "control")]
     Services(live::services::Args),
     #[cfg(feature = "control")]
     Backends(live::backends::Args),
@@ -53,7 +55,9 @@ impl Command {
             Self::Explain(args) => explain::run(args),
             #[cfg(feature = "control")]
             Self::Status(args) => live::status::run(args),
-    XX            #[cfg(feature = "control")]
+            #[cfg(feature = "control")]
+            Self::Top(args) => live::top::run(args),
+            #[cfg(feature = "control")]
             Self::Services(args) => live::services::run(args),
             #[cfg(feature = "control")]
             Self::Backends(args) => live::backends::run(args),

@@ -8,6 +8,7 @@ pub mod flows;
 pub mod services;
 pub mod status;
 mod table;
+pub mod top;
 
 use std::future::Future;
 use std::io;
