@@ -29,11 +29,14 @@ pub struct Api {
     pub started: SystemTime,
     /// What only the node's other parts know.
     pub facts: Box<dyn Fn() -> Facts + Send + Sync>,
-    /// Everything that /metrics tells, in Prometheus' text format; what does not begin with the text may be left out.
-    pub metrics: Box<dyn Fn(&str) -> futures_util::future::BoxFuture<'static, Option<String>> + Send + Sync>,
+    /// Everything that /metrics tells, in Prometheus' text format.
+    pub metrics: Box<Metrics>,
     /// The flows that each lcore remembers, with its CPU.
     pub remembered: Vec<(u16, crate::flow::Remembered)>,
 }
+
+/// Renders metrics, at least those whose name begins so; nothing where the node is about to end.
+pub type Metrics = dyn Fn(&str) -> futures_util::future::BoxFuture<'static, Option<String>> + Send + Sync;
 
 /// What lcores and devices tell.
 #[derive(Debug, Clone, Default)]
