@@ -109,7 +109,7 @@ impl Node {
             config: Arc::new(config.clone()),
             started: SystemTime::now(),
             facts: Box::new(|| Facts { phase: "forwarding", ..Facts::default() }),
-            metrics: Box::new(|| Box::pin(async { Some("# HELP up\nup{a=\"b\"} 1\nother 2\n".to_owned()) })),
+            metrics: Box::new(|_| Box::pin(async { Some("# HELP up\nup{a=\"b\"} 1\nother 2\n".to_owned()) })),
             remembered: vec![],
         });
         let (serving, addresses) = runtime.block_on(async {
@@ -747,4 +747,50 @@ fn over_tcp_a_caller_may_do_what_the_name_of_its_certificate_says() {
         connect(identity()).await.unwrap();
     });
     drop(node);
+}
+
+/// In a terminal of its own (`script` makes it).
+#[test]
+fn top_shows_a_node_says_when_it_is_gone_and_gives_the_terminal_back() {
+    use std::io::{Read, Write};
+
+    let directory = tempfile::tempdir().unwrap();
+    let node = Node::start(directory.path());
+    let command = format!("{} top --api unix:{}", env!("CARGO_BIN_EXE_penstock"), socket(directory.path()).display());
+    let mut top = Command::new("script")
+        .args(["--quiet", "--return", "--command", &format!("stty rows 24 columns 80; {command}"), "/dev/null"])
+        .env("TERM", "xterm")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut keys, mut screen) = (top.stdin.take().unwrap(), top.stdout.take().unwrap());
+    let seen = Arc::new(std::sync::Mutex::new(String::new()));
+    let all = seen.clone();
+    let reading = std::thread::spawn(move || {
+        let mut bytes = [0; 4096];
+        while let Ok(length @ 1..) = screen.read(&mut bytes) {
+            *all.lock().unwrap() += &String::from_utf8_lossy(&bytes[..length]);
+        }
+    });
+    // Only what changes on the screen is written, so words come one by one.
+    let until = |word: &str| {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !seen.lock().unwrap().contains(word) {
+            assert!(Instant::now() < deadline, "no {word:?} in {:?}", seen.lock().unwrap());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    until("forwarding");
+    keys.write_all(b"3").unwrap();
+    until("WEIGHT");
+    drop(node);
+    std::fs::remove_file(socket(directory.path())).unwrap();
+    until("since");
+    keys.write_all(b"q").unwrap();
+    assert!(top.wait().unwrap().success());
+    reading.join().unwrap();
+    let all = seen.lock().unwrap();
+    let (opened, closed) = ("\u{1b}[?1049h", "\u{1b}[?1049l");
+    assert!(all.find(opened) < all.rfind(closed) && all.contains(closed), "{all:?}");
 }

@@ -31,10 +31,13 @@ pub struct Api {
     /// What only the node's other parts know.
     pub facts: Box<dyn Fn() -> Facts + Send + Sync>,
     /// Everything that /metrics tells, in Prometheus' text format.
-    pub metrics: Box<dyn Fn() -> futures_util::future::BoxFuture<'static, Option<String>> + Send + Sync>,
+    pub metrics: Box<Metrics>,
     /// The flows that each lcore remembers, with its CPU.
     pub remembered: Vec<(u16, crate::flow::Remembered)>,
 }
+
+/// Renders metrics, at least those whose name begins so; nothing where the node is about to end.
+pub type Metrics = dyn Fn(&str) -> futures_util::future::BoxFuture<'static, Option<String>> + Send + Sync;
 
 /// What lcores and devices tell.
 #[derive(Debug, Clone, Default)]

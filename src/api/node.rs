@@ -66,7 +66,7 @@ impl Node for Api {
 
     async fn counters(&self, request: Request<CountersRequest>) -> Result<Response<CountersResponse>, Status> {
         let prefix = request.into_inner().prefix;
-        let text = (self.metrics)().await.ok_or_else(refusal::stopping)?;
+        let text = (self.metrics)(&prefix).await.ok_or_else(refusal::stopping)?;
         let counters = text.lines().filter_map(counter).filter(|counter| counter.name.starts_with(&prefix));
         Ok(Response::new(CountersResponse { counters: counters.collect() }))
     }

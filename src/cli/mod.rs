@@ -4,10 +4,15 @@
 
 pub mod backend;
 pub mod check;
+mod command;
+#[cfg(feature = "control")]
+pub mod completions;
 pub mod explain;
 mod inputs;
 #[cfg(feature = "control")]
 pub mod live;
+#[cfg(feature = "control")]
+pub mod man;
 pub mod recipe;
 pub mod replay;
 #[cfg(all(feature = "dpdk", feature = "control"))]
@@ -17,6 +22,7 @@ pub mod schema;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+pub use command::{Arguments, Command};
 pub use inputs::{Inputs, inputs, services, warn};
 
 use crate::service::Errors;

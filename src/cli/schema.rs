@@ -13,6 +13,7 @@ use crate::service::shape;
 /// Print the JSON Schema of a document, or what the counters mean
 #[derive(Debug, clap::Args)]
 pub struct Args {
+    /// What it describes
     #[arg(value_enum)]
     pub of: Of,
     /// Print the counters as one JSON document too (schemas always are)

@@ -212,9 +212,9 @@ impl Node {
             config: Arc::new(config.clone()),
             started: SystemTime::now(),
             facts: Box::new(move || sources.facts(health.phase())),
-            metrics: Box::new(move || {
-                let sources = scraped.clone();
-                Box::pin(async move { sources.render().await })
+            metrics: Box::new(move |prefix| {
+                let (sources, prefix) = (scraped.clone(), prefix.to_owned());
+                Box::pin(async move { sources.render(&prefix).await })
             }),
             remembered: self.remembered.clone(),
         })

@@ -99,7 +99,7 @@ fn router(site: Arc<Site>) -> Router {
 }
 
 async fn scrape(State(site): State<Arc<Site>>) -> impl IntoResponse {
-    match tokio::time::timeout(PATIENCE, site.sources.render()).await {
+    match tokio::time::timeout(PATIENCE, site.sources.render("")).await {
         Ok(Some(text)) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
         _ => (StatusCode::SERVICE_UNAVAILABLE, "the control side does not answer\n").into_response(),
     }

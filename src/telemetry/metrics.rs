@@ -97,14 +97,19 @@ impl Recorded {
     }
 }
 
-/// A sample in Prometheus' text format.
-pub fn render(sample: &Sample) -> String {
+/// A sample in Prometheus' text format. Services and backends may be very many, and are left out where no name of theirs begins so.
+pub fn render(sample: &Sample, prefix: &str) -> String {
     let recorder = recorder();
     metrics::with_local_recorder(&recorder, || {
         describe(READ);
-        fill(sample);
+        fill(sample, prefix);
     });
     recorder.handle().render()
+}
+
+/// Whether metrics whose name begins so are of the control side. Its report goes over every backend, and drops are asked for every second.
+pub fn needs_report(prefix: &str) -> bool {
+    !prefix.starts_with("penstock_dropped_")
 }
 
 fn recorder() -> PrometheusRecorder {
@@ -124,7 +129,7 @@ fn describe(list: &[(&'static str, Kind, &'static str)]) {
     }
 }
 
-fn fill(sample: &Sample) {
+fn fill(sample: &Sample, prefix: &str) {
     for LcoreSample { cpu, busy, flows, ports } in &sample.lcores {
         gauge!("penstock_lcore_busy_ratio", "lcore" => cpu.to_string()).set(*busy);
         gauge!("penstock_flows", "lcore" => cpu.to_string()).set(*flows as f64);
@@ -157,8 +162,9 @@ fn fill(sample: &Sample) {
         twin("penstock_twin_inject_full_packets_total", counts.inject_full);
     }
 
-    let report = &sample.report;
-    for service in &report.services {
+    let Some(report) = &sample.report else { return };
+    let is_wanted = |family: &str| family.starts_with(prefix) || prefix.starts_with(family);
+    for service in report.services.iter().filter(|_| is_wanted("penstock_service_")) {
         let name = service.of.to_string();
         counter!("penstock_service_packets_total", "service" => name.clone()).absolute(service.packets);
         counter!("penstock_service_bytes_total", "service" => name).absolute(service.bytes);
@@ -171,12 +177,12 @@ fn fill(sample: &Sample) {
             Label::new("backend_port", endpoint.port().to_string()),
         ]
     };
-    for backend in &report.backends {
+    for backend in report.backends.iter().filter(|_| is_wanted("penstock_backend_")) {
         let labels = labels(&backend.of.0, backend.of.1);
         counter!("penstock_backend_packets_total", labels.iter()).absolute(backend.packets);
         counter!("penstock_backend_bytes_total", labels.iter()).absolute(backend.bytes);
     }
-    for (backend, flows) in &report.flows {
+    for (backend, flows) in report.flows.iter().filter(|_| is_wanted("penstock_backend_")) {
         gauge!("penstock_backend_flows", labels(&backend.0, backend.1).iter()).set(*flows as f64);
     }
     for (service, packets) in &report.refused {
@@ -190,7 +196,7 @@ fn fill(sample: &Sample) {
         gauge!("penstock_definitions_version_info", "version" => version).set(1.0);
         gauge!("penstock_services").set(definitions.services.len() as f64);
         gauge!("penstock_services_left_out").set(report.left_out.len() as f64);
-        for service in &report.masked.services {
+        for service in report.masked.services.iter().filter(|_| is_wanted("penstock_backend_")) {
             for backend in &service.backends {
                 let labels = labels(&service.name, service.endpoint(backend));
                 let is_up = backend.state != State::Down;
@@ -239,7 +245,7 @@ mod tests {
                 mbufs: 8,
                 twins: vec![TwinCounts { twin: "wan0".to_owned(), punted: 9, refused: 11, inject_full: 12 }],
             },
-            report: Report {
+            report: Some(Report {
                 backends: vec![Count { of: (service.name.clone(), endpoint), packets: 13, bytes: 14 }],
                 services: vec![Count { of: service.name.clone(), packets: 15, bytes: 16 }],
                 flows: vec![((service.name.clone(), endpoint), 22)],
@@ -251,13 +257,13 @@ mod tests {
                 unresolved: 17,
                 left_out: vec![LeftOut { service: "a/b".to_owned(), reason: "c".to_owned(), bad_annotation: None }],
                 ..Report::default()
-            },
+            }),
         }
     }
 
     #[test]
     fn every_declared_metric_is_filled_and_no_other() {
-        let text = render(&busy_node(&["wan0".to_owned()]));
+        let text = render(&busy_node(&["wan0".to_owned()]), "");
         let samples = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
         let mut filled = BTreeSet::new();
         for sample in samples {
@@ -274,7 +280,7 @@ mod tests {
 
     #[test]
     fn every_reason_is_a_series_of_its_own() {
-        let text = render(&busy_node(&["wan0".to_owned()]));
+        let text = render(&busy_node(&["wan0".to_owned()]), "");
         for reason in Reason::ALL {
             let series = format!(r#"penstock_dropped_packets_total{{port="wan0",lcore="1",reason="{reason}"}} 5"#);
             assert!(text.contains(&series), "{series} is not in\n{text}");
@@ -282,12 +288,33 @@ mod tests {
     }
 
     #[test]
+    fn who_asks_for_some_names_gets_all_of_them_and_spares_the_many_others() {
+        let ports = ["wan0".to_owned()];
+        let mut sample = busy_node(&ports);
+        let all = render(&sample, "");
+        for prefix in ["penstock_service", "penstock_services", "penstock_backend_p", "penstock_dropped", "p", "x"] {
+            let those = |text: &str| {
+                let mut lines: Vec<_> =
+                    text.lines().filter(|line| line.starts_with(prefix)).map(str::to_owned).collect();
+                lines.sort();
+                lines
+            };
+            assert_eq!(those(&render(&sample, prefix)), those(&all), "{prefix}");
+        }
+        assert!(!render(&sample, "penstock_dropped").contains("10.1.0.11"));
+        sample.report = None;
+        let filled = render(&sample, "");
+        let without: Vec<_> = READ.iter().filter(|(name, ..)| !needs_report(name)).collect();
+        assert!(without.iter().all(|(name, ..)| filled.contains(&format!("\n{name}{{"))) && !without.is_empty());
+    }
+
+    #[test]
     fn what_is_gone_leaves_no_series_behind() {
         let ports = ["wan0".to_owned()];
         let mut sample = busy_node(&ports);
-        assert!(render(&sample).contains("10.1.0.11"));
-        sample.report = Report::default();
-        let text = render(&sample);
+        assert!(render(&sample, "").contains("10.1.0.11"));
+        sample.report = Some(Report::default());
+        let text = render(&sample, "");
         assert!(!text.contains("10.1.0.11") && !text.contains("version_info"), "{text}");
     }
 }

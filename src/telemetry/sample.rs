@@ -106,7 +106,8 @@ pub(super) struct Sample<'a> {
     pub ports: &'a [String],
     pub lcores: Vec<LcoreSample>,
     pub device: Device,
-    pub report: Report,
+    /// Absent where none of its metrics is wanted.
+    pub report: Option<Report>,
 }
 
 impl Sources {
@@ -135,9 +136,9 @@ impl Sources {
         api::Facts { phase, lcores, ports, mbufs_in_use: device.mbufs_in_use, mbufs: device.mbufs }
     }
 
-    /// All metrics in Prometheus' text format. `None` where the control side does not answer.
-    pub async fn render(&self) -> Option<String> {
-        Some(metrics::render(&self.sample().await?) + &self.recorded.render())
+    /// All metrics in Prometheus' text format, or at least those whose name begins so. `None` where the control side does not answer.
+    pub async fn render(&self, prefix: &str) -> Option<String> {
+        Some(metrics::render(&self.sample(prefix).await?, prefix) + &self.recorded.render())
     }
 
     /// Looks how busy the lcores are, for ever.
@@ -149,8 +150,8 @@ impl Sources {
         }
     }
 
-    async fn sample(&self) -> Option<Sample<'_>> {
-        let report = self.control.report().await?;
+    async fn sample(&self, prefix: &str) -> Option<Sample<'_>> {
+        let report = if metrics::needs_report(prefix) { Some(self.control.report().await?) } else { None };
         Some(Sample { ports: &self.ports, lcores: self.lcores.iter().collect(), device: (self.device)(), report })
     }
 }

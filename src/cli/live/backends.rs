@@ -60,7 +60,7 @@ pub fn endpoint(backend: &BackendStatus) -> String {
     }
 }
 
-fn why(backend: &BackendStatus) -> String {
+pub(super) fn why(backend: &BackendStatus) -> String {
     match () {
         () if backend.health.as_deref() == Some("down") => format!("health: {}", backend.health_reason),
         () if backend.state == backend.defined_state && backend.state != "active" => "by definition".to_owned(),
@@ -69,14 +69,14 @@ fn why(backend: &BackendStatus) -> String {
     }
 }
 
-fn share(backend: &BackendStatus) -> String {
+pub(super) fn share(backend: &BackendStatus) -> String {
     if backend.table_size == 0 {
         return "0 %".to_owned();
     }
     format!("{:.1} %", f64::from(backend.slots) * 100.0 / f64::from(backend.table_size))
 }
 
-fn flows(backend: &BackendStatus) -> String {
+pub(super) fn flows(backend: &BackendStatus) -> String {
     grouped(backend.flows) + if backend.unsettled_slots > 0 { "+" } else { "" }
 }
 

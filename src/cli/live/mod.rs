@@ -8,6 +8,7 @@ pub mod flows;
 pub mod services;
 pub mod status;
 mod table;
+pub mod top;
 
 use std::fmt;
 use std::future::Future;
@@ -34,6 +35,16 @@ use crate::tls;
 /// Which node, and how its answer is shown.
 #[derive(Debug, clap::Args)]
 pub struct Live {
+    #[command(flatten)]
+    pub place: Place,
+    /// Print the result as one JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which node, and as whom it is asked.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Place {
     /// The node's API: unix:PATH, or HOST:PORT
     #[arg(long, value_name = "WHERE", default_value_t = At::Unix(API_SOCKET.into()))]
     pub api: At,
@@ -46,9 +57,6 @@ pub struct Live {
     /// With --ca: the key of --cert
     #[arg(long, value_name = "FILE", requires = "ca")]
     pub key: Option<PathBuf>,
-    /// Print the result as one JSON document
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// Where a node's API is.
@@ -98,7 +106,7 @@ fn ask<T>(live: &Live, asking: impl AsyncFnOnce(Node) -> Result<T, Failure>) -> 
         .build()
         .map_err(|error| Failure::Failed(format!("no runtime: {error}")))?;
     runtime.block_on(async {
-        let node = Node { channel: connect(live).await?, at: live.api.clone() };
+        let node = Node { channel: connect(&live.place).await?, at: live.place.api.clone() };
         asking(node).await
     })
 }
@@ -155,15 +163,15 @@ impl Node {
     }
 }
 
-async fn connect(live: &Live) -> Result<Channel, Failure> {
-    let at = &live.api;
+async fn connect(place: &Place) -> Result<Channel, Failure> {
+    let at = &place.api;
     let failed = |error: io::Error| Failure::Failed(unreachable(at, &error));
     match at {
         At::Unix(path) => speak(at, UnixStream::connect(path).await.map_err(failed)?).await,
         At::Tcp { host, port } => {
             let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(failed)?;
-            let Some(ca) = &live.ca else { return speak(at, stream).await };
-            let identity = live.cert.clone().zip(live.key.clone()).map(|(cert, key)| Identity { cert, key });
+            let Some(ca) = &place.ca else { return speak(at, stream).await };
+            let identity = place.cert.clone().zip(place.key.clone()).map(|(cert, key)| Identity { cert, key });
             let mut tls = tls::Client::new(Tls { ca: Some(ca.clone()), identity }, "h2");
             let stream = tls.connect(host, stream).await;
             speak(at, stream.map_err(|error| Failure::Failed(format!("the node at {at}: {error}")))?).await

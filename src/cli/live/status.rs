@@ -26,12 +26,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-fn since(stamp: Option<&prost_types::Timestamp>) -> Option<Duration> {
+pub(super) fn since(stamp: Option<&prost_types::Timestamp>) -> Option<Duration> {
     SystemTime::now().duration_since(SystemTime::try_from(*stamp?).ok()?).ok()
 }
 
 /// A duration as people say it: two units at most.
-fn spoken(duration: Duration) -> String {
+pub(super) fn spoken(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let (days, hours, minutes) = (seconds / 86400, seconds / 3600 % 24, seconds / 60 % 60);
     match () {
