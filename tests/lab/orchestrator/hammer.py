@@ -1,9 +1,9 @@
 """Writes as fast as it is answered, and keeps account of what was acknowledged; the node may die at any moment.
 
-    hammer.py API SERVICE
+    hammer.py API SERVICE…
 
-SERVICE is one whose backends' weights are changed; others come and go beside it. For each line on stdin it looks at what is in force after
-the node's death, compares, prints one JSON document, and writes on.
+The weights of the SERVICES' backends are changed, by turns; other services come and go beside them. For each line on stdin it looks at what is
+in force after the node's death, compares, prints one JSON document, and writes on.
 """
 
 import json
@@ -33,14 +33,15 @@ def change(number, definitions, changed):
     after.CopyFrom(definitions)
     services = {service.name: service for service in after.services}
     if number % 3 == 0:
-        for index, backend in enumerate(services[changed].backends):
+        service = services[changed[number // 3 % len(changed)]]
+        for index, backend in enumerate(service.backends):
             backend.weight = 50 + (number * 37 + index * 61) % 100
-        request = api.SetBackendsRequest(service=changed, backends=services[changed].backends)
+        request = api.SetBackendsRequest(service=service.name, backends=service.backends)
         return "SetBackends", request, after
     name = f"other-{number % OTHERS}"
     if number % 50 == 1:
         after.services.sort(key=lambda service: service.name)
-        services[changed].backends[0].weight = 50 + number % 100
+        services[changed[0]].backends[0].weight = 50 + number % 100
         after.version = f"whole {number}"
         return "Replace", api.ReplaceRequest(definitions=after), after
     if name in services and number % 7 == 0:
@@ -112,4 +113,4 @@ def main(target, changed):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    main(sys.argv[1], sys.argv[2:])

@@ -29,7 +29,7 @@ fn play(lab: &mut Lab, story: &mut Story) -> Result<()> {
     crowd.count()?;
     crowd.until_settled(2, 100)?;
     crowd.window()?;
-    let mut hammer = python.start("hammer.py", &[&lab.node.api(), "web"])?;
+    let mut hammer = python.start("hammer.py", &[&lab.node.api(), "web", "shop"])?;
     let mut dice = Dice::of_now();
     for kill in 1..=KILLS {
         let version = || lab.node.metrics().map(|metrics| metrics.version().map(str::to_owned));
