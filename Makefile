@@ -4,12 +4,13 @@
 SHELL := /bin/bash
 export PATH := $(HOME)/.cargo/bin:/usr/local/sbin:/usr/sbin:/sbin:$(PATH)
 
-.PHONY: help demo test bench lab lab-down lab-modes lab-changes lab-soak
+.PHONY: help demo test bench lab lab-down lab-modes lab-changes lab-control lab-soak
 
 help:
 	@echo 'make demo         HTTP through a DPDK data path, in network namespaces of this machine: every claim is checked'
 	@echo 'make lab-modes    every forwarding mode in front of a real receiver: kernels with tunnels, by User Mode Linux where needed'
 	@echo 'make lab-changes  2000 connections while backends come and go and the node starts again: none breaks; two minutes'
+	@echo 'make lab-control  a live node under an orchestrator in Python and the command line; its control side killed, and stuck'
 	@echo 'make lab-soak     500 connections and random changes for half an hour (MINUTES=30), an eye on memory'
 	@echo 'make test         all tests'
 	@echo 'make bench        packets per second against testpmd; the result goes to perf/RESULTS.md'
@@ -39,6 +40,11 @@ lab-changes:
 	@scripts/setup demo
 	@echo 'Building …'
 	@$(LAB) changes
+
+lab-control:
+	@scripts/setup control
+	@echo 'Building …'
+	@$(LAB) control
 
 MINUTES ?= 30
 

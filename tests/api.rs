@@ -351,6 +351,7 @@ fn a_drain_lasts_until_it_is_undone_whatever_happens() {
         let backends = client.list(ListBackendsRequest::default()).await.unwrap().into_inner().backends;
         let unsettled: Vec<bool> = backends.iter().map(|backend| backend.unsettled_slots > 0).collect();
         assert_eq!(unsettled, [true, true, false, true], "who drains may have flows that nobody knows of");
+        assert!(backends.iter().all(|backend| !backend.flows_known), "nobody has counted since");
         let before = list(&channel).await;
         assert_eq!(before[..2], [row("a", 1, "draining", 0), row("a", 2, "draining", 0)]);
         assert_eq!(before[2..], [row("b", 1, "active", 251), row("b", 2, "draining", 0)]);

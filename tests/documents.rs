@@ -25,6 +25,7 @@ const DOCUMENTS: &[&str] = &[
     "docs/packets.md",
     "docs/selection.md",
     "docs/operate.md",
+    "docs/orchestration.md",
     "perf/README.md",
     "perf/CONSISTENCY.md",
     "perf/RESULTS.md",
@@ -303,6 +304,16 @@ fn recipes_that_are_shown_run() {
         recipes += 1;
     }
     assert!(recipes >= 3, "only {recipes} recipes are shown");
+}
+
+/// What `make lab-control` runs is what the page shows.
+#[test]
+fn the_orchestrators_example_is_the_one_that_the_lab_runs() {
+    let page = read("docs/orchestration.md");
+    for (language, file) in [("python", "example.py"), ("text", "example.out")] {
+        let block = format!("\n```{language}\n{}```\n", read(&format!("tests/lab/orchestrator/{file}")));
+        assert!(page.contains(&block), "docs/orchestration.md does not show {file} as it is");
+    }
 }
 
 /// A fenced block `console` is a session: each `$` line is run, and prints what follows it.

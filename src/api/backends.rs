@@ -107,6 +107,7 @@ fn list(
             }
             let pair = (service.name.clone(), endpoint);
             let (packets, bytes) = counts.get(&pair).copied().unwrap_or_default();
+            let unsettled_slots = report.unsettled.get(&pair).map_or(0, |&slots| slots as u32);
             backends.push(BackendStatus {
                 service: service.name.to_string(),
                 address: backend.address.to_string(),
@@ -122,7 +123,8 @@ fn list(
                 packets,
                 bytes,
                 flows: flows.get(&pair).copied().unwrap_or(0),
-                unsettled_slots: report.unsettled.get(&pair).map_or(0, |&slots| slots as u32),
+                unsettled_slots,
+                flows_known: unsettled_slots == 0 && !report.uncounted.contains(&service.name),
             });
         }
     }

@@ -25,6 +25,8 @@ pub struct Look {
     before: HashMap<u32, Counts>,
     /// The snapshot that all lcores had adopted before the last look.
     last: u32,
+    /// The same, before the one before it.
+    counted: u32,
 }
 
 /// Entries of one destination.
@@ -74,7 +76,13 @@ impl Look {
         let look = self.under_way.take()?;
         self.rest = REST;
         self.before = std::mem::replace(&mut self.seen, look.counts);
-        Some(std::mem::replace(&mut self.last, look.serial))
+        self.counted = std::mem::replace(&mut self.last, look.serial);
+        Some(self.counted)
+    }
+
+    /// Whether the last two looks began after all lcores had adopted the snapshot `serial`: what was remembered by then, and is still, was seen.
+    pub fn has_counted(&self, serial: u32) -> bool {
+        serial <= self.counted
     }
 
     /// What the last look saw of a destination.
@@ -120,8 +128,10 @@ mod tests {
         assert_eq!((serial, steps), (0, 225_000_u32.div_ceil(STEP as u32) + 1), "nothing is known before the second");
         assert_eq!([5, 6, 7].map(|destination| look.seen(destination).flows), [150_000, 7, 0]);
         assert_eq!([5, 6, 7].map(|destination| look.is_remembered(destination)), [true, true, false]);
+        assert!(!look.has_counted(1), "two looks see what one may miss");
         lcores.iter_mut().for_each(Flows::clear);
         let mut again = || (0..1000).find_map(|_| look.step(Some(50))).map(|serial| (serial, look.is_remembered(5)));
         assert_eq!([again(), again()], [Some((9, true)), Some((50, false))]);
+        assert_eq!([50, 51].map(|serial| look.has_counted(serial)), [true, false]);
     }
 }

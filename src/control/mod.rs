@@ -496,12 +496,14 @@ impl Thread {
         moving.sort();
         let mut refused: Vec<_> = registry.all_refused().map(|(name, packets)| (name.clone(), packets)).collect();
         refused.sort();
+        let uncounted = self.compiler.rests_since().filter(|&(_, serial)| !self.look.has_counted(serial));
         Report {
             masked: self.masks.over(self.definitions.as_ref().unwrap_or(&Arc::default())),
             drained: self.masks.drained().iter().cloned().collect(),
             feed_error: self.feed_error.clone(),
             left_out: self.left_out.clone(),
             unsettled: self.compiler.unsettled(),
+            uncounted: uncounted.map(|(name, _)| name.clone()).collect(),
             next_move: self.compiler.next_move().map(|next| next.0.saturating_sub((self.clock)().0)),
             flows,
             moving,

@@ -1,6 +1,6 @@
 //! What the control side can tell of itself, for metrics and the like.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -33,6 +33,8 @@ pub struct Report {
     pub moving: Vec<(Arc<str>, usize)>,
     /// Slots, by service and by the backend that their established flows are on.
     pub unsettled: HashMap<(Arc<str>, SocketAddr), usize>,
+    /// Services whose flows were not counted since their slots came to rest.
+    pub uncounted: HashSet<Arc<str>>,
     /// Milliseconds until the next slot comes to rest.
     pub next_move: Option<u64>,
     /// Packets of each service that were dropped since there was no room to remember their flow.

@@ -280,6 +280,11 @@ impl Compiler {
         slots
     }
 
+    /// The services, and the first snapshot in which the bases of their slots were what they are.
+    pub fn rests_since(&self) -> impl Iterator<Item = (&Arc<str>, u32)> {
+        self.entries.values().map(|entry| (&entry.definition.name, entry.rests_since))
+    }
+
     fn in_motion(&self) -> impl Iterator<Item = (&Key, &Entry)> {
         self.moving.iter().filter_map(|key| self.entries.get_key_value(key))
     }

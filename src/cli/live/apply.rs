@@ -38,7 +38,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         let (old, _) = service::read_tree(&tree_of_set(&set), "the node's definitions", None)?;
         let difference = difference(&old, &new);
         if !args.live.json {
-            print(&difference, args.dry_run)?;
+            let is_renamed = new.version.is_some() && new.version != old.version;
+            print(&difference, is_renamed, args.dry_run)?;
         }
         let request = ReplaceRequest {
             definitions: Some(message_of_set(&new)),
@@ -69,10 +70,12 @@ struct Line {
     tone: Tone,
 }
 
-fn print(lines: &[Line], is_dry_run: bool) -> io::Result<()> {
+/// `is_renamed`: whether the version is another.
+fn print(lines: &[Line], is_renamed: bool, is_dry_run: bool) -> io::Result<()> {
     let (mut out, coloured) = (io::stdout().lock(), is_coloured());
     if lines.is_empty() {
-        return writeln!(out, "nothing {}", if is_dry_run { "would change" } else { "changes" });
+        let subject = if is_renamed { "only the version" } else { "nothing" };
+        return writeln!(out, "{subject} {}", if is_dry_run { "would change" } else { "changes" });
     }
     lines.iter().try_for_each(|line| writeln!(out, "{}", paint(&line.text, line.tone, coloured)))
 }

@@ -97,5 +97,6 @@ pub fn document(backend: &BackendStatus) -> serde_json::Value {
         "bytes": backend.bytes,
         "flows": backend.flows,
         "unsettled_slots": backend.unsettled_slots,
+        "flows_known": backend.flows_known,
     })
 }

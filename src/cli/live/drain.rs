@@ -99,6 +99,9 @@ async fn wait_for(node: &Node, backend: &str, service: &Option<String>, timeout:
             .iter()
             .fold((0, 0), |sum, backend| (sum.0 + backend.flows, sum.1 + u64::from(backend.unsettled_slots)));
         let text = match (flows, unsettled) {
+            (0, 0) if list.iter().any(|backend| !backend.flows_known) => {
+                "unknown how many flows are left: they are being counted".to_owned()
+            }
             (0, 0) => {
                 if io::stderr().is_terminal() || !said.is_empty() {
                     say("no flow is left that this node knows of");

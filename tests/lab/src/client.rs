@@ -42,6 +42,26 @@ impl Client {
         Ok(self.curl_many(url, 1)?.remove(0))
     }
 
+    /// One request from that port.
+    pub fn curl_from(&self, url: &str, port: u16) -> Result<Answer> {
+        let mut curl = self.namespace.command("curl");
+        curl.args(["--silent", "--show-error", "--fail", "--max-time", "5", "--local-port", &port.to_string()]);
+        let said = output(curl.args(["--header", "Connection: close", "--write-out", WRITE_OUT, url]))?;
+        answer(&said.split_whitespace().collect::<Vec<_>>())
+    }
+
+    /// A connection that has had one answer, and is held until the process is dropped.
+    pub fn hold(&self, address: &str) -> Result<(Process, Answer)> {
+        let mut command = self.namespace.helper(std::env::current_exe()?);
+        command.args(["hold", address]).stdin(Stdio::piped());
+        let mut process = Process::start(&mut command, &fresh(&self.directory.join("hold.log")))?;
+        process.until_it_says("held\n", Duration::from_secs(10))?;
+        let said = process.said();
+        let words: Vec<&str> = said.split_whitespace().collect();
+        let answer = answer(&words[..words.len() - 1])?;
+        Ok((process, answer))
+    }
+
     /// So many requests by one curl, each on a connection of its own; every one must succeed.
     pub fn curl_many(&self, url: &str, requests: usize) -> Result<Vec<Answer>> {
         let mut curl = self.namespace.command("curl");

@@ -6,6 +6,7 @@
 //! penstock-lab modes [WORD]    every forwarding mode in front of real receivers
 //! penstock-lab changes [SEED]  thousands of connections while backends come and go and the node starts again
 //! penstock-lab soak [MINUTES]  hundreds of connections and random changes for so long, an eye on memory
+//! penstock-lab control [WORD]  orchestrators and the command line on a live node, and what a control side that fails leaves
 //! penstock-lab up | down       the lab, left standing, and its end
 //! ```
 
@@ -23,6 +24,7 @@ mod metrics;
 mod modules;
 mod namespace;
 mod node;
+mod orchestrator;
 mod pods;
 mod process;
 mod receiver;
@@ -66,6 +68,8 @@ fn run(words: &[&str]) -> Result<bool> {
         ["test", word] => play("Penstock: chosen scenes", chosen(scenes::all(), word)?),
         ["modes"] => play("Penstock: every mode and its receivers", scenes::modes()),
         ["modes", word] => play("Penstock: chosen modes", chosen(scenes::modes(), word)?),
+        ["control"] => play("Penstock: orchestration of a live node", scenes::control()),
+        ["control", word] => play("Penstock: chosen scenes of orchestration", chosen(scenes::control(), word)?),
         ["changes"] => changes::changes(changes::Dice::of_now()),
         ["changes", seed] => changes::changes(changes::Dice(seed.parse()?)),
         ["soak"] => changes::soak(30.0),
@@ -95,8 +99,9 @@ fn run(words: &[&str]) -> Result<bool> {
             let services = services.split(',').map(str::parse).collect::<Result<_, _>>()?;
             crowd::connections::run(clients, services, seats.parse()?, micros(pause)?, rate.parse()?).map(|()| true)
         }
+        ["hold", address] => traffic::hold(address.parse()?).map(|()| true),
         ["beat", address, pause] => traffic::beat(address.parse()?, micros(pause)?).map(|()| true),
-        _ => bail!("demo, test [WORD], modes [WORD], changes [SEED], soak [MINUTES], up or down?"),
+        _ => bail!("demo, test [WORD], modes [WORD], control [WORD], changes [SEED], soak [MINUTES], up or down?"),
     }
 }
 

@@ -21,6 +21,13 @@ pub const NIC: &str = "nic0";
 /// The tap that penstock makes; the node's address lives there.
 pub const TWIN: &str = "wan0";
 pub const METRICS: &str = "127.0.0.1:9341";
+/// The API beside its socket, inside the node's namespace.
+pub const API: &str = "127.0.0.1:9340";
+
+/// The [feed] that reads [`Node::services`].
+pub const FILE: &str = "kind = \"file\"\npath = \"services/services.json\"";
+/// No feed: definitions come by the API.
+pub const NO_FEED: &str = "kind = \"none\"";
 
 /// What may differ from one start to the next.
 #[derive(Debug, Clone)]
@@ -37,6 +44,8 @@ pub struct Options {
     pub sources: &'static str,
     /// Room for so many in each lcore's flow table.
     pub flows: usize,
+    /// The lines of [feed].
+    pub feed: String,
 }
 
 /// The DPDK driver of the port.
@@ -60,7 +69,41 @@ impl Default for Options {
             hold: "0ms",
             sources: "1024-32767",
             flows: 1 << 20,
+            feed: FILE.to_owned(),
         }
+    }
+}
+
+/// What a subcommand did that asked the running node.
+pub struct Asked {
+    command: String,
+    pub code: i32,
+    pub said: String,
+    /// On stderr.
+    pub complained: String,
+}
+
+impl Asked {
+    /// What it printed, if it went well.
+    pub fn good(self) -> Result<String> {
+        let Self { command, code, said, complained } = self;
+        if code == 0 { Ok(said) } else { bail!("penstock {command}: exit code {code}: {complained}{said}") }
+    }
+
+    /// What it complained of, if it ended by this code.
+    pub fn refused(self, wanted: i32) -> Result<String> {
+        let Self { command, code, said, complained } = self;
+        if code == wanted {
+            Ok(complained)
+        } else {
+            bail!("penstock {command}: exit code {code}, not {wanted}: {complained}{said}")
+        }
+    }
+
+    /// The document that it printed by --json.
+    pub fn document(self) -> Result<Value> {
+        let command = self.command.clone();
+        serde_json::from_str(&self.good()?).with_context(|| format!("penstock {command}: not one JSON document"))
     }
 }
 
@@ -98,6 +141,16 @@ impl Node {
         self.directory.join("services/services.json")
     }
 
+    /// Where its API listens.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.join("run/api.sock")
+    }
+
+    /// The same, as `--api` and gRPC's libraries take it.
+    pub fn api(&self) -> String {
+        format!("unix:{}", self.socket().display())
+    }
+
     pub fn log_file(&self) -> PathBuf {
         self.directory.join("penstock.log")
     }
@@ -124,7 +177,9 @@ impl Node {
         self.namespace.ip(&format!("address replace {NODE}/24 dev {TWIN}"))?;
         self.namespace.ip(&format!("link set {TWIN} up"))?;
         self.namespace.ip(&format!("route replace default via {GATEWAY} dev {TWIN}"))?;
-        until("/readyz says 200", Duration::from_secs(30), || Ok((self.health("readyz")? == 200).then_some(())))
+        // Without a feed there may be no definitions yet, and then nobody is ready.
+        let page = if options.feed == NO_FEED { "healthz" } else { "readyz" };
+        until(&format!("/{page} says 200"), Duration::from_secs(30), || Ok((self.health(page)? == 200).then_some(())))
             .map_err(with(|| process.tail()))?;
         until("the twin reaches the router", Duration::from_secs(10), || {
             self.namespace.run(&format!("ping -n -c 1 -W 1 {GATEWAY}")).map(Some)
@@ -134,13 +189,18 @@ impl Node {
         Ok(())
     }
 
-    /// Starts it as one that has never run, with these services.
-    pub fn start_anew(&mut self, options: &Options, services: &Value) -> Result<()> {
+    /// Stops it, and has it forget that it ever ran.
+    pub fn forget(&mut self) -> Result<()> {
         self.stop()?;
         let state = self.directory.join("state");
         forget_flows(&state);
         std::fs::remove_dir_all(&state)?;
-        std::fs::create_dir(&state)?;
+        Ok(std::fs::create_dir(&state)?)
+    }
+
+    /// Starts it as one that has never run, with these services.
+    pub fn start_anew(&mut self, options: &Options, services: &Value) -> Result<()> {
+        self.forget()?;
         self.write(services)?;
         self.start(options)?;
         self.until_version(version_of(services)?)?;
@@ -212,6 +272,34 @@ impl Node {
         Ok((done.status.code().unwrap_or(-1), said))
     }
 
+    /// A subcommand that asks the running node.
+    pub fn ask(&self, words: &[&str]) -> Result<Asked> {
+        self.ask_at(&self.api(), words)
+    }
+
+    /// The same, of whoever is at `api`.
+    pub fn ask_at(&self, api: &str, words: &[&str]) -> Result<Asked> {
+        Self::asked(Command::new(&self.program), api, words)
+    }
+
+    /// The same, from the node's own namespace.
+    pub fn ask_inside(&self, api: &str, words: &[&str]) -> Result<Asked> {
+        Self::asked(self.namespace.command(&self.program), api, words)
+    }
+
+    fn asked(mut command: Command, api: &str, words: &[&str]) -> Result<Asked> {
+        let done = command.args(words).args(["--api", api]).output()?;
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        let code = done.status.code().unwrap_or(-1);
+        Ok(Asked { command: words.join(" "), code, said: text(done.stdout), complained: text(done.stderr) })
+    }
+
+    /// Such a subcommand in the background. `log`: of its output.
+    pub fn ask_on(&self, words: &[&str], log: &Path) -> Result<Process> {
+        let mut command = self.namespace.helper(&self.program);
+        Process::start(command.args(words).args(["--api", &self.api()]), log)
+    }
+
     /// What `penstock backend recipe` prints for these words.
     pub fn recipe(&self, words: &str) -> Result<String> {
         output(Command::new(&self.program).args(["backend", "recipe"]).args(words.split_whitespace()))
@@ -281,8 +369,8 @@ impl Node {
     }
 
     fn configuration_text(&self, options: &Options) -> String {
-        let Options { lcores, idle, stop_grace, driver, mtu, hold, sources, flows } = options;
-        let (directory, queues) = (self.directory.display(), lcores.len());
+        let Options { lcores, idle, stop_grace, driver, mtu, hold, sources, flows, feed } = options;
+        let (directory, queues, api) = (self.directory.display(), lcores.len(), self.api());
         let device = match driver {
             Driver::AfPacket => format!("net_af_packet0,iface={NIC},qpairs={queues}"),
             Driver::Pcap => format!("net_pcap0,rx_iface_in={NIC},tx_iface={NIC}"),
@@ -325,8 +413,10 @@ seed = "cGVuc3RvY2sgbGFiIDAwMQ=="
 table_size = 65537
 
 [feed]
-kind = "file"
-path = "services/services.json"
+{feed}
+
+[api]
+listen = ["{api}", "{API}"]
 
 [metrics]
 listen = "{METRICS}"

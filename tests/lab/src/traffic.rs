@@ -83,6 +83,28 @@ pub fn churn(address: SocketAddr, connections: u64, workers: usize) -> Result<()
     Ok(())
 }
 
+/// One request, and the connection left open; says the answer, and both ends of the connection.
+pub fn hold(address: SocketAddr) -> Result<()> {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE).context("connect")?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(format!("GET / HTTP/1.1\r\nHost: {address}\r\n\r\n").as_bytes()).context("send")?;
+    let mut said = Vec::new();
+    // The body is a line, and the head ends by an empty one.
+    while !said.ends_with(b"\n") || said.ends_with(b"\r\n") {
+        let mut part = [0; 1024];
+        let count = stream.read(&mut part).context("receive")?;
+        if count == 0 {
+            bail!("closed after {:?}", String::from_utf8_lossy(&said));
+        }
+        said.extend_from_slice(&part[..count]);
+    }
+    let said = String::from_utf8_lossy(&said);
+    let body = said.trim_end().lines().last().unwrap_or_default();
+    println!("{body} {} {}\nheld", stream.local_addr()?, stream.peer_addr()?);
+    let _ = std::io::stdin().read_to_end(&mut Vec::new());
+    Ok(())
+}
+
 /// One datagram after the other from one port.
 pub fn beat(address: SocketAddr, pause: Duration) -> Result<()> {
     let stop = stop_with_stdin();

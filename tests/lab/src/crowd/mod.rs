@@ -117,6 +117,8 @@ impl Crowd {
         let mut command = client.namespace.helper(std::env::current_exe()?);
         command.args(["crowd", &size.seats.to_string(), &size.pause.as_micros().to_string(), &size.rate.to_string()]);
         let log = client.directory.join("crowd.log");
+        // Of a crowd before.
+        let _ = std::fs::remove_file(&log);
         let process =
             Process::start(command.args([CLIENTS.join(","), services.join(",")]).stdin(Stdio::piped()), &log)?;
         let said = BufReader::new(File::open(&log).with_context(|| log.display().to_string())?);

@@ -4,6 +4,7 @@ mod added_under_load;
 mod broken_file;
 mod churn;
 mod cilium;
+mod control;
 mod counters;
 mod cpu;
 mod crash;
@@ -29,6 +30,8 @@ mod two_lcores;
 mod weights;
 
 use anyhow::Result;
+
+pub use control::scenes as control;
 
 use crate::lab::Lab;
 use crate::say::Story;

@@ -1,0 +1,42 @@
+//! The control side: gRPC in other hands, the command line on a live node, and what happens where the control side dies or stands still.
+//! `make lab-control`.
+
+mod drain;
+mod killed;
+mod live;
+mod orchestrator;
+mod stuck;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use super::{Scene, require};
+use crate::lab::{Lab, services};
+use crate::node::{NO_FEED, Options};
+
+pub fn scenes() -> Vec<Scene> {
+    vec![orchestrator::SCENE, live::SCENE, drain::SCENE, killed::SCENE, stuck::SCENE]
+}
+
+/// Silent for so long, connections are forgotten: longer than any is silent here.
+const IDLE: &str = "600s";
+
+/// The lab's two services over all three backends; `web` remembers each flow, `shop` those that a change concerns.
+fn definitions(version: &str, idle: &str) -> Value {
+    let mut set = services(version, &[(1, 100), (2, 100), (3, 100)]);
+    for (service, tracking) in [(0, "full"), (1, "transition")] {
+        set["services"][service]["tracking"] = json!(tracking);
+        set["services"][service]["idle_timeout"] = json!({"tcp": idle, "tcp_closing": "1s"});
+    }
+    set
+}
+
+/// Starts a node that has never run and that no feed rules, and gives it these definitions.
+fn start_without_feed(lab: &mut Lab, definitions: &Value) -> Result<()> {
+    lab.node.forget()?;
+    lab.node.start(&Options { feed: NO_FEED.to_owned(), ..Options::default() })?;
+    let file = lab.directory().join("definitions.json");
+    std::fs::write(&file, definitions.to_string())?;
+    lab.node.ask(&["apply", &file.display().to_string()])?.good()?;
+    lab.node.until_resolved()
+}
