@@ -505,6 +505,56 @@ fn the_standard_health_service_and_reflection_answer() {
     });
 }
 
+/// The process ends between keeping a change and putting it in force: then nothing on disk says yet what it moves.
+#[test]
+fn a_change_that_was_kept_but_never_in_force_moves_no_flow_by_a_restart() {
+    let more: fn(Channel) -> std::pin::Pin<Box<dyn Future<Output = ()>>> = |channel| {
+        Box::pin(async move {
+            let request = upsert(service("web", 1, &[1, 2, 3, 4]));
+            DefinitionsClient::new(channel).upsert_service(request).await.unwrap();
+        })
+    };
+    let replaced: fn(Channel) -> std::pin::Pin<Box<dyn Future<Output = ()>>> = |channel| {
+        Box::pin(async move {
+            let set = ServiceSet { version: None, services: vec![service("web", 1, &[1, 2, 3, 4])] };
+            let request = ReplaceRequest { definitions: Some(set), ..ReplaceRequest::default() };
+            DefinitionsClient::new(channel).replace(request).await.unwrap();
+        })
+    };
+    let drained: fn(Channel) -> std::pin::Pin<Box<dyn Future<Output = ()>>> = |channel| {
+        Box::pin(async move {
+            let request = DrainRequest { backend: "10.1.0.1".to_owned(), service: None };
+            BackendsClient::new(channel).drain(request).await.unwrap();
+        })
+    };
+    for (name, change) in [("upsert", more), ("replace", replaced), ("drain", drained)] {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str| directory.path().join(name);
+        let node = Node::start(directory.path());
+        against(directory.path(), |channel| async move {
+            let mut client = DefinitionsClient::new(channel);
+            client.upsert_service(upsert(service("other", 2, &[1]))).await.unwrap();
+            client.upsert_service(upsert(service("web", 1, &[1, 2]))).await.unwrap();
+        });
+        drop(node);
+        std::fs::copy(file("bases"), file("aside")).unwrap();
+        let node = Node::start(directory.path());
+        against(directory.path(), change);
+        drop(node);
+        std::fs::copy(file("aside"), file("bases")).unwrap();
+        let node = Node::start(directory.path());
+        against(directory.path(), |channel| async move {
+            let request = ListBackendsRequest { service: Some("web".to_owned()), backend: None };
+            let list = BackendsClient::new(channel).list(request).await.unwrap().into_inner().backends;
+            let first = &list[0];
+            assert!(first.unsettled_slots > 0, "{name}: {first:?} has flows in slots that are another's now");
+            let slots: u32 = list.iter().map(|backend| backend.slots).sum();
+            assert_eq!((list.len() > 2 || first.slots == 0, slots), (true, 251), "{name}: {list:?}");
+        });
+        drop(node);
+    }
+}
+
 /// What the test below runs again and again, and kills.
 #[test]
 fn a_node_to_be_killed() {

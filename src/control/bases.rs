@@ -9,6 +9,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::journal::Position;
 use crate::service::{Ports, Protocol};
 use crate::snapshot::{Bases, By, Held, Key, Millis, Numbers, Space, Until};
 
@@ -22,10 +23,22 @@ pub struct Saved {
     pub numbers: Numbers,
     /// Which memory of flows the numbers are of.
     pub memory: u64,
+    pub of: Of,
+}
+
+/// What slots had their owners by. Changes that are on disk since then were never put in force: what they move still has to be held.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Of {
+    /// The last change of the definitions, where they are written one after another.
+    pub position: Option<Position>,
+    /// Who was drained by hand, as [`super::drained::Drained::to_text`].
+    pub drained: Option<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Document {
+    #[serde(default)]
+    of: Of,
     /// Whom slots are of.
     endpoints: Vec<SocketAddr>,
     /// Of services with the same history one.
@@ -75,8 +88,14 @@ impl Saved {
             destinations: destinations.collect(),
         });
         let numbers = numbers.collect();
-        let mut document =
-            Document { endpoints: Vec::new(), bases: Vec::new(), services: Vec::new(), numbers, memory: self.memory };
+        let mut document = Document {
+            endpoints: Vec::new(),
+            bases: Vec::new(),
+            services: Vec::new(),
+            numbers,
+            memory: self.memory,
+            of: self.of.clone(),
+        };
         let mut known: Vec<&Arc<Bases>> = Vec::new();
         let mut numbers = std::collections::HashMap::new();
         for (key, bases) in &self.bases {
@@ -129,8 +148,8 @@ impl Saved {
         let destinations =
             |of: Numbered| Some((key(of.vip, of.ports, of.protocol)?, of.had_other_slots, of.destinations));
         let numbers = document.numbers.into_iter().filter_map(destinations);
-        let memory = document.memory;
-        Ok(Self { bases, numbers: if knows_flows { numbers.collect() } else { Numbers::default() }, memory })
+        let (memory, of) = (document.memory, document.of);
+        Ok(Self { bases, numbers: if knows_flows { numbers.collect() } else { Numbers::default() }, memory, of })
     }
 }
 
@@ -154,7 +173,8 @@ mod tests {
             vec![(SocketAddr::from(([10, 0, 0, 1], 80)), 7), (SocketAddr::from(([10, 0, 0, 2], 80)), 9)],
         )];
         let (bases, numbers) = (vec![(key(80), bases.clone()), (key(81), bases)], numbers.into_iter().collect());
-        Saved { bases, numbers, memory: 77 }
+        let of = Of { position: Some(Position { segment: 3, line: 4 }), drained: Some(String::new()) };
+        Saved { bases, numbers, memory: 77, of }
     }
 
     fn untils(saved: &Saved) -> Vec<Until> {

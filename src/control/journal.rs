@@ -39,14 +39,22 @@ impl Change {
     }
 }
 
+/// A change among all: so many lines of a segment, and all of the segments before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Position {
+    pub segment: u64,
+    pub line: u64,
+}
+
 /// The segment that is appended to.
 #[derive(Debug)]
 pub struct Journal {
     directory: PathBuf,
     number: u64,
     file: File,
-    /// Bytes that are known to be whole.
+    /// Bytes, and lines, that are known to be whole.
     bytes: u64,
+    lines: u64,
     /// Whether what stands behind those must be cut off first.
     is_torn: bool,
 }
@@ -57,7 +65,7 @@ impl Journal {
         let file = File::create(path(directory, number))?;
         file.sync_all()?;
         File::open(directory)?.sync_all()?;
-        Ok(Self { directory: directory.to_owned(), number, file, bytes: 0, is_torn: false })
+        Ok(Self { directory: directory.to_owned(), number, file, bytes: 0, lines: 0, is_torn: false })
     }
 
     /// Goes on with a segment where there is one.
@@ -66,13 +74,20 @@ impl Journal {
         if !path.exists() {
             return Self::begin(directory, number);
         }
-        let whole = fs::read(&path)?.iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
+        let bytes = fs::read(&path)?;
+        let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
+        let lines = bytes.iter().filter(|&&byte| byte == b'\n').count() as u64;
         let file = OpenOptions::new().append(true).open(&path)?;
-        Ok(Self { directory: directory.to_owned(), number, file, bytes: whole as u64, is_torn: true })
+        Ok(Self { directory: directory.to_owned(), number, file, bytes: whole as u64, lines, is_torn: true })
     }
 
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Of the last change.
+    pub fn position(&self) -> Position {
+        Position { segment: self.number, line: self.lines }
     }
 
     /// Appends lines and syncs them. If that fails none of them counts.
@@ -86,14 +101,15 @@ impl Journal {
         self.file.write_all(lines.as_bytes())?;
         self.file.sync_data()?;
         self.bytes += lines.len() as u64;
+        self.lines += lines.bytes().filter(|&byte| byte == b'\n').count() as u64;
         self.is_torn = false;
         Ok(())
     }
 }
 
 /// The changes since a set was written whose first segment is `from`, in order, and the number of the last segment. What is damaged is
-/// reported by the second of the pair, and nothing after it is used.
-pub fn read(directory: &Path, from: u64) -> (Vec<Change>, u64, Option<String>) {
+/// reported by the last of the three, and nothing after it is used.
+pub fn read(directory: &Path, from: u64) -> (Vec<(Position, Change)>, u64, Option<String>) {
     let (mut changes, mut number) = (Vec::new(), from);
     loop {
         let path = path(directory, number);
@@ -112,7 +128,7 @@ pub fn read(directory: &Path, from: u64) -> (Vec<Change>, u64, Option<String>) {
                 );
                 return (changes, number, Some(problem));
             };
-            changes.push(change);
+            changes.push((Position { segment: number, line: index as u64 + 1 }, change));
         }
         number += 1;
     }
@@ -172,7 +188,7 @@ mod tests {
     }
 
     fn versions(directory: &Path, from: u64) -> Vec<u64> {
-        read(directory, from).0.iter().map(|change| change.version.parse().unwrap()).collect()
+        read(directory, from).0.iter().map(|(_, change)| change.version.parse().unwrap()).collect()
     }
 
     #[test]
@@ -188,7 +204,10 @@ mod tests {
         assert_eq!(versions(directory.path(), 7), [1, 2, 3, 4]);
         assert_eq!(versions(directory.path(), 8), [3, 4]);
         assert_eq!(read(directory.path(), 9).1, 9);
-        assert_eq!(read(directory.path(), 7).0[2].line(), change(3).line());
+        assert_eq!(read(directory.path(), 7).0[2].1.line(), change(3).line());
+        let positions: Vec<_> = read(directory.path(), 7).0.iter().map(|(at, _)| (at.segment, at.line)).collect();
+        assert_eq!(positions, [(7, 1), (7, 2), (8, 1), (8, 2)]);
+        assert_eq!(journal.position(), Position { segment: 8, line: 2 });
         forget_before(directory.path(), 8).unwrap();
         assert_eq!((versions(directory.path(), 7), versions(directory.path(), 8)), (vec![], vec![3, 4]));
     }

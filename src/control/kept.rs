@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use super::bases::Saved;
 use super::drained::Drained;
-use super::journal::{self, Journal};
+use super::journal::{self, Journal, Position};
 use crate::health::LastState;
 use crate::service::Definitions;
 
@@ -26,6 +26,8 @@ pub enum Kept {
     Definitions,
     /// Where flows are that nobody remembers.
     Bases,
+    /// The definitions that a whole set took the place of, as long as it may not have been put in force.
+    Before,
     /// Backends that were drained by hand.
     Drained,
     /// Backends that failed their checks.
@@ -46,6 +48,7 @@ impl Kept {
         match self {
             Self::Definitions => "definitions.last-good",
             Self::Bases => "bases",
+            Self::Before => "definitions.before",
             Self::Drained => "drained",
             Self::Health => "health",
         }
@@ -55,6 +58,8 @@ impl Kept {
         match self {
             Self::Definitions => "penstock last good definitions, fnv1a",
             Self::Bases => "penstock bases of slots, fnv1a",
+            // A link to what that file was.
+            Self::Before => Self::Definitions.title(),
             Self::Drained => "penstock drained backends, fnv1a",
             Self::Health => "penstock backends that failed their checks, fnv1a",
         }
@@ -132,8 +137,8 @@ pub struct Commit {
     pub definitions: Option<Arc<Definitions>>,
     /// What was changed, where that is little; `None`: all of the definitions are written.
     pub lines: Option<String>,
-    /// Hears when all of it is there, or why not.
-    pub done: oneshot::Sender<Result<(), String>>,
+    /// Hears when all of it is there, and of which change the definitions are now, or why not.
+    pub done: oneshot::Sender<Result<Option<Position>, String>>,
 }
 
 impl Keeper {
@@ -247,31 +252,50 @@ impl Writer {
             if let Some(drained) = drained {
                 Kept::Drained.save(&self.state_dir, &drained.to_text()).map_err(|error| error.to_string())?;
             }
-            let Some(definitions) = definitions else { return Ok(()) };
+            let Some(definitions) = definitions else { return Ok(None) };
             match (&mut self.journal, lines) {
                 (Some(journal), Some(lines)) => {
                     journal.append(&lines).map_err(|error| error.to_string())?;
+                    let position = journal.position();
                     self.rewrite_where_long(definitions);
-                    Ok(())
+                    Ok(Some(position))
                 }
-                _ => self.write_whole(&definitions),
+                _ => self.write_whole(&definitions).map(Some),
             }
         };
         let _ = done.send(write());
     }
 
-    fn write_whole(&mut self, definitions: &Definitions) -> Result<(), String> {
+    /// What stood there before stays, too, until the next time: this one may never come into force.
+    fn write_whole(&mut self, definitions: &Definitions) -> Result<Position, String> {
         // It would end later, with an older set.
         self.finish_rewriting();
+        let first_before = self.keep_before().map_err(|error| error.to_string())?;
         let number = journal::next(&self.state_dir).map_err(|error| error.to_string())?;
         let journal = Journal::begin(&self.state_dir, number).map_err(|error| error.to_string())?;
         let text = format!("{CHANGES}{number}\n{}", definitions.to_json());
         Kept::Definitions.save(&self.state_dir, &text).map_err(|error| error.to_string())?;
+        let position = journal.position();
         (self.journal, self.base_bytes) = (Some(journal), text.len() as u64);
-        if let Err(error) = journal::forget_before(&self.state_dir, number) {
+        if let Err(error) = journal::forget_before(&self.state_dir, first_before.unwrap_or(number)) {
             tracing::warn!("old changes cannot be removed: {error}");
         }
-        Ok(())
+        Ok(position)
+    }
+
+    /// Gives the definitions that are there a second name; and the first segment of their changes, where they have any.
+    fn keep_before(&self) -> io::Result<Option<u64>> {
+        let (now, before) = (Kept::Definitions.path(&self.state_dir), Kept::Before.path(&self.state_dir));
+        match fs::remove_file(&before) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        match fs::hard_link(&now, &before) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            linked => linked?,
+        }
+        let text = Kept::Before.load(&self.state_dir).ok().flatten();
+        Ok(text.and_then(|text| split_changes(&text).0))
     }
 
     /// Where the changes have grown as long as the set, begins another segment, and has the set written anew behind the scenes.
@@ -288,7 +312,11 @@ impl Writer {
             let work = move || {
                 let text = format!("{CHANGES}{number}\n{}", definitions.to_json());
                 Kept::Definitions.save(&state_dir, &text).map_err(|error| io::Error::other(error.to_string()))?;
-                journal::forget_before(&state_dir, number)?;
+                // This one is the same as what it takes the place of.
+                match fs::remove_file(Kept::Before.path(&state_dir)) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => journal::forget_before(&state_dir, number)?,
+                }
                 Ok(text.len() as u64)
             };
             Ok::<_, io::Error>((journal, std::thread::Builder::new().name("keeper".to_owned()).spawn(work)?))

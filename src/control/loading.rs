@@ -4,9 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::authored::Authored;
-use super::bases::Saved;
+use super::bases::{Of, Saved};
 use super::client::Refused;
 use super::drained::Drained;
+use super::journal::Position;
 use super::kept::{self, Kept};
 use super::{journal, read};
 use crate::config::Config;
@@ -39,11 +40,15 @@ pub struct Loaded {
     pub definitions: Option<Arc<Definitions>>,
     /// The last segment of their changes, where they have any.
     pub last_segment: Option<u64>,
+    /// Of which change they are.
+    pub position: Option<Position>,
+    /// What they were when `of` was kept, where that was something else: what came after was never in force.
+    pub before: Option<Arc<Definitions>>,
     pub left_out: Vec<LeftOut>,
 }
 
-/// Reads them.
-pub fn load(config: &Config) -> Loaded {
+/// Reads them. `of`: what slots had their owners by.
+pub fn load(config: &Config, of: Option<&Of>) -> Loaded {
     let state_dir = &config.node.state_dir;
     let text = Kept::Definitions.load(state_dir).unwrap_or_else(|error| {
         tracing::error!("{error}");
@@ -59,23 +64,74 @@ pub fn load(config: &Config) -> Loaded {
             return Loaded::default();
         }
     };
-    let (definitions, last_segment) = match first_segment {
-        Some(first) => load_changes(state_dir, first, definitions),
-        None => (definitions, None),
+    let mut loaded = Loaded { left_out, ..Loaded::default() };
+    let definitions = match first_segment {
+        Some(first) => {
+            let (asked, begin) = (of.and_then(|of| of.position), Position { segment: first, line: 0 });
+            let changed = load_changes(state_dir, first, None, definitions, asked.map(|asked| asked.max(begin)));
+            // What is appended behind damage would not be found again: then all is written anew.
+            loaded.last_segment = (!changed.is_damaged).then_some(changed.last_segment);
+            loaded.position = Some(changed.position);
+            loaded.before = match asked {
+                // Else the set was only written anew.
+                Some(asked) if asked < begin && Kept::Before.path(state_dir).exists() => {
+                    load_before(config, first, asked)
+                }
+                _ => changed.at,
+            };
+            changed.definitions
+        }
+        None => definitions,
     };
     let version = definitions.version.as_deref().unwrap_or("(none)");
     tracing::info!("starting with the last good definitions, version {version}");
-    Loaded { definitions: Some(Arc::new(definitions)), last_segment, left_out }
+    loaded.before = loaded.before.filter(|before| **before != definitions);
+    loaded.definitions = Some(Arc::new(definitions));
+    loaded
 }
 
-/// The definitions with the changes since they were written.
-fn load_changes(state_dir: &Path, first_segment: u64, definitions: Definitions) -> (Definitions, Option<u64>) {
-    let (changes, last_segment, problem) = journal::read(state_dir, first_segment);
+/// The definitions that the whole set from the segment `until` on took the place of, as they were at `position`.
+fn load_before(config: &Config, until: u64, position: Position) -> Option<Arc<Definitions>> {
+    let state_dir = &config.node.state_dir;
+    let text = Kept::Before.load(state_dir).ok().flatten()?;
+    let (first, document) = kept::split_changes(&text);
+    let path = Kept::Before.path(state_dir).display().to_string();
+    let definitions = read(config, &path, document, None).ok()?.definitions;
+    match first {
+        Some(first) => load_changes(state_dir, first, Some(until), definitions, Some(position)).at,
+        None => Some(Arc::new(definitions)),
+    }
+}
+
+/// Definitions with the changes since they were written.
+struct Changed {
+    definitions: Definitions,
+    last_segment: u64,
+    position: Position,
+    /// As they were at the position that was asked for.
+    at: Option<Arc<Definitions>>,
+    is_damaged: bool,
+}
+
+/// Makes the changes from one segment on (until another), of which one may be asked for.
+fn load_changes(
+    state_dir: &Path,
+    first: u64,
+    until: Option<u64>,
+    definitions: Definitions,
+    asked: Option<Position>,
+) -> Changed {
+    let (changes, last_segment, problem) = journal::read(state_dir, first);
     if let Some(problem) = &problem {
         tracing::error!("{problem}");
     }
     let mut authored = Authored::new(&definitions);
-    for change in changes {
+    let mut position = Position { segment: first, line: 0 };
+    let mut at = (asked == Some(position)).then(|| Arc::new(authored.definitions()));
+    for (place, change) in changes {
+        if until.is_some_and(|until| place.segment >= until) {
+            break;
+        }
         let redone = match &change.upsert {
             Some(json) => service::tree::json(json.get().as_bytes(), "change")
                 .and_then(|tree| service::read_service(&tree, "change"))
@@ -91,9 +147,12 @@ fn load_changes(state_dir: &Path, first_segment: u64, definitions: Definitions) 
                 change.version
             );
         }
+        position = place;
+        if asked == Some(position) {
+            at = Some(Arc::new(authored.definitions()));
+        }
     }
-    // What is appended behind damage would not be found again: then all is written anew.
-    (authored.definitions(), problem.is_none().then_some(last_segment))
+    Changed { definitions: authored.definitions(), last_segment, position, at, is_damaged: problem.is_some() }
 }
 
 /// What was drained by hand.

@@ -39,10 +39,12 @@ use crate::service::{self, Definitions, Errors, LeftOut, Reading};
 use crate::snapshot::{Compiler, Fabric, Millis, Snapshot};
 
 use authored::Authored;
-use bases::Saved;
+use bases::{Of, Saved};
 use client::Request;
 pub use client::{Client, Edit, Refused, Seen, Write, Written};
+use drained::Drained;
 pub use drained::{Named, NotNamed, Whom};
+use journal::Position;
 pub use loading::knows_numbers;
 use loading::{Loaded, load, load_bases, load_drained, load_health};
 use masks::Masks;
@@ -155,6 +157,8 @@ struct Thread {
     in_force: watch::Sender<Arc<Definitions>>,
     /// What is laid over them.
     masks: Masks,
+    /// Of which change the definitions are, where they are written one after another.
+    position: Option<Position>,
     prober: Prober,
     checks: Changes,
     /// What writers wait for.
@@ -203,7 +207,9 @@ impl Thread {
             Some(kernel) => kernel.facts(),
             None => watch::channel(Facts::default()).1,
         };
-        let Loaded { definitions, last_segment, left_out } = load(&config);
+        let saved = load_bases(&config, clock(), knows_flows);
+        let of = saved.as_ref().map(|saved| saved.of.clone());
+        let Loaded { definitions, last_segment, position, before, left_out } = load(&config, of.as_ref());
         has_definitions.store(definitions.is_some(), Ordering::Relaxed);
         let nothing = Arc::default();
         let given = definitions.as_ref().unwrap_or(&nothing);
@@ -217,12 +223,21 @@ impl Thread {
         };
         prober.want(given.services.clone());
         let view = prober.view();
-        let mut masks = Masks::new(drained, Box::new(move |service| view.down(service)));
+        let drained_before = of.and_then(|of| Drained::of_text(&of.drained?).ok());
+        let drained_before = drained_before.filter(|before| *before != drained);
+        let mut masks = Masks::new(drained.clone(), Box::new(move |service| view.down(service)));
         let fabric = fabric::merge(&fixed, &facts.borrow());
         let mut compiler = Compiler::new(config.environment());
-        if let Some(saved) = load_bases(&config, clock(), knows_flows) {
+        if let Some(saved) = saved {
             let last = remembered.iter().filter_map(Remembered::last_destination).max();
             compiler.restore(saved.bases, saved.numbers, knows_flows.then_some(last));
+        }
+        if before.is_some() || drained_before.is_some() {
+            // The process before ended between keeping a change and putting it in force: so its flows are where they were before that.
+            masks.set_drained(drained_before.unwrap_or_else(|| drained.clone()));
+            compiler.compile(&masks.over(before.as_ref().unwrap_or(given)), &fabric, clock());
+            compiler.adopted(clock());
+            masks.set_drained(drained);
         }
         let first = compiler.compile(&masks.over(given), &fabric, clock());
         // The lcores begin with it.
@@ -248,6 +263,7 @@ impl Thread {
             has_definitions,
             in_force,
             masks,
+            position,
             prober,
             checks: changes,
             writes,
@@ -434,7 +450,8 @@ impl Thread {
     fn keep_bases(&mut self) {
         if self.compiler.has_moved() {
             let (bases, numbers) = (self.compiler.bases(), self.compiler.numbers());
-            self.keeper.keep_bases(Saved { bases, numbers, memory: self.memory });
+            let of = Of { position: self.position, drained: Some(self.masks.drained().to_text()) };
+            self.keeper.keep_bases(Saved { bases, numbers, memory: self.memory, of });
         }
     }
 

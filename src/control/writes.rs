@@ -12,6 +12,7 @@ use super::Thread;
 use super::authored::{Authored, Record};
 use super::client::{Change, Refused};
 use super::drained::{Drained, Whom};
+use super::journal::Position;
 use super::kept::Commit;
 use crate::service::{Definitions, Service};
 
@@ -34,7 +35,7 @@ pub(super) struct Committing {
     since: Instant,
     definitions: Option<Arc<Definitions>>,
     has_drained: bool,
-    done: oneshot::Receiver<Result<(), String>>,
+    done: oneshot::Receiver<Result<Option<Position>, String>>,
     /// Called with what became of it.
     answers: Vec<Told>,
 }
@@ -114,20 +115,16 @@ impl Thread {
     }
 
     /// What was kept is put in force; what could not be kept never was.
-    pub(super) fn finish_commit(&mut self, result: Result<(), String>) {
+    pub(super) fn finish_commit(&mut self, result: Result<Option<Position>, String>) {
         let Some(Committing { since, definitions, has_drained, answers, .. }) = self.writes.committing.take() else {
             return;
         };
-        if let Err(why) = result {
-            tracing::error!("changes are refused, since they cannot be kept on disk: {why}");
-            let nothing = Arc::default();
-            let in_force = self.definitions.as_ref().unwrap_or(&nothing);
-            if let Some(authored) = &mut self.writes.authored {
-                *authored = Authored::new(in_force);
-            }
-            self.writes.drained = self.masks.drained().clone();
-            answers.into_iter().for_each(|answer| answer(Err(Refused::NotKept(why.clone()))));
-            return;
+        let position = match result {
+            Ok(position) => position,
+            Err(why) => return self.take_back(&why, answers),
+        };
+        if position.is_some() {
+            self.position = position;
         }
         let answers = answers.into_iter().map(|answer| -> Adopted { Box::new(|| answer(Ok(()))) });
         self.writes.unanswered.extend(answers);
@@ -142,6 +139,18 @@ impl Thread {
             None => self.publish(since),
         }
         self.answer();
+    }
+
+    /// What could not be kept never was.
+    fn take_back(&mut self, why: &str, answers: Vec<Told>) {
+        tracing::error!("changes are refused, since they cannot be kept on disk: {why}");
+        let nothing = Arc::default();
+        let in_force = self.definitions.as_ref().unwrap_or(&nothing);
+        if let Some(authored) = &mut self.writes.authored {
+            *authored = Authored::new(in_force);
+        }
+        self.writes.drained = self.masks.drained().clone();
+        answers.into_iter().for_each(|answer| answer(Err(Refused::NotKept(why.to_owned()))));
     }
 
     /// Tells writers whose changes every lcore has adopted.
@@ -174,7 +183,7 @@ impl Thread {
 }
 
 /// What became of what the keeper was given; for ever where that is nothing.
-pub(super) async fn committed(committing: &mut Option<Committing>) -> Option<Result<(), String>> {
+pub(super) async fn committed(committing: &mut Option<Committing>) -> Option<Result<Option<Position>, String>> {
     match committing {
         Some(committing) => Some((&mut committing.done).await.unwrap_or_else(|_| Err("nobody writes".to_owned()))),
         None => std::future::pending().await,
