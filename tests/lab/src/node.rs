@@ -348,12 +348,19 @@ impl Node {
         Ok(())
     }
 
-    /// CPU time that it has used so far, all threads, in seconds.
-    pub fn cpu_seconds(&mut self) -> Result<f64> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process()?.pid()))?;
-        // proc(5): after the parenthesis utime and stime are the 12th and 13th words, in ticks of 1/100 s.
-        let words: Vec<&str> = stat.rsplit_once(')').context("/proc/…/stat")?.1.split_whitespace().collect();
-        Ok((words[11].parse::<f64>()? + words[12].parse::<f64>()?) / 100.0)
+    /// CPU time that its lcores have used so far, in seconds.
+    pub fn lcore_seconds(&mut self) -> Result<f64> {
+        let mut seconds = 0.0;
+        for task in std::fs::read_dir(format!("/proc/{}/task", self.process()?.pid()))? {
+            let stat = std::fs::read_to_string(task?.path().join("stat"))?;
+            // proc(5): the name in parentheses; after it utime and stime are the 12th and 13th words, in ticks of 1/100 s.
+            let (name, rest) = stat.rsplit_once(')').context("/proc/…/stat")?;
+            if name.contains("(rte-worker") {
+                let words: Vec<&str> = rest.split_whitespace().collect();
+                seconds += (words[11].parse::<f64>()? + words[12].parse::<f64>()?) / 100.0;
+            }
+        }
+        Ok(seconds)
     }
 
     /// Memory that it has resident, in bytes.

@@ -18,9 +18,9 @@ fn play(lab: &mut Lab, story: &mut Story) -> Result<()> {
     let mut share = |idle: &'static str| -> Result<f64> {
         lab.node.start(&Options { idle, ..Options::default() })?;
         lab.client.curl(&format!("http://{VIP}/"))?;
-        let (begun, before) = (Instant::now(), lab.node.cpu_seconds()?);
+        let (begun, before) = (Instant::now(), lab.node.lcore_seconds()?);
         std::thread::sleep(WATCHED);
-        Ok((lab.node.cpu_seconds()? - before) / begun.elapsed().as_secs_f64() * 100.0)
+        Ok((lab.node.lcore_seconds()? - before) / begun.elapsed().as_secs_f64() * 100.0)
     };
     story.claim("idle = \"sleep\" leaves most of its CPU to others, \"poll\" takes it whole", || {
         let (poll, pause, sleep) = (share("poll")?, share("pause")?, share("sleep")?);

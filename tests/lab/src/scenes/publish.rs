@@ -13,7 +13,8 @@ use crate::say::Story;
 pub const SCENE: Scene = Scene { title: "publish: from the file's rename to the first packet", play };
 
 const ROUNDS: usize = 11;
-const LIMIT_MS: f64 = 5.0;
+/// What `perf/publish` measures is less; but here the control side shares one CPU with the client, the router and the capture.
+const LIMIT_MS: f64 = 10.0;
 
 fn play(lab: &mut Lab, story: &mut Story) -> Result<()> {
     // Nobody lives there: only where packets are sent to matters, and no ICMP error comes back.
