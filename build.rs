@@ -1,13 +1,13 @@
-//! The gRPC contract of `proto/` becomes code, where the control side is built. No `protoc` is needed.
+//! The gRPC contract of `proto/` becomes code, where the API is built. No `protoc` is needed.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=build.rs");
-    #[cfg(feature = "control")]
+    #[cfg(feature = "api")]
     contract()?;
     Ok(())
 }
 
-#[cfg(feature = "control")]
+#[cfg(feature = "api")]
 fn contract() -> Result<(), Box<dyn std::error::Error>> {
     use std::path::Path;
 

@@ -18,7 +18,7 @@ pub mod explain; // why a packet goes where it goes, in words
 #[cfg(all(feature = "dpdk", feature = "control"))]
 pub mod punt; // tap <-> rings: frames for the kernel twin and back
 pub mod config; // the node (TOML, parsed once, checked whole)
-#[cfg(feature = "control")]
+#[cfg(feature = "api")]
 pub mod proto; // the gRPC contract: its messages and calls, and definitions to and from them
 #[cfg(feature = "control")]
 pub mod tls; // certificates and keys from files -> TLS, by rustls
@@ -30,7 +30,7 @@ pub mod health; // active checks: which backends answer
 pub mod kernel; // netlink: twins, neighbours, routes
 #[cfg(feature = "control")]
 pub mod control; // the control thread: feed + neighbours -> snapshot -> publish
-#[cfg(feature = "control")]
+#[cfg(feature = "api")]
 pub mod api; // the gRPC server, on a handle of `control` only, and its client
 #[cfg(feature = "control")]
 pub mod telemetry; // the Prometheus collector, health endpoints, logs

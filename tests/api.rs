@@ -1,5 +1,5 @@
 //! The gRPC API over a real control thread: calls, refusals, and that no acknowledged write is ever lost.
-#![cfg(feature = "control")]
+#![cfg(feature = "api")]
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -140,7 +140,7 @@ fn every_subcommand_and_flag_that_is_named_exists() {
     for (name, text) in documents() {
         for code in code(&text) {
             let Some(words) = calls(&code, "penstock") else { continue };
-            if !cfg!(all(feature = "dpdk", feature = "control")) && !CORE.contains(&words[0]) {
+            if !cfg!(all(feature = "dpdk", feature = "api")) && !CORE.contains(&words[0]) {
                 continue;
             }
             // `backend` has subcommands of its own.

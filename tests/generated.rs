@@ -1,5 +1,5 @@
 //! What is generated from the command line's own types: completions, manual pages; and that every word of it is explained.
-#![cfg(feature = "control")]
+#![cfg(feature = "api")]
 
 use std::fs;
 use std::path::Path;

@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use super::{Failure, backend, check, explain, replay, schema};
-#[cfg(feature = "control")]
+#[cfg(feature = "api")]
 use super::{completions, live, man};
 
 /// A layer-4 load balancer for the bare-metal edge, on DPDK
@@ -21,27 +21,27 @@ pub enum Command {
     Check(check::Args),
     Replay(replay::Args),
     Explain(explain::Args),
-    #[cfg(feature = "control")]
+    #[cfg(feature = "api")]
     Status(live::status::Args),
-    #[cfg(feature = "control")]
+    #[cfg(feature = "api")]
     Top(live::top::Args),
-    #[cfg(feature = "control")]
+    #[cfg(feature = "api")]
     Services(live::services::Args),
-    #[cfg(feature = "control")]
+    #[cfg(feature = "api")]
     Backends(live::backends::Args),
-    #[cfg(feature = "control")]
+    #[cfg(feature = "api")]
     Flows(live::flows::Args),
-    #[cfg(feature = "control")]
+    #[cfg(feature = "api")]
     Drain(live::drain::Args),
-    #[cfg(feature = "control")]
+    #[cfg(feature = "api")]
     Undrain(live::drain::UndrainArgs),
-    #[cfg(feature = "control")]
+    #[cfg(feature = "api")]
     Apply(live::apply::Args),
     Backend(backend::Args),
     Schema(schema::Args),
-    #[cfg(feature = "control")]
+    #[cfg(feature = "api")]
     Completions(completions::Args),
-    #[cfg(feature = "control")]
+    #[cfg(feature = "api")]
     Man(man::Args),
 }
 
@@ -53,27 +53,27 @@ impl Command {
             Self::Check(args) => check::run(args),
             Self::Replay(args) => replay::run(args),
             Self::Explain(args) => explain::run(args),
-            #[cfg(feature = "control")]
+            #[cfg(feature = "api")]
             Self::Status(args) => live::status::run(args),
-            #[cfg(feature = "control")]
+            #[cfg(feature = "api")]
             Self::Top(args) => live::top::run(args),
-            #[cfg(feature = "control")]
+            #[cfg(feature = "api")]
             Self::Services(args) => live::services::run(args),
-            #[cfg(feature = "control")]
+            #[cfg(feature = "api")]
             Self::Backends(args) => live::backends::run(args),
-            #[cfg(feature = "control")]
+            #[cfg(feature = "api")]
             Self::Flows(args) => live::flows::run(args),
-            #[cfg(feature = "control")]
+            #[cfg(feature = "api")]
             Self::Drain(args) => live::drain::run(args),
-            #[cfg(feature = "control")]
+            #[cfg(feature = "api")]
             Self::Undrain(args) => live::drain::undrain(args),
-            #[cfg(feature = "control")]
+            #[cfg(feature = "api")]
             Self::Apply(args) => live::apply::run(args),
             Self::Backend(args) => backend::run(args),
             Self::Schema(args) => schema::run(args),
-            #[cfg(feature = "control")]
+            #[cfg(feature = "api")]
             Self::Completions(args) => completions::run(args),
-            #[cfg(feature = "control")]
+            #[cfg(feature = "api")]
             Self::Man(args) => man::run(args),
         }
     }

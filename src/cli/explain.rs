@@ -32,11 +32,11 @@ pub struct Args {
     /// tcp or udp
     #[arg(value_parser = known_protocol)]
     pub protocol: Protocol,
-    #[cfg(feature = "control")]
+    #[cfg(feature = "api")]
     #[command(flatten)]
     pub live: super::live::Live,
     /// Print the result as one JSON document
-    #[cfg(not(feature = "control"))]
+    #[cfg(not(feature = "api"))]
     #[arg(long)]
     pub json: bool,
 }
@@ -68,7 +68,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-#[cfg(feature = "control")]
+#[cfg(feature = "api")]
 fn live(args: &Args) -> Result<(), Failure> {
     let request = crate::proto::ExplainRequest {
         source: args.source.to_string(),
@@ -79,17 +79,17 @@ fn live(args: &Args) -> Result<(), Failure> {
     super::live::explain::run(&args.live, request)
 }
 
-#[cfg(not(feature = "control"))]
+#[cfg(not(feature = "api"))]
 fn live(_: &Args) -> Result<(), Failure> {
     Err(Failure::BadInput("name --config and --services: this build talks to no node".to_owned()))
 }
 
-#[cfg(feature = "control")]
+#[cfg(feature = "api")]
 fn is_json(args: &Args) -> bool {
     args.live.json
 }
 
-#[cfg(not(feature = "control"))]
+#[cfg(not(feature = "api"))]
 fn is_json(args: &Args) -> bool {
     args.json
 }

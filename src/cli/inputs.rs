@@ -110,7 +110,7 @@ pub(super) fn find(config: &Path, services: Option<&Path>, annotations: BadAnnot
 }
 
 /// Reads definitions by themselves; `-` is standard input.
-#[cfg(feature = "control")]
+#[cfg(feature = "api")]
 pub fn definitions(path: &Path) -> Result<(Definitions, Vec<Warning>), Errors> {
     if path != Path::new("-") {
         let name = path.display().to_string();

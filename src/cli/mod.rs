@@ -5,13 +5,13 @@
 pub mod backend;
 pub mod check;
 mod command;
-#[cfg(feature = "control")]
+#[cfg(feature = "api")]
 pub mod completions;
 pub mod explain;
 mod inputs;
-#[cfg(feature = "control")]
+#[cfg(feature = "api")]
 pub mod live;
-#[cfg(feature = "control")]
+#[cfg(feature = "api")]
 pub mod man;
 pub mod recipe;
 pub mod replay;

@@ -6,6 +6,7 @@
 #[cfg(feature = "etcd")]
 mod etcd;
 mod file;
+#[cfg(feature = "api")]
 mod grpc;
 mod http;
 mod network;
@@ -58,6 +59,7 @@ enum Source {
 struct Line {
     /// Each update, and when the change behind it was noticed.
     updates: mpsc::Sender<(Instant, Update)>,
+    #[cfg_attr(not(feature = "api"), expect(dead_code, reason = "an HTTP server's documents come whole"))]
     /// Somebody waits for the next update: the time to make one of all that has changed.
     wanted: Arc<Notify>,
     reread: Arc<Notify>,
@@ -76,6 +78,7 @@ impl Feed {
                 tokio::spawn(http::follow(config.clone(), line));
                 source
             }
+            #[cfg(feature = "api")]
             config::Feed::Grpc(config) => {
                 let (source, line) = Source::network(&reread);
                 let node = grpc::Node { name: node.to_owned(), version: version.map(str::to_owned) };
@@ -87,6 +90,11 @@ impl Feed {
                 let (source, line) = Source::network(&reread);
                 tokio::spawn(etcd::follow(config.clone(), line));
                 source
+            }
+            #[cfg(not(feature = "api"))]
+            config::Feed::Grpc(_) => {
+                let _ = (node, version);
+                return Err(io::Error::other("this penstock was built without the feature \"api\""));
             }
             #[cfg(not(feature = "etcd"))]
             config::Feed::Etcd(_) => {

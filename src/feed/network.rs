@@ -85,6 +85,7 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
 }
 
 impl Stream {
+    #[cfg(feature = "api")]
     pub fn ending(&self) -> Ending {
         self.ending.clone()
     }

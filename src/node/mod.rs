@@ -13,10 +13,13 @@ mod state_dir;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
+#[cfg(feature = "api")]
+use std::time::SystemTime;
 
 use dpdk::{Eal, Mempool, Running};
 
+#[cfg(feature = "api")]
 use crate::api::{self, Api, Listeners};
 use crate::config::{self, Config};
 use crate::control::{self, Control, Setup};
@@ -53,6 +56,7 @@ pub enum Error {
     Control(#[from] control::Error),
     #[error(transparent)]
     Telemetry(#[from] telemetry::Error),
+    #[cfg(feature = "api")]
     #[error(transparent)]
     Api(#[from] api::Error),
     #[error("dpdk: {0}")]
@@ -75,16 +79,16 @@ pub fn run(config: &Config) -> Result<(), Error> {
         Some(address) => Some(runtime.block_on(Server::bind(address))?),
         None => None,
     };
+    #[cfg(feature = "api")]
     let listeners = listeners(&runtime, &config.api)?;
     let recorded = Recorded::install();
     // From here on none may end the process between two steps.
     let signals = runtime.block_on(async { Signals::new() })?;
     let node = Node::start(config, recorded)?;
     let result = runtime.block_on(async {
-        let serving = listeners.serve(node.api(config));
-        let result = node.live(server, signals, config.node.stop_grace).await;
-        drop(serving);
-        result
+        #[cfg(feature = "api")]
+        let _serving = listeners.serve(node.api(config));
+        node.live(server, signals, config.node.stop_grace).await
     });
     // Ends what still answers calls, and so holds what the node is made of.
     drop(runtime);
@@ -92,6 +96,7 @@ pub fn run(config: &Config) -> Result<(), Error> {
     result
 }
 
+#[cfg(feature = "api")]
 /// The API's sockets. Where they are not what the operator asked for, but where it usually is, the node goes on without.
 fn listeners(runtime: &tokio::runtime::Runtime, config: &config::Api) -> Result<Listeners, Error> {
     match runtime.block_on(Listeners::bind(config)) {
@@ -117,6 +122,7 @@ struct Node {
     health: Arc<Health>,
     sources: Arc<Sources>,
     /// What each lcore remembers, with its CPU.
+    #[cfg(feature = "api")]
     remembered: Vec<(u16, Remembered)>,
     stop: Arc<AtomicBool>,
     lcores: Vec<(u16, Running<()>)>,
@@ -200,11 +206,20 @@ impl Node {
             device: Box::new(device),
             recorded,
         };
-        let remembered = cpus.iter().copied().zip(remembered).collect();
-        Ok(Self { health: Arc::default(), sources: Arc::new(sources), remembered, stop, lcores, punt, control })
+        Ok(Self {
+            health: Arc::default(),
+            sources: Arc::new(sources),
+            #[cfg(feature = "api")]
+            remembered: cpus.iter().copied().zip(remembered).collect(),
+            stop,
+            lcores,
+            punt,
+            control,
+        })
     }
 
     /// What the API answers from.
+    #[cfg(feature = "api")]
     fn api(&self, config: &Config) -> Arc<Api> {
         let (health, sources, scraped) = (self.health.clone(), self.sources.clone(), self.sources.clone());
         Arc::new(Api {
@@ -268,7 +283,7 @@ impl Node {
 
     /// Ends everything, users before what they use.
     fn stop(self) -> Result<(), Error> {
-        let Self { health: _, sources, remembered: _, stop, lcores, punt, control } = self;
+        let Self { sources, stop, lcores, punt, control, .. } = self;
         stop.store(true, Ordering::Relaxed);
         let mut died = None;
         for (cpu, running) in lcores {

@@ -5,9 +5,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::metrics::{self, Recorded};
+#[cfg(feature = "api")]
 use crate::api;
 use crate::control::{Client, Report};
 use crate::counters::{LcoreBlock, Totals};
+#[cfg(feature = "api")]
 use crate::proto;
 
 /// Where a scrape reads.
@@ -112,6 +114,7 @@ pub(super) struct Sample<'a> {
 
 impl Sources {
     /// What the API tells of lcores and devices.
+    #[cfg(feature = "api")]
     pub fn facts(&self, phase: &'static str) -> api::Facts {
         let (device, lcores): (_, Vec<LcoreSample>) = ((self.device)(), self.lcores.iter().collect());
         let port = |(index, name): (usize, &String)| {

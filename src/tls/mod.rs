@@ -7,7 +7,9 @@
 pub(crate) mod authority;
 mod client;
 mod files;
+#[cfg(feature = "api")]
 mod names;
+#[cfg(feature = "api")]
 mod server;
 
 use std::path::PathBuf;
@@ -17,6 +19,7 @@ use tokio_rustls::rustls::crypto::CryptoProvider;
 use tokio_rustls::rustls::{self, CertificateError, crypto};
 
 pub use client::{Client, Stream};
+#[cfg(feature = "api")]
 pub use server::{Accepted, Server};
 
 /// Why there is no TLS.
