@@ -5,7 +5,6 @@ mod convert;
 pub use convert::{message_of_set, tree_of, tree_of_backends, tree_of_set};
 pub use generated::*;
 
-#[allow(clippy::all, clippy::pedantic)]
 mod generated {
     tonic::include_proto!("penstock.v1");
 }

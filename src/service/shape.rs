@@ -429,8 +429,22 @@ impl Read for Duration {
     }
 }
 
-/// Declares an enum whose variants are the names of a [`Shape::Choice`].
+/// Declares an enum whose variants are the names of a [`Shape::Choice`], to be read and written.
 macro_rules! choice {
+    ($(#[$meta:meta])* $kind:ident { $($(#[$variant_meta:meta])* $variant:ident $name:literal)* }) => {
+        $crate::service::shape::read_choice! { $(#[$meta])* $kind { $($(#[$variant_meta])* $variant $name)* } }
+
+        impl $kind {
+            /// As documents write it.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+/// The same, of those that are only read.
+macro_rules! read_choice {
     ($(#[$meta:meta])* $kind:ident { $($(#[$variant_meta:meta])* $variant:ident $name:literal)* }) => {
         $(#[$meta])*
         pub enum $kind { $($(#[$variant_meta])* $variant,)* }
@@ -438,11 +452,6 @@ macro_rules! choice {
         impl $kind {
             /// As documents write them.
             pub const NAMES: &[&str] = &[$($name),*];
-
-            #[allow(dead_code, reason = "some are only read")]
-            pub const fn name(self) -> &'static str {
-                match self { $(Self::$variant => $name,)* }
-            }
 
             /// That of this name.
             pub fn named(name: &str) -> Option<Self> {
@@ -464,7 +473,7 @@ macro_rules! choice {
     };
 }
 
-pub(crate) use choice;
+pub(crate) use {choice, read_choice};
 
 /// The description as a JSON Schema (draft 2020-12). What a schema cannot say (duplicates, keys that need each other) is
 /// left to `penstock check`.

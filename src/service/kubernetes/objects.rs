@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::service::problem::{Path, Report};
-use crate::service::shape::{self, Format, Key, Object, Otherwise, Read, Shape, choice, format};
+use crate::service::shape::{self, Format, Key, Object, Otherwise, Read, Shape, choice, format, read_choice};
 use crate::service::tree::Value;
 
 /// Namespace and name: what an object is known by, and the order in which services are served.
@@ -65,7 +65,7 @@ pub struct Ingress {
     pub mode: IpMode,
 }
 
-choice! {
+read_choice! {
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     ServiceKind {
         ClusterIp "ClusterIP"
@@ -75,7 +75,7 @@ choice! {
     }
 }
 
-choice! {
+read_choice! {
     /// What a load balancer does with an address (KEP-1860).
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     IpMode {
@@ -86,7 +86,7 @@ choice! {
     }
 }
 
-choice! {
+read_choice! {
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     Affinity {
         None "None"
@@ -94,7 +94,7 @@ choice! {
     }
 }
 
-choice! {
+read_choice! {
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     TrafficPolicy {
         Cluster "Cluster"
