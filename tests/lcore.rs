@@ -12,7 +12,7 @@ use dpdk::port::Config;
 use dpdk::{Batch, Eal, Mbuf, Mempool, Port, eal, ring};
 
 use penstock::counters::{LcoreBlock, Reason, Totals};
-use penstock::lcore::{self, Clock, Handed, Handoff, Idle, Lane, Plan, Work};
+use penstock::lcore::{self, Bells, Clock, Handed, Handoff, Idle, Lane, Plan, Work};
 use penstock::pipeline::{BURST, Verdict};
 use penstock::snapshot::{Millis, PortIndex};
 use penstock::wire::Frame;
@@ -159,6 +159,7 @@ struct Loop {
     pool: Mempool,
     ports: Vec<Port>,
     counters: Arc<LcoreBlock>,
+    bells: Bells,
     stop: Arc<AtomicBool>,
     thread: thread::JoinHandle<()>,
 }
@@ -177,11 +178,21 @@ impl Loop {
         let (lanes, counters) = (lanes.collect::<Vec<_>>(), Arc::new(LcoreBlock::new(devices.len())));
         let stop = Arc::new(AtomicBool::new(false));
         let (block, flag, clock) = (counters.clone(), stop.clone(), Clock::start(eal(), Millis(0)));
+        let bells = Bells::default();
+        let hung = bells.clone();
         let thread = thread::spawn(move || {
             let _registered = dpdk::Registered::new(eal()).unwrap();
-            lcore::run(Plan { ports: lanes, work: AsTold::default(), counters: block, clock, idle, stop: flag });
+            lcore::run(Plan {
+                ports: lanes,
+                work: AsTold::default(),
+                counters: block,
+                clock,
+                idle,
+                bells: hung,
+                stop: flag,
+            });
         });
-        Self { pool, ports, counters, stop, thread }
+        Self { pool, ports, counters, bells, stop, thread }
     }
 
     fn totals(&self, port: usize) -> Totals {
@@ -341,6 +352,27 @@ fn a_ring_port_forwards_to_itself_for_ever_without_losing_an_mbuf() {
     poll.thread.join().unwrap();
 }
 
+#[test]
+fn who_waits_for_punted_frames_is_woken() {
+    let (punt, mut twin) = ring::single(eal(), 64).unwrap();
+    let (mut kernel, inject) = ring::single(eal(), 64).unwrap();
+    // What is sent comes back.
+    let poll = Loop::start("bells", &["net_ring_bells"], Idle::Sleep, vec![(Some(punt), Some(inject))]);
+    poll.bells.punt.hang();
+    for _ in 0..3 {
+        let mut mbuf = poll.pool.alloc().unwrap();
+        mbuf.append(60).unwrap().fill(0);
+        mbuf.bytes_mut()[0] = PUNT;
+        let start = Instant::now();
+        assert_eq!(kernel.push(&mut Batch::from(mbuf)), 0);
+        thread::park_timeout(Duration::from_secs(5));
+        assert!(start.elapsed() < Duration::from_secs(2), "woken after {:?}", start.elapsed());
+        assert_eq!(twin.pop(&mut Batch::new()), 1);
+    }
+    poll.stop.store(true, Ordering::Relaxed);
+    poll.thread.join().unwrap();
+}
+
 /// CPU time of the calling thread, in seconds.
 fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
@@ -361,6 +393,7 @@ fn sleep_saves_cpu_and_pause_and_poll_do_not() {
             counters: Arc::new(LcoreBlock::new(1)),
             clock: Clock::start(eal(), Millis(0)),
             idle,
+            bells: Bells::default(),
             stop: stop.clone(),
         };
         let counters = plan.counters.clone();

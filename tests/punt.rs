@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use dpdk::ring::{self, Consumer, Producer};
 use dpdk::{Batch, Eal, Mempool, eal};
+use penstock::lcore::Bell;
 use penstock::punt::{Bridge, Counts, Punt, Tap};
 
 /// Runs this test binary again, in a network namespace of its own; `true` in there.
@@ -71,6 +72,7 @@ struct Scene {
     pool: Mempool,
     to_kernel: Producer,
     from_kernel: Consumer,
+    bell: Bell,
     counts: Arc<Counts>,
     _punt: Punt,
 }
@@ -92,10 +94,11 @@ impl Scene {
         for frame in first {
             assert!(push(pool, &mut to_kernel, frame));
         }
-        let counts = Arc::new(Counts::default());
-        let bridge = Bridge { tap, from_lcores: vec![consumer], to_lcore: producer, counts: counts.clone() };
-        let punt = Punt::start(eal, pool, vec![bridge]).unwrap();
-        Self { pool, to_kernel, from_kernel, counts, _punt: punt }
+        let (bell, counts) = (Bell::default(), Arc::new(Counts::default()));
+        let bridge =
+            Bridge { tap, from_lcores: vec![consumer], to_lcore: producer, bell: bell.clone(), counts: counts.clone() };
+        let punt = Punt::start(eal, pool, vec![bridge], Bell::default()).unwrap();
+        Self { pool, to_kernel, from_kernel, bell, counts, _punt: punt }
     }
 
     /// Pushes a frame as an lcore does; whether the ring had room.
@@ -150,6 +153,14 @@ fn frames_between_lcores_and_the_kernel() {
         .collect();
     delays.sort();
     assert!(delays[5] < Duration::from_micros(500), "{delays:?}");
+
+    // The lcore, if it naps, is woken for the answer.
+    scene.bell.hang();
+    assert!(scene.push(&arp_request()));
+    let start = Instant::now();
+    thread::park_timeout(Duration::from_secs(2));
+    assert!(start.elapsed() < Duration::from_secs(1), "nobody rang");
+    scene.until_answer();
 
     // A flood of junk does not keep its answer from us, either.
     let before = scene.counts.punted.get() + scene.counts.refused.get();

@@ -83,6 +83,11 @@ impl LcoreBlock {
     pub fn new(ports: usize) -> Self {
         Self { ports: (0..ports).map(|_| PortBlock::default()).collect(), polling: LoopBlock::default() }
     }
+
+    /// Frames given to kernel twins, of all ports.
+    pub fn punted(&self) -> u64 {
+        self.ports.iter().map(|port| port.punted.get()).sum()
+    }
 }
 
 /// A sum of [`PortBlock`]s at one moment, as plain numbers.

@@ -1,6 +1,7 @@
 //! What an lcore does when nothing arrives.
 
-use std::thread;
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, Thread};
 use std::time::Duration;
 
 use dpdk::cycles;
@@ -33,10 +34,61 @@ impl Idle {
     pub(super) fn rest(self, empty: u32) -> bool {
         let sleeps = self == Self::Sleep && empty > PATIENCE;
         if sleeps {
-            thread::sleep(NAP.min(NAP_STEP.saturating_mul(empty - PATIENCE)));
+            thread::park_timeout(NAP.min(NAP_STEP.saturating_mul(empty - PATIENCE)));
         } else if self != Self::Poll {
             cycles::pause();
         }
         sleeps
+    }
+}
+
+/// Ends another thread's nap ([`thread::park_timeout`]): whoever has something for it need not wait until it looks.
+#[derive(Debug, Clone, Default)]
+pub struct Bell(Arc<OnceLock<Thread>>);
+
+impl Bell {
+    /// From now on it wakes the calling thread.
+    pub fn hang(&self) {
+        let _ = self.0.set(thread::current());
+    }
+
+    /// A system call if that thread naps, else an atomic exchange.
+    pub fn ring(&self) {
+        if let Some(thread) = self.0.get() {
+            thread.unpark();
+        }
+    }
+}
+
+/// Who wakes whom about frames for the kernel twins, and from them.
+#[derive(Debug, Clone, Default)]
+pub struct Bells {
+    /// Wakes the lcore.
+    pub lcore: Bell,
+    /// Wakes the punt thread. Only [`Idle::Sleep`] rings it, since it may take a system call; the others let it look by itself.
+    pub punt: Bell,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn a_bell_ends_a_nap() {
+        let naps = |ring: &dyn Fn()| {
+            let start = Instant::now();
+            for _ in 0..100 {
+                ring();
+                assert!(Idle::Sleep.rest(PATIENCE + 100));
+            }
+            start.elapsed()
+        };
+        let bell = Bell::default();
+        bell.ring(); // nobody's yet
+        assert!(naps(&|| ()) >= 100 * NAP);
+        bell.hang();
+        assert!(naps(&|| bell.ring()) < 50 * NAP);
     }
 }

@@ -35,7 +35,7 @@ use dpdk::{Batch, Mbuf, Queue, cycles, ring};
 
 pub use clock::Clock;
 pub use handoff::{Handed, Handoff};
-pub use idle::Idle;
+pub use idle::{Bell, Bells, Idle};
 
 use crate::counters::{LcoreBlock, LoopBlock, PortBlock, Reason};
 use crate::pipeline::{BURST, Held, Pipeline, Verdict};
@@ -56,6 +56,7 @@ pub struct Plan<W> {
     pub counters: Arc<LcoreBlock>,
     pub clock: Clock,
     pub idle: Idle,
+    pub bells: Bells,
     /// Set by the control side to end all lcores.
     pub stop: Arc<AtomicBool>,
 }
@@ -204,7 +205,9 @@ const ROUND: Millis = Millis(10_000);
 
 /// Polls until `stop` is set. Never allocates, locks or calls the kernel, but for the naps of [`Idle::Sleep`].
 pub fn run<W: Work>(plan: Plan<W>) {
-    let Plan { mut ports, mut work, counters, clock, idle, stop } = plan;
+    let Plan { mut ports, mut work, counters, clock, idle, bells, stop } = plan;
+    bells.lcore.hang();
+    let mut punted = 0;
     let mut received = Batch::new();
     let mut verdicts = [Verdict::Punt; BURST];
     let mut sorted: Box<[Batch]> = (0..SORTED_PORTS + ports.len()).map(|_| Batch::new()).collect();
@@ -258,6 +261,10 @@ pub fn run<W: Work>(plan: Plan<W>) {
         } else {
             empty = empty.saturating_add(1);
             polling.idle_polls.add(1);
+            if empty == 1 && idle == Idle::Sleep && punted != counters.punted() {
+                punted = counters.punted();
+                bells.punt.ring();
+            }
             if idle.rest(empty) {
                 round_end = cycles::tsc();
             }

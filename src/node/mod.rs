@@ -26,7 +26,7 @@ use crate::control::{self, Control, Setup};
 use crate::counters::LcoreBlock;
 use crate::flow::{Clients, Dealing, Nat, Remembered};
 use crate::kernel::Twin;
-use crate::lcore::{self, Clock, Forwarding, Handoff, Lane, Plan};
+use crate::lcore::{self, Bell, Bells, Clock, Forwarding, Handoff, Lane, Plan};
 use crate::pipeline::Pipeline;
 use crate::punt::{self, Bridge, Counts, Punt, Tap};
 use crate::snapshot::PortIndex;
@@ -164,14 +164,18 @@ impl Node {
             memory,
         })?;
 
-        let Wiring { lanes, bridges, counts } = wire(eal, &mut opened, taps, cpus.len())?;
-        let punt = if bridges.is_empty() { None } else { Some(Punt::start(eal, pool, bridges)?) };
+        let bells: Vec<Bell> = cpus.iter().map(|_| Bell::default()).collect();
+        let Wiring { lanes, bridges, counts } = wire(eal, &mut opened, taps, &bells)?;
+        let punt_bell = Bell::default();
+        let punt = if bridges.is_empty() { None } else { Some(Punt::start(eal, pool, bridges, punt_bell.clone())?) };
 
         let stop = Arc::new(AtomicBool::new(false));
         let mut lcores = Vec::new();
         let mut blocks = Vec::new();
-        let parts = lanes.into_iter().zip(readers).zip(Handoff::of(cpus.len())).zip(pipelines);
-        for ((lcore, &cpu), (((ports, reader), handoff), pipeline)) in eal.lcores().into_iter().zip(cpus).zip(parts) {
+        let parts = lanes.into_iter().zip(bells).zip(readers).zip(Handoff::of(cpus.len())).zip(pipelines);
+        for ((lcore, &cpu), ((((ports, bell), reader), handoff), pipeline)) in
+            eal.lcores().into_iter().zip(cpus).zip(parts)
+        {
             let counters = Arc::new(LcoreBlock::new(ports.len()));
             blocks.push((cpu, counters.clone()));
             let plan = Plan {
@@ -180,6 +184,7 @@ impl Node {
                 counters,
                 clock,
                 idle: idle(config.dpdk.idle),
+                bells: Bells { lcore: bell, punt: punt_bell.clone() },
                 stop: stop.clone(),
             };
             let running = lcore.launch(move || lcore::run(plan)).map_err(|reason| Error::Launch { cpu, reason })?;
@@ -365,10 +370,10 @@ struct Wiring {
     counts: Vec<(String, Arc<Counts>)>,
 }
 
-/// Gives each lcore its queue of each port, and each port with a twin its rings.
-fn wire(eal: Eal, opened: &mut [Opened], taps: Vec<Option<Tap>>, lcores: usize) -> Result<Wiring, Error> {
+/// Gives each lcore (as many as `bells`, which wake them) its queue of each port, and each port with a twin its rings.
+fn wire(eal: Eal, opened: &mut [Opened], taps: Vec<Option<Tap>>, bells: &[Bell]) -> Result<Wiring, Error> {
     let mut wiring =
-        Wiring { lanes: (0..lcores).map(|_| Vec::new()).collect(), bridges: Vec::new(), counts: Vec::new() };
+        Wiring { lanes: bells.iter().map(|_| Vec::new()).collect(), bridges: Vec::new(), counts: Vec::new() };
     for (port, tap) in opened.iter_mut().zip(taps) {
         let mut lanes: Vec<_> = port.queues.drain(..).map(|queue| Lane { queue, punt: None, inject: None }).collect();
         if let Some(tap) = tap {
@@ -382,7 +387,7 @@ fn wire(eal: Eal, opened: &mut [Opened], taps: Vec<Option<Tap>>, lcores: usize) 
             lanes[0].inject = Some(inject);
             let counts = Arc::new(Counts::default());
             wiring.counts.push((tap.name().to_owned(), counts.clone()));
-            wiring.bridges.push(Bridge { tap, from_lcores, to_lcore, counts });
+            wiring.bridges.push(Bridge { tap, from_lcores, to_lcore, bell: bells[0].clone(), counts });
         }
         for (of_lcore, lane) in wiring.lanes.iter_mut().zip(lanes) {
             of_lcore.push(lane);

@@ -17,6 +17,7 @@ use dpdk::ring::{Consumer, Producer};
 use dpdk::{BURST, Batch, Eal, Mbuf, Mempool, Registered};
 
 use crate::counters::Counter;
+use crate::lcore::Bell;
 
 pub use tap::{Error, Tap};
 
@@ -38,6 +39,8 @@ pub struct Bridge {
     pub from_lcores: Vec<Consumer>,
     /// To the port's first lcore.
     pub to_lcore: Producer,
+    /// Wakes that lcore.
+    pub bell: Bell,
     pub counts: Arc<Counts>,
 }
 
@@ -59,10 +62,12 @@ pub struct Punt {
 }
 
 impl Punt {
-    pub fn start(eal: Eal, pool: Mempool, bridges: Vec<Bridge>) -> std::io::Result<Self> {
+    /// `bell` will wake the thread.
+    pub fn start(eal: Eal, pool: Mempool, bridges: Vec<Bridge>, bell: Bell) -> std::io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let is_stopped = stop.clone();
         let work = move || {
+            bell.hang();
             // For the mempool's cache; without it everything works, only slower.
             let _registered = Registered::new(eal).inspect_err(|error| tracing::warn!("punt: not registered: {error}"));
             let mut lines: Vec<_> = bridges.into_iter().map(|bridge| Line::new(bridge, pool)).collect();
@@ -77,7 +82,7 @@ impl Punt {
                     nap = Duration::ZERO;
                 } else {
                     nap = NAP.min(nap + NAP_STEP);
-                    std::thread::sleep(nap);
+                    std::thread::park_timeout(nap);
                 }
             }
         };
@@ -178,6 +183,7 @@ impl Line {
         if count > 0 {
             let lost = bridge.to_lcore.push(batch);
             bridge.counts.inject_full.add(lost as u64);
+            bridge.bell.ring();
         }
         count > 0
     }
