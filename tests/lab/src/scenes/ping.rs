@@ -11,7 +11,7 @@ use crate::say::Story;
 pub const SCENE: Scene = Scene { title: "ping and ARP", play };
 
 const LIMIT_MS: f64 = 0.5;
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 20;
 
 fn play(lab: &mut Lab, story: &mut Story) -> Result<()> {
     lab.node.publish(&two_backends("ping"))?;
