@@ -172,12 +172,12 @@ impl Rig {
     }
 
     /// A mempool for a capture of `frames`: 2^k - 1, as DPDK likes it, and room for what is under way.
-    fn mbufs_for(frames: usize) -> usize {
+    pub fn mbufs_for(frames: usize) -> usize {
         ((frames + 16_384).next_power_of_two() - 1).max(65_535)
     }
 
     /// Megabytes of hugepages that a process with this mempool takes.
-    fn megabytes_for(mbufs: usize) -> u64 {
+    pub fn megabytes_for(mbufs: usize) -> u64 {
         (mbufs * Self::MBUF_BYTES / 1_000_000 + 128) as u64
     }
 }

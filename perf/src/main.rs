@@ -2,6 +2,7 @@
 
 mod bench;
 mod consistency;
+mod control;
 mod health;
 mod hugepages;
 mod instructions;
@@ -28,6 +29,8 @@ enum Command {
     Bench(bench::Options),
     /// Simulates hours of changes and failures, and counts whose flows break: Penstock's and others'.
     Consistency(consistency::Options),
+    /// Times a node with thousands of services: loads, changes by the API, and what those who watch it cost.
+    Control(control::Options),
     /// Runs health checks against servers on loopback, and says what they cost.
     Health(health::Options),
     /// The servers that `health` asks.
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
     let result = match Command::parse() {
         Command::Bench(options) => bench::run(&options),
         Command::Consistency(options) => consistency::run(&options),
+        Command::Control(options) => control::run(&options),
         Command::Health(options) => health::run(&options),
         Command::HealthServers(servers) => health::serve(&servers),
         Command::Instructions(options) => instructions::run(&options),

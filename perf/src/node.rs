@@ -149,6 +149,12 @@ pub fn services(forwarding: Forwarding, tracking: &str, backends: &str, version:
 }
 
 fn config(rig: &Rig, metrics: SocketAddr, forwarding: Forwarding, capacity: usize) -> String {
+    let feed = "[feed]\nkind = \"file\"\npath = \"services.json\"\n";
+    format!("{}\n{feed}\n[metrics]\nlisten = \"{metrics}\"\n", forwarder(rig, forwarding, capacity))
+}
+
+/// The configuration but for where definitions come from, and who may ask.
+pub fn forwarder(rig: &Rig, forwarding: Forwarding, capacity: usize) -> String {
     let mac = |bytes: [u8; 6]| bytes.map(|byte| format!("{byte:02x}")).join(":");
     let mut config = format!(
         r#"[node]
@@ -188,13 +194,6 @@ ipv4 = ["10.0.0.1"]
 
 [flows]
 capacity = {capacity}
-
-[feed]
-kind = "file"
-path = "services.json"
-
-[metrics]
-listen = "{metrics}"
 "#,
         state = rig.directory.join("state").display(),
         lcore = rig.lcore,
@@ -210,7 +209,7 @@ listen = "{metrics}"
     config
 }
 
-fn free_address() -> anyhow::Result<SocketAddr> {
+pub fn free_address() -> anyhow::Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
@@ -281,7 +280,7 @@ fn series<'a>(text: &'a str, metric: &'a str) -> impl Iterator<Item = (&'a str, 
 }
 
 /// The body of an HTTP answer. Version 1.0, so that it comes in one piece and the connection ends with it.
-fn get(address: SocketAddr, path: &str) -> anyhow::Result<String> {
+pub fn get(address: SocketAddr, path: &str) -> anyhow::Result<String> {
     let timeout = Duration::from_secs(2);
     let mut stream = TcpStream::connect_timeout(&address, timeout)?;
     stream.set_read_timeout(Some(timeout))?;

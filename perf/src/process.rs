@@ -57,6 +57,11 @@ impl Process {
         writeln!(stdin, "{line}").with_context(|| format!("{} does not listen", self.name))
     }
 
+    /// The process's number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The next line for which `wanted` gives something.
     pub fn expect<T>(
         &mut self,

@@ -22,6 +22,7 @@ use penstock::snapshot::{Compiler, Fabric, Millis, Snapshot};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::machine::{self, Machine};
+use crate::stats::Ranks;
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -235,29 +236,6 @@ fn measure(options: &Options, sharing: Sharing) -> anyhow::Result<String> {
     row("**all of one backend**", &Change::is_single);
     text += "\nMilliseconds; the goal is a p99 of 5 from a valid set to the reader, for one backend of one service.\n";
     Ok(text)
-}
-
-/// Milliseconds.
-struct Ranks {
-    median: f64,
-    p99: f64,
-    most: f64,
-}
-
-impl Ranks {
-    fn of(samples: impl Iterator<Item = Duration>) -> Self {
-        let mut sorted: Vec<f64> = samples.map(|sample| sample.as_secs_f64() * 1e3).collect();
-        sorted.sort_by(f64::total_cmp);
-        // The smallest that so many of a hundred do not exceed.
-        let rank = |percent: usize| sorted[(sorted.len() * percent).div_ceil(100) - 1];
-        Self { median: rank(50), p99: rank(99), most: rank(100) }
-    }
-}
-
-impl std::fmt::Display for Ranks {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:.2}, {:.2}, {:.2}", self.median, self.p99, self.most)
-    }
 }
 
 /// The documents of a scene, by service, so that a change writes one anew.

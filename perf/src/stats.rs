@@ -1,4 +1,7 @@
-//! Medians and spreads of a few samples.
+//! Medians and spreads of a few samples, ranks of many.
+
+use std::fmt;
+use std::time::Duration;
 
 /// What stands in a table for one row of samples.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -20,6 +23,30 @@ impl Summary {
     }
 }
 
+/// Of many durations, in milliseconds.
+pub struct Ranks {
+    pub median: f64,
+    pub p99: f64,
+    pub most: f64,
+}
+
+impl Ranks {
+    /// Of at least one.
+    pub fn of(samples: impl Iterator<Item = Duration>) -> Self {
+        let mut sorted: Vec<f64> = samples.map(|sample| sample.as_secs_f64() * 1e3).collect();
+        sorted.sort_by(f64::total_cmp);
+        // The smallest that so many of a hundred do not exceed.
+        let rank = |percent: usize| sorted[(sorted.len() * percent).div_ceil(100) - 1];
+        Self { median: rank(50), p99: rank(99), most: rank(100) }
+    }
+}
+
+impl fmt::Display for Ranks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.2}, {:.2}, {:.2}", self.median, self.p99, self.most)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -29,5 +56,11 @@ mod tests {
         assert_eq!(Summary::of([]), None);
         assert_eq!(Summary::of([5.0, 1.0, 9.0]), Some(Summary { median: 5.0, min: 1.0, max: 9.0 }));
         assert_eq!(Summary::of([4.0, 1.0, 9.0, 2.0]).unwrap().median, 3.0);
+    }
+
+    #[test]
+    fn a_rank_is_a_sample() {
+        let ranks = Ranks::of((1..=200).rev().map(Duration::from_millis));
+        assert_eq!((ranks.median, ranks.p99, ranks.most), (100.0, 198.0, 200.0));
     }
 }
