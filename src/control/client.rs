@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::drained::Whom;
 use super::report::Report;
 use crate::health;
+use crate::service::tree::quote;
 use crate::service::{Definitions, Errors, Service};
 use crate::snapshot::{Fabric, Millis, Snapshot};
 
@@ -33,6 +34,16 @@ pub(super) enum Change {
     Write(Write, Answer<Written>),
     Drain(Whom, Answer<Vec<Arc<str>>>),
     Undrain(Whom, Answer<Vec<Arc<str>>>),
+}
+
+impl Change {
+    /// Whether nobody waits for what becomes of it.
+    pub(super) fn is_given_up(&self) -> bool {
+        match self {
+            Self::Write(_, answer) => answer.is_closed(),
+            Self::Drain(_, answer) | Self::Undrain(_, answer) => answer.is_closed(),
+        }
+    }
 }
 
 pub(super) type Answer<T> = oneshot::Sender<Result<T, Refused>>;
@@ -81,7 +92,7 @@ pub struct Written {
 pub enum Refused {
     #[error("definitions come from the feed (kind = {0:?}); to write them here, set [feed] kind = \"none\"")]
     FeedRules(&'static str),
-    #[error("version {expected:?} was expected, and {in_force:?} is in force")]
+    #[error("version {} was expected, and {} is in force", quote(.expected), quote(.in_force))]
     Version { expected: String, in_force: String },
     #[error("{0}")]
     NotFound(String),
@@ -94,6 +105,12 @@ pub enum Refused {
     NotKept(String),
     #[error("the node is stopping")]
     Stopping,
+}
+
+impl Refused {
+    pub(super) fn no_service(name: &str) -> Self {
+        Self::NotFound(format!("there is no service {}", quote(name)))
+    }
 }
 
 impl Client {

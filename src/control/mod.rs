@@ -38,7 +38,6 @@ use crate::quiescent::{self, Publisher, Reader};
 use crate::service::{self, Definitions, Errors, LeftOut, Reading};
 use crate::snapshot::{Compiler, Fabric, Millis, Snapshot};
 
-use authored::Authored;
 use bases::{Of, Saved};
 use client::Request;
 pub use client::{Client, Edit, Refused, Seen, Write, Written};
@@ -209,7 +208,7 @@ impl Thread {
         };
         let saved = load_bases(&config, clock(), knows_flows);
         let of = saved.as_ref().map(|saved| saved.of.clone());
-        let Loaded { definitions, last_segment, position, before, left_out } = load(&config, of.as_ref());
+        let Loaded { definitions, authored, last_segment, position, before, left_out } = load(&config, of.as_ref());
         has_definitions.store(definitions.is_some(), Ordering::Relaxed);
         let nothing = Arc::default();
         let given = definitions.as_ref().unwrap_or(&nothing);
@@ -217,7 +216,8 @@ impl Thread {
         let drained = load_drained(&state_dir);
         let is_authored = matches!(config.feed, config::Feed::None);
         let writes = Writes {
-            authored: is_authored.then(|| Authored::new(given)),
+            all: authored.as_ref().map_or_else(|| given.clone(), |authored| Arc::new(authored.all())),
+            authored: is_authored.then(|| authored.unwrap_or_default()),
             drained: drained.clone(),
             ..Writes::default()
         };
@@ -310,7 +310,7 @@ impl Thread {
                 () = sleep_until(&self.clock, self.compiler.next_move()) => self.publish(Instant::now()),
                 _ = tick.tick() => self.look(),
             }
-            if self.writes.committing.is_none() && !self.writes.waiting.is_empty() {
+            while self.writes.committing.is_none() && !self.writes.waiting.is_empty() {
                 // What came at the same time goes together.
                 while let Ok(request) = requests.try_recv() {
                     if self.hear(request).is_break() {
@@ -386,6 +386,8 @@ impl Thread {
             return;
         }
         let definitions = Arc::new(definitions);
+        // It is of no change: what comes of those that were written before means nothing to it.
+        self.position = None;
         self.put_in_force(definitions.clone(), noticed);
         let took = noticed.elapsed();
         let services = definitions.services.len();
