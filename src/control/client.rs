@@ -22,11 +22,20 @@ pub struct Client {
 }
 
 pub(super) enum Request {
-    Report(oneshot::Sender<Report>),
+    Report(Scope, oneshot::Sender<Report>),
     Seen(oneshot::Sender<Seen>),
     Change(Change),
     Reread,
     Stop,
+}
+
+/// Of what a report tells more than the outline.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Scope {
+    Outline,
+    /// Each backend of this service.
+    Of(String),
+    All,
 }
 
 /// What is on disk before it is answered.
@@ -116,8 +125,22 @@ impl Refused {
 impl Client {
     /// `None` once the thread has ended.
     pub async fn report(&self) -> Option<Report> {
+        self.ask_for_report(Scope::All).await
+    }
+
+    /// With what there is to tell of the backends of one service only. `None` once the thread has ended.
+    pub async fn report_of(&self, service: &str) -> Option<Report> {
+        self.ask_for_report(Scope::Of(service.to_owned())).await
+    }
+
+    /// Without what there is to tell of each backend and each service, of which there may be very many. `None` once the thread has ended.
+    pub async fn outline(&self) -> Option<Report> {
+        self.ask_for_report(Scope::Outline).await
+    }
+
+    async fn ask_for_report(&self, scope: Scope) -> Option<Report> {
         let (sender, receiver) = oneshot::channel();
-        self.requests.send(Request::Report(sender)).ok()?;
+        self.requests.send(Request::Report(scope, sender)).ok()?;
         receiver.await.ok()
     }
 

@@ -39,8 +39,8 @@ use crate::service::{self, Definitions, Errors, LeftOut, Reading};
 use crate::snapshot::{Compiler, Fabric, Millis, Snapshot};
 
 use bases::{Of, Saved};
-use client::Request;
 pub use client::{Client, Edit, Refused, Seen, Write, Written};
+use client::{Request, Scope};
 use drained::Drained;
 pub use drained::{Named, NotNamed, Whom};
 use journal::Position;
@@ -325,7 +325,9 @@ impl Thread {
     /// Does what somebody asks, or notes it; `Break`: this is the end.
     fn hear(&mut self, request: Request) -> ControlFlow<()> {
         match request {
-            Request::Report(answer) => drop(answer.send(self.report())),
+            // Who gave up, or went, need not be told: it would keep those waiting who change something.
+            Request::Report(_, answer) if answer.is_closed() => {}
+            Request::Report(scope, answer) => drop(answer.send(self.report(&scope))),
             Request::Seen(answer) => {
                 let (snapshot, fabric) = (self.publisher.newest().clone(), self.fabric.clone());
                 drop(answer.send(Seen { snapshot, fabric, now: (self.clock)() }));
@@ -500,38 +502,49 @@ impl Thread {
         }
     }
 
-    fn report(&mut self) -> Report {
+    /// Its lists are in no order: two hundred thousand backends take long enough.
+    fn report(&mut self, scope: &Scope) -> Report {
+        let is_told_of = |service: &Arc<str>| match scope {
+            Scope::Of(name) => **service == **name,
+            Scope::All | Scope::Outline => true,
+        };
+        if *scope == Scope::Outline {
+            return self.outline();
+        }
         let registry = self.compiler.registry();
-        let names = self.definitions.iter().flat_map(|set| &set.services).map(|service| &service.name);
-        let mut backends: Vec<_> =
-            registry.totals().map(|(pair, packets, bytes)| Count { of: pair.clone(), packets, bytes }).collect();
-        backends.sort_by(|a, b| a.of.cmp(&b.of));
+        let totals = registry.totals().filter(|(pair, ..)| is_told_of(&pair.0));
+        let destinations = self.compiler.destinations().filter(|(_, service, _)| is_told_of(service));
         let of_backend = |(number, service, endpoint): (u32, &Arc<str>, SocketAddr)| {
             ((service.clone(), endpoint), self.look.seen(number).flows)
         };
-        let mut flows: Vec<_> = self.compiler.destinations().map(of_backend).collect();
-        flows.sort();
+        let uncounted = self.compiler.rests_since().filter(|&(_, serial)| !self.look.has_counted(serial));
+        let names = self.definitions.iter().flat_map(|set| &set.services).map(|service| &service.name);
+        Report {
+            unsettled: self.compiler.unsettled(),
+            uncounted: uncounted.filter(|(name, _)| is_told_of(name)).map(|(name, _)| name.clone()).collect(),
+            flows: destinations.map(of_backend).collect(),
+            refused: registry.all_refused().map(|(name, packets)| (name.clone(), packets)).collect(),
+            backends: totals.map(|(pair, packets, bytes)| Count { of: pair.clone(), packets, bytes }).collect(),
+            // Those that it is not asked for it forgets.
+            services: if *scope == Scope::All { self.sums.of(registry.totals(), names) } else { Vec::new() },
+            ..self.outline()
+        }
+    }
+
+    fn outline(&mut self) -> Report {
         let mut moving: Vec<_> = self.compiler.moving().map(|(name, slots)| (name.clone(), slots)).collect();
         moving.sort();
-        let mut refused: Vec<_> = registry.all_refused().map(|(name, packets)| (name.clone(), packets)).collect();
-        refused.sort();
-        let uncounted = self.compiler.rests_since().filter(|&(_, serial)| !self.look.has_counted(serial));
         Report {
             masked: self.masks.over(self.definitions.as_ref().unwrap_or(&Arc::default())),
             drained: self.masks.drained().iter().cloned().collect(),
             feed_error: self.feed_error.clone(),
             left_out: self.left_out.clone(),
-            unsettled: self.compiler.unsettled(),
-            uncounted: uncounted.map(|(name, _)| name.clone()).collect(),
             next_move: self.compiler.next_move().map(|next| next.0.saturating_sub((self.clock)().0)),
-            flows,
             moving,
-            refused,
             definitions: self.definitions.clone(),
             feed_last_success: self.feed_last_success,
-            backends,
-            services: self.sums.of(registry.totals(), names),
             unresolved: self.unresolved.len(),
+            ..Report::default()
         }
     }
 }
