@@ -82,30 +82,29 @@ impl Flows for Api {
                 .ok_or_else(|| refusal::field("port", format!("no [[port]] has the name {name:?}")))?,
         };
         let seen = self.control.seen().await.ok_or_else(refusal::stopping)?;
-        let explained = explain::explain(&asked, &seen.snapshot, seen.now, PortIndex(port as u8), &seen.fabric, &names);
         let remembered = self.remembered(&asked, &seen.snapshot, seen.now);
+        let memory =
+            explain::Memory { flow: remembered.as_ref().map(|(_, flow, _)| *flow), clients: Some(&seen.clients) };
+        let port = PortIndex(port as u8);
+        let explained = explain::explain(&asked, &seen.snapshot, seen.now, port, &seen.fabric, &names, memory);
         let mut why = explained.lines();
-        let mut backend = explained.backend().map(|endpoint| endpoint.to_string());
         if let Some((cpu, flow, goes)) = &remembered {
             let silent = flow.age(seen.now.seconds());
             let stage = stage(flow.stage);
             why.push(match goes {
                 Some(endpoint) => {
-                    format!("memory: the lcore on CPU {cpu} remembers the flow ({stage}, silent for {silent} s): it goes to {endpoint}")
+                    format!("memory: the lcore on CPU {cpu} remembers the flow ({stage}, silent for {silent} s), at {endpoint}")
                 }
-                None => format!("memory: the lcore on CPU {cpu} remembers the flow ({stage}, silent for {silent} s), but its backend is gone or down"),
+                None => format!("memory: the lcore on CPU {cpu} remembers the flow ({stage}, silent for {silent} s), but it is over, or its backend is gone or down"),
             });
-            if let Some(endpoint) = goes {
-                backend = Some(endpoint.to_string());
-            }
         }
         Ok(Response::new(ExplainResponse {
             verdict: explained.verdict().to_owned(),
             reason: explained.reason().map(str::to_owned),
             service: explained.service().map(|service| service.name.to_string()),
-            backend,
+            backend: explained.backend().map(|endpoint| endpoint.to_string()),
             forwarding: explained.service().map(|service| service.forwarding.name().to_owned()),
-            remembered: remembered.is_some_and(|(_, _, goes)| goes.is_some()),
+            remembered: explained.is_remembered(),
             slot: explained.slot(),
             why,
         }))

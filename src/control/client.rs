@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::drained::Whom;
 use super::report::Report;
+use crate::flow::Clients;
 use crate::health;
 use crate::service::tree::quote;
 use crate::service::{Definitions, Errors, Service};
@@ -64,6 +65,8 @@ pub struct Seen {
     pub fabric: Fabric,
     /// What time it is to them.
     pub now: Millis,
+    /// Where clients went.
+    pub clients: Arc<Clients>,
 }
 
 /// A change of the definitions, which were validated by themselves.

@@ -330,7 +330,7 @@ impl Thread {
             Request::Report(scope, answer) => drop(answer.send(self.report(&scope))),
             Request::Seen(answer) => {
                 let (snapshot, fabric) = (self.publisher.newest().clone(), self.fabric.clone());
-                drop(answer.send(Seen { snapshot, fabric, now: (self.clock)() }));
+                drop(answer.send(Seen { snapshot, fabric, now: (self.clock)(), clients: self.clients.clone() }));
             }
             Request::Change(change) => self.writes.waiting.push(change),
             Request::Reread => self.feed.reread(),
