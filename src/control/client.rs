@@ -169,6 +169,11 @@ impl Client {
         self.has_definitions.load(Ordering::Relaxed)
     }
 
+    /// The definitions in force, as they were given.
+    pub fn in_force(&self) -> Arc<Definitions> {
+        self.in_force.borrow().clone()
+    }
+
     /// The definitions in force, as they were given, and those that follow; who looks late sees the newest only.
     pub fn definitions(&self) -> watch::Receiver<Arc<Definitions>> {
         self.in_force.clone()
