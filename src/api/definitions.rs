@@ -8,9 +8,8 @@ use std::time::{Duration, Instant};
 use futures_util::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
-use super::caller::permit;
 use super::{Api, refusal};
-use crate::config::{self, Role};
+use crate::config;
 use crate::control::{Edit, Refused, Write};
 use crate::proto;
 use crate::proto::definitions_server::Definitions;
@@ -68,7 +67,6 @@ impl Definitions for Api {
 
     async fn replace(&self, request: Request<ReplaceRequest>) -> Result<Response<WriteResponse>, Status> {
         const PREFIX: &str = "definitions.";
-        permit(&request, Role::Write)?;
         self.refuse_where_a_feed_rules()?;
         let ReplaceRequest { definitions, expected_version, dry_run } = request.into_inner();
         let Some(set) = definitions else { return Err(refusal::field("definitions", "required, but absent")) };
@@ -85,7 +83,6 @@ impl Definitions for Api {
 
     async fn upsert_service(&self, request: Request<UpsertServiceRequest>) -> Result<Response<WriteResponse>, Status> {
         const PREFIX: &str = "service.";
-        permit(&request, Role::Write)?;
         self.refuse_where_a_feed_rules()?;
         let UpsertServiceRequest { service, expected_version, dry_run } = request.into_inner();
         let Some(service) = service else { return Err(refusal::field("service", "required, but absent")) };
@@ -95,7 +92,6 @@ impl Definitions for Api {
     }
 
     async fn delete_service(&self, request: Request<DeleteServiceRequest>) -> Result<Response<WriteResponse>, Status> {
-        permit(&request, Role::Write)?;
         self.refuse_where_a_feed_rules()?;
         let DeleteServiceRequest { name, expected_version, dry_run } = request.into_inner();
         if name.is_empty() {
@@ -105,7 +101,6 @@ impl Definitions for Api {
     }
 
     async fn set_backends(&self, request: Request<SetBackendsRequest>) -> Result<Response<WriteResponse>, Status> {
-        permit(&request, Role::Write)?;
         self.refuse_where_a_feed_rules()?;
         let SetBackendsRequest { service: name, backends, expected_version, dry_run } = request.into_inner();
         if name.is_empty() {

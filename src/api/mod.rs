@@ -17,9 +17,11 @@ use std::time::SystemTime;
 
 use tonic::transport::Server as Transport;
 use tonic::transport::server::Router;
+use tower::layer::util::{Identity, Stack};
 
 use crate::control::Client;
 use crate::proto::{self, DESCRIPTORS, LARGEST_MESSAGE};
+use caller::Guarded;
 
 pub use listen::{Error, Listeners};
 
@@ -51,7 +53,7 @@ pub struct Facts {
 }
 
 /// All services, ready to answer.
-pub fn router(api: Arc<Api>) -> Router {
+pub fn router(api: Arc<Api>) -> Router<Stack<Guarded, Identity>> {
     use proto::backends_server::BackendsServer;
     use proto::definitions_server::DefinitionsServer;
     use proto::flows_server::FlowsServer;
@@ -72,6 +74,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .max_decoding_message_size(LARGEST_MESSAGE)
         .max_encoding_message_size(LARGEST_MESSAGE);
     Transport::builder()
+        .layer(Guarded)
         .concurrency_limit_per_connection(64)
         .max_concurrent_streams(Some(64))
         .http2_keepalive_interval(Some(std::time::Duration::from_secs(30)))
