@@ -15,6 +15,7 @@ mod refusal;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use tokio::sync::Semaphore;
 use tonic::transport::Server as Transport;
 use tonic::transport::server::Router;
 use tower::layer::util::{Identity, Stack};
@@ -36,7 +37,12 @@ pub struct Api {
     pub metrics: Box<Metrics>,
     /// The flows that each lcore remembers, with its CPU.
     pub remembered: Vec<(u16, crate::flow::Remembered)>,
+    /// So many callers may be told of flows at once: each holds a thread, and a snapshot, for as long as it listens.
+    pub lists: Arc<Semaphore>,
 }
+
+/// For [`Api::lists`].
+pub const LISTS: usize = 16;
 
 /// Renders metrics, at least those whose name begins so; nothing where the node is about to end.
 pub type Metrics = dyn Fn(&str) -> futures_util::future::BoxFuture<'static, Option<String>> + Send + Sync;
