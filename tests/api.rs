@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use hyper_util::rt::TokioIo;
-use penstock::api::{Api, Facts, Listeners};
+use penstock::api::{Api, Facts, LISTS, Listeners};
 use penstock::config::{Config, Listen};
 use penstock::control::{Control, Setup};
-use penstock::flow::Clients;
+use penstock::flow::{Clients, Flow as Remembers, Flows, Remembered, Stage};
 use penstock::proto::backends_client::BackendsClient;
 use penstock::proto::definitions_client::DefinitionsClient;
 use penstock::proto::flows_client::FlowsClient;
@@ -82,6 +82,11 @@ impl Node {
     }
 
     fn with(config: Config) -> Self {
+        Self::remembering(config, Vec::new(), Arc::new(Clients::new(8, [0; 2])))
+    }
+
+    /// With what its lcore remembers.
+    fn remembering(config: Config, remembered: Vec<Remembered>, clients: Arc<Clients>) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let start = Instant::now();
         let setup = Setup {
@@ -89,8 +94,8 @@ impl Node {
             config: config.clone(),
             twins: vec![],
             clock: Box::new(move || Millis(start.elapsed().as_millis() as u64)),
-            remembered: Vec::new(),
-            clients: Arc::new(Clients::new(8, [0; 2])),
+            remembered: remembered.clone(),
+            clients,
             knows_flows: false,
             memory: 0,
         };
@@ -110,7 +115,8 @@ impl Node {
             started: SystemTime::now(),
             facts: Box::new(|| Facts { phase: "forwarding", ..Facts::default() }),
             metrics: Box::new(|_| Box::pin(async { Some("# HELP up\nup{a=\"b\"} 1\nother 2\n".to_owned()) })),
-            remembered: vec![],
+            remembered: remembered.into_iter().map(|remembered| (1, remembered)).collect(),
+            lists: Arc::new(tokio::sync::Semaphore::new(LISTS)),
         });
         let (serving, addresses) = runtime.block_on(async {
             let listeners = Listeners::bind(&config.api).await.unwrap();
@@ -387,7 +393,9 @@ fn who_watches_slowly_gets_the_newest_only_and_the_first_at_once() {
             watch.message().await.unwrap().unwrap().definitions.unwrap()
         };
         assert_eq!(next(&mut watch).await.services.len(), 0);
-        let write = |name: usize| upsert(service(&format!("s{name}"), name as u8, &[1]));
+        // All of them together are more than a connection has room for.
+        let backends: Vec<u8> = (1..=50).collect();
+        let write = |name: usize| upsert(service(&format!("s{name}"), name as u8, &backends));
         client.upsert_service(write(1)).await.unwrap();
         assert_eq!(next(&mut watch).await.services.len(), 1);
         for name in 2..200 {
@@ -399,6 +407,7 @@ fn who_watches_slowly_gets_the_newest_only_and_the_first_at_once() {
             assert!(set.services.len() > last, "never backwards");
             (sets, last) = (sets + 1, set.services.len());
         }
+        assert!(sets < 198, "none was left out");
         println!("{sets} of 198 sets were sent");
     });
 }
@@ -460,6 +469,181 @@ fn counters_can_be_asked_for_and_a_live_packet_is_explained() {
         assert_eq!(violations(&status)[0].0, "destination");
         let mut list = flows.list(ListFlowsRequest::default()).await.unwrap().into_inner();
         assert!(list.message().await.unwrap().is_none(), "nothing is remembered");
+    });
+}
+
+fn tuple(source_port: u16) -> penstock::pipeline::Tuple {
+    penstock::pipeline::Tuple {
+        source: "198.51.100.7".parse().unwrap(),
+        destination: "192.0.2.1".parse().unwrap(),
+        source_port,
+        destination_port: 80,
+        protocol: 6,
+    }
+}
+
+/// A memory of so many flows of one client, to the first backend of the first service.
+fn flows(count: u16) -> Flows {
+    let mut flows = Flows::new(100_000, [1, 2]);
+    for port in 0..count {
+        let flow = Remembers { destination: 0, slot: 1, stage: Stage::Established, seen: 0 };
+        let spot = penstock::explain::spot(&flows, &tuple(port));
+        flows.insert(spot, &flow, &());
+    }
+    flows
+}
+
+#[test]
+fn flows_are_listed_part_by_part_as_long_as_somebody_listens() {
+    const FLOWS: u16 = 50_000;
+    let directory = tempfile::tempdir().unwrap();
+    let flows = flows(FLOWS);
+    let config = config(directory.path(), r#"kind = "none""#);
+    let node = Node::remembering(config, vec![flows.remembered()], Arc::new(Clients::new(8, [0; 2])));
+    against(directory.path(), |channel| async move {
+        let web = Service { tracking: Some("full".to_owned()), ..service("web", 1, &[1, 2]) };
+        DefinitionsClient::new(channel.clone()).upsert_service(upsert(web)).await.unwrap();
+        let mut client = FlowsClient::new(channel.clone());
+        let all = || ListFlowsRequest { limit: u32::MAX, ..ListFlowsRequest::default() };
+        // Who goes away is told no more: else soon nobody would be.
+        for _ in 0..3 * LISTS {
+            let start = Instant::now();
+            let mut list = loop {
+                match client.list(all()).await {
+                    Ok(list) => break list.into_inner(),
+                    Err(status) => assert_eq!(status.code(), Code::ResourceExhausted),
+                }
+                assert!(start.elapsed() < Duration::from_secs(10), "callers who went are still told");
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            };
+            assert_eq!(list.message().await.unwrap().unwrap().flows.len(), 1000);
+        }
+        let mut lists = Vec::new();
+        let refused = loop {
+            match client.list(all()).await {
+                Ok(list) => lists.push(list.into_inner()),
+                Err(status) => break status,
+            }
+            assert!(lists.len() <= LISTS, "each holds a thread");
+        };
+        assert_eq!(refused.code(), Code::ResourceExhausted);
+        let (mut list, mut found) = (lists.remove(0), 0);
+        drop(lists);
+        while let Some(part) = list.message().await.unwrap() {
+            assert!(part.flows.len() <= 1000);
+            found += part.flows.len();
+        }
+        assert_eq!(found, usize::from(FLOWS));
+
+        let of = async |service: Option<&str>, client_name: &str, limit| {
+            let (service, name) = (service.map(str::to_owned), Some(client_name.to_owned()));
+            let request = ListFlowsRequest { service, client: name, limit, backend: None };
+            let mut list = client.clone().list(request).await?.into_inner();
+            let mut found = 0;
+            while let Some(part) = list.message().await? {
+                found += part.flows.len();
+            }
+            Ok::<_, Status>(found)
+        };
+        assert_eq!(of(Some("web"), "198.51.100.7", u32::MAX).await.unwrap(), usize::from(FLOWS));
+        assert_eq!(of(Some("web"), "198.51.100.7", 7).await.unwrap(), 7);
+        assert_eq!(of(None, "198.51.100.7:77", 0).await.unwrap(), 1);
+        assert_eq!(of(None, "198.51.100.7", 7).await.unwrap(), 7);
+        let services = (0..300).map(|port| Service { port: Some(1 + port), ..service(&format!("s{port}"), 2, &[1]) });
+        let set = ServiceSet { version: None, services: services.collect() };
+        let replace = ReplaceRequest { definitions: Some(set), ..ReplaceRequest::default() };
+        DefinitionsClient::new(channel).replace(replace).await.unwrap();
+        assert_eq!(violations(&of(None, "198.51.100.7", 0).await.unwrap_err())[0].0, "service");
+    });
+    drop(node);
+}
+
+#[test]
+fn a_live_explanation_says_what_the_lcore_would_do() {
+    let directory = tempfile::tempdir().unwrap();
+    let clients = Arc::new(Clients::new(8, [3, 4]));
+    let config = config(directory.path(), r#"kind = "none""#);
+    let node = Node::remembering(config, vec![flows(3).remembered()], clients.clone());
+    let control = node.control.as_ref().unwrap().client();
+    against(directory.path(), |channel| async move {
+        let mut definitions = DefinitionsClient::new(channel.clone());
+        let mut web = Service { tracking: Some("full".to_owned()), ..service("web", 1, &[1]) };
+        definitions.upsert_service(upsert(web.clone())).await.unwrap();
+        let mut client = FlowsClient::new(channel.clone());
+        let mut explain = async |port: u16| {
+            let request = ExplainRequest {
+                source: format!("198.51.100.7:{port}"),
+                destination: "192.0.2.1:80".to_owned(),
+                protocol: "tcp".to_owned(),
+                port: None,
+            };
+            let explained = client.explain(request).await.unwrap().into_inner();
+            (explained.backend.unwrap(), explained.remembered, explained.why.join("\n"))
+        };
+        let (first, second) = ("10.1.0.1:80".to_owned(), "10.1.0.2:80".to_owned());
+        let (backend, is_remembered, why) = explain(40_000).await;
+        assert_eq!((backend, is_remembered), (first.clone(), false));
+        assert!(why.contains("at rest"), "{why}");
+
+        // All new flows go to another now: one that is remembered does not, and those that nobody remembers may still be there.
+        web.backends = service("", 0, &[1, 2]).backends;
+        web.backends[0].state = Some("draining".to_owned());
+        definitions.upsert_service(upsert(web.clone())).await.unwrap();
+        let (backend, is_remembered, why) = explain(40_000).await;
+        assert_eq!((backend, is_remembered), (second.clone(), false));
+        assert!(why.contains("still with 10.1.0.1:80 (base)") && !why.contains("at rest"), "{why}");
+        let (backend, is_remembered, why) = explain(1).await;
+        assert_eq!((backend, is_remembered), (first.clone(), true));
+        assert!(why.contains("10.1.0.1:80 keeps it"), "{why}");
+        assert!(why.lines().any(|line| line.starts_with("next hop: ") && line.contains("10.1.0.1")), "{why}");
+        web.backends[0].state = Some("down".to_owned());
+        definitions.upsert_service(upsert(web.clone())).await.unwrap();
+        assert_eq!(explain(1).await.0, second);
+
+        // A client that was somewhere goes there again, by whatever port.
+        web.backends[0].state = None;
+        web.hash = Some("source-ip".to_owned());
+        web.affinity_timeout = Some(prost_types::Duration { seconds: 3600, nanos: 0 });
+        definitions.upsert_service(upsert(web)).await.unwrap();
+        let usual = explain(40_000).await.0;
+        let seen = control.seen().await.unwrap();
+        let affinity = {
+            let found = seen.snapshot.service("192.0.2.1".parse().unwrap(), 80, 6).unwrap();
+            seen.snapshot.affinity(found.service).unwrap()
+        };
+        let spot = clients.spot(affinity.service, "198.51.100.7".parse().unwrap());
+        let other = u32::from(usual == first);
+        clients.note(spot, other, seen.now.seconds(), |_| false);
+        let (backend, is_remembered, why) = explain(40_000).await;
+        assert_eq!((backend, is_remembered), ([first, second][other as usize].clone(), false));
+        assert!(why.contains("affinity"), "{why}");
+        assert_eq!(clients.find(spot).unwrap().destination, other, "nothing is changed");
+    });
+    drop(node);
+}
+
+#[test]
+fn what_a_caller_said_is_cut_where_it_comes_back() {
+    against_a_node(|channel| async move {
+        let mut client = DefinitionsClient::new(channel.clone());
+        client.upsert_service(upsert(service("web", 1, &[1]))).await.unwrap();
+        let long = "x".repeat(100_000);
+        let delete = DeleteServiceRequest { name: long.clone(), ..DeleteServiceRequest::default() };
+        let versioned =
+            DeleteServiceRequest { name: "web".to_owned(), expected_version: Some(long.clone()), dry_run: false };
+        let drain = |backend: &str, service| DrainRequest { backend: backend.to_owned(), service };
+        let mut backends = BackendsClient::new(channel);
+        let refusals = [
+            client.delete_service(delete).await.unwrap_err(),
+            client.delete_service(versioned).await.unwrap_err(),
+            client.get(GetRequest { services: vec![long.clone()] }).await.unwrap_err(),
+            backends.drain(drain(&long, None)).await.unwrap_err(),
+            backends.drain(drain("10.1.0.9", Some(long.clone()))).await.unwrap_err(),
+            backends.list(ListBackendsRequest { service: Some(long.clone()), backend: None }).await.unwrap_err(),
+        ];
+        for status in refusals {
+            assert!(status.message().contains("xxx") && status.message().len() < 300, "{status:.300}");
+        }
     });
 }
 
@@ -527,7 +711,20 @@ fn a_change_that_was_kept_but_never_in_force_moves_no_flow_by_a_restart() {
             BackendsClient::new(channel).drain(request).await.unwrap();
         })
     };
-    for (name, change) in [("upsert", more), ("replace", replaced), ("drain", drained)] {
+    // The sets before the last move nothing, so no bases are kept of them.
+    let again: fn(Channel) -> std::pin::Pin<Box<dyn Future<Output = ()>>> = |channel| {
+        Box::pin(async move {
+            let mut client = DefinitionsClient::new(channel);
+            let mut set = client.get(GetRequest::default()).await.unwrap().into_inner().definitions.unwrap();
+            for version in ["a", "b"] {
+                set.version = Some(version.to_owned());
+                let request = ReplaceRequest { definitions: Some(set.clone()), ..ReplaceRequest::default() };
+                client.replace(request).await.unwrap();
+            }
+            client.upsert_service(upsert(service("web", 1, &[1, 2, 3, 4]))).await.unwrap();
+        })
+    };
+    for (name, change) in [("upsert", more), ("replace", replaced), ("drain", drained), ("again", again)] {
         let directory = tempfile::tempdir().unwrap();
         let file = |name: &str| directory.path().join(name);
         let node = Node::start(directory.path());
@@ -731,15 +928,10 @@ impl Authority {
     }
 }
 
-#[test]
-fn over_tcp_a_caller_may_do_what_the_name_of_its_certificate_says() {
-    use penstock::config::{Identity, Tls};
-
-    let directory = tempfile::tempdir().unwrap();
-    let (authority, stranger) = (Authority::new(), Authority::new());
-    let file = |name: &str| directory.path().join(name);
-    std::fs::write(file("ca.pem"), &authority.1).unwrap();
-    authority.issue(directory.path(), "node", "127.0.0.1");
+/// A node that listens on TCP in a directory with an authority's certificates.
+fn tls_node(directory: &Path, authority: &Authority) -> Node {
+    std::fs::write(directory.join("ca.pem"), &authority.1).unwrap();
+    authority.issue(directory, "node", "127.0.0.1");
     let more = r#"
         listen = ["127.0.0.1:0"]
         cert = "node.pem"
@@ -747,20 +939,104 @@ fn over_tcp_a_caller_may_do_what_the_name_of_its_certificate_says() {
         ca = "ca.pem"
         roles = {"orchestrator.example" = "write", "ops.example" = "drain"}
     "#;
-    let node = Node::with(config_with(directory.path(), r#"kind = "none""#, more));
+    Node::with(config_with(directory, r#"kind = "none""#, more))
+}
+
+/// Connects to it.
+async fn tls_connect(
+    directory: &Path,
+    address: SocketAddr,
+    identity: Option<(PathBuf, PathBuf)>,
+) -> Result<Channel, String> {
+    use penstock::config::{Identity, Tls};
+
+    let identity = identity.map(|(cert, key)| Identity { cert, key });
+    let mut client = penstock::tls::Client::new(Tls { ca: Some(directory.join("ca.pem")), identity }, "h2");
+    let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let stream = client.connect("127.0.0.1", stream).await.map_err(|error| error.to_string())?;
+    let mut stream = Some(TokioIo::new(stream));
+    let once = tower::service_fn(move |_: Uri| {
+        std::future::ready(stream.take().ok_or_else(|| std::io::Error::other("it is over")))
+    });
+    let endpoint = Endpoint::from_static("http://penstock");
+    endpoint.connect_with_connector(once).await.map_err(|error| error.to_string())
+}
+
+#[test]
+fn callers_who_say_nothing_keep_no_other_waiting() {
+    let directory = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let node = tls_node(directory.path(), &authority);
     let address = node.addresses[0];
-    let connect = async |identity: Option<(PathBuf, PathBuf)>| -> Result<Channel, String> {
-        let identity = identity.map(|(cert, key)| Identity { cert, key });
-        let mut client = penstock::tls::Client::new(Tls { ca: Some(file("ca.pem")), identity }, "h2");
-        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
-        let stream = client.connect("127.0.0.1", stream).await.map_err(|error| error.to_string())?;
-        let mut stream = Some(TokioIo::new(stream));
-        let once = tower::service_fn(move |_: Uri| {
-            std::future::ready(stream.take().ok_or_else(|| std::io::Error::other("it is over")))
-        });
-        let endpoint = Endpoint::from_static("http://penstock");
-        endpoint.connect_with_connector(once).await.map_err(|error| error.to_string())
-    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut silent = Vec::new();
+        for _ in 0..200 {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+            silent.push(socket.connect(address).await.unwrap());
+        }
+        let start = Instant::now();
+        let identity = authority.issue(directory.path(), "caller", "ops.example");
+        let channel = tls_connect(directory.path(), address, Some(identity)).await.unwrap();
+        NodeClient::new(channel).status(StatusRequest {}).await.unwrap();
+        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    });
+    drop(node);
+}
+
+#[test]
+fn what_a_caller_may_not_do_is_not_even_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let node = tls_node(directory.path(), &authority);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let identity = authority.issue(directory.path(), "caller", "somebody.example");
+        let channel = tls_connect(directory.path(), node.addresses[0], Some(identity)).await.unwrap();
+        // More than a message of this call may have.
+        let drain = DrainRequest { backend: "x".repeat(5 << 20), service: None };
+        let status = BackendsClient::new(channel).drain(drain).await.unwrap_err();
+        assert_eq!(status.code(), Code::PermissionDenied, "{status:.300}");
+    });
+    drop(node);
+}
+
+#[test]
+fn a_socket_is_never_open_to_everybody() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let directory = tempfile::tempdir().unwrap();
+    let path = socket(directory.path());
+    let api = config(directory.path(), r#"kind = "none""#).api;
+    let is_over = Arc::new(AtomicBool::new(false));
+    let looking = std::thread::spawn({
+        let (path, is_over) = (path.clone(), is_over.clone());
+        move || {
+            let mut modes = std::collections::BTreeSet::new();
+            while !is_over.load(Ordering::Relaxed) {
+                modes.extend(std::fs::metadata(&path).ok().map(|metadata| metadata.permissions().mode() & 0o777));
+            }
+            modes
+        }
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for _ in 0..500 {
+        drop(runtime.block_on(Listeners::bind(&api)).unwrap());
+    }
+    is_over.store(true, Ordering::Relaxed);
+    assert_eq!(looking.join().unwrap().into_iter().collect::<Vec<_>>(), [0o660]);
+    let there: Vec<_> = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(there, [path]);
+}
+
+#[test]
+fn over_tcp_a_caller_may_do_what_the_name_of_its_certificate_says() {
+    let directory = tempfile::tempdir().unwrap();
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let file = |name: &str| directory.path().join(name);
+    let node = tls_node(directory.path(), &authority);
+    let connect = |identity| tls_connect(directory.path(), node.addresses[0], identity);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         // By name: what reading, draining and writing give.

@@ -7,9 +7,7 @@ use std::time::SystemTime;
 
 use tonic::{Request, Response, Status};
 
-use super::caller::permit;
 use super::{Api, refusal};
-use crate::config::Role;
 use crate::control::{Named, Report, Whom};
 use crate::health::{Probe, State, View};
 use crate::proto::backends_server::Backends;
@@ -18,6 +16,7 @@ use crate::proto::{
     UndrainResponse,
 };
 use crate::service::Service;
+use crate::service::tree::quote;
 use crate::snapshot::Snapshot;
 
 #[tonic::async_trait]
@@ -25,7 +24,11 @@ impl Backends for Api {
     async fn list(&self, request: Request<ListBackendsRequest>) -> Result<Response<ListBackendsResponse>, Status> {
         let ListBackendsRequest { service, backend } = request.into_inner();
         let named = backend.as_deref().map(named).transpose()?;
-        let report = self.control.report().await.ok_or_else(refusal::stopping)?;
+        let report = match &service {
+            Some(service) => self.control.report_of(service).await,
+            None => self.control.report().await,
+        };
+        let report = report.ok_or_else(refusal::stopping)?;
         let seen = self.control.seen().await.ok_or_else(refusal::stopping)?;
         let health = self.control.health().clone();
         let list = move || list(&report, &seen.snapshot, &health, service.as_deref(), named);
@@ -34,7 +37,6 @@ impl Backends for Api {
     }
 
     async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
-        permit(&request, Role::Drain)?;
         let DrainRequest { backend, service } = request.into_inner();
         let whom = whom(&backend, service)?;
         let services = self.control.drain(whom).await.map_err(|refused| refusal::refused(refused, ""))?;
@@ -42,7 +44,6 @@ impl Backends for Api {
     }
 
     async fn undrain(&self, request: Request<UndrainRequest>) -> Result<Response<UndrainResponse>, Status> {
-        permit(&request, Role::Drain)?;
         let UndrainRequest { backend, service } = request.into_inner();
         let whom = whom(&backend, service)?;
         let services = self.control.undrain(whom).await.map_err(|refused| refusal::refused(refused, ""))?;
@@ -83,20 +84,22 @@ fn list(
     if let Some(name) = service
         && !definitions.services.iter().any(|service| is_asked_for(service))
     {
-        return Err(Status::not_found(format!("there is no service {name:?}")));
+        return Err(refusal::no_service(name));
     }
     let counts: HashMap<&(Arc<str>, SocketAddr), (u64, u64)> =
         report.backends.iter().map(|count| (&count.of, (count.packets, count.bytes))).collect();
     let flows: HashMap<&(Arc<str>, SocketAddr), u64> = report.flows.iter().map(|(of, flows)| (of, *flows)).collect();
     let masked: HashMap<&str, &Arc<Service>> =
         report.masked.services.iter().map(|service| (&*service.name, service)).collect();
+    let has_named =
+        |of: &Service| named.is_none_or(|named| of.backends.iter().any(|backend| named.is(of.endpoint(backend))));
     let slots: HashMap<&str, HashMap<SocketAddr, u32>> = snapshot
         .services()
-        .filter(|compiled| is_asked_for(compiled.definition()))
+        .filter(|compiled| is_asked_for(compiled.definition()) && has_named(compiled.definition()))
         .map(|compiled| (&*compiled.definition().name, compiled.slots()))
         .collect();
     let mut backends = Vec::new();
-    for service in definitions.services.iter().filter(|service| is_asked_for(service)) {
+    for service in definitions.services.iter().filter(|service| is_asked_for(service) && has_named(service)) {
         let masked = masked.get(&*service.name).copied().unwrap_or(service);
         let table_size: u32 = slots.get(&*service.name).map_or(0, |slots| slots.values().sum());
         let checks: HashMap<usize, (bool, String)> = checks(health, service);
@@ -129,7 +132,7 @@ fn list(
         }
     }
     if let Some(named) = named.filter(|_| backends.is_empty()) {
-        let of = service.map_or("no service has".to_owned(), |name| format!("service {name:?} has no"));
+        let of = service.map_or("no service has".to_owned(), |name| format!("service {} has no", quote(name)));
         let word = if service.is_some() { "backend" } else { "a backend" };
         return Err(Status::not_found(format!("{of} {word} {named}")));
     }

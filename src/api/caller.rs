@@ -1,13 +1,18 @@
 //! Who calls, and what they may do.
 
+use std::future::Ready;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use futures_util::future::Either;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tonic::Status;
+use tonic::body::Body;
+use tonic::codegen::{Service, http};
 use tonic::transport::server::Connected;
-use tonic::{Request, Status};
+use tower::Layer;
 
 use crate::config::{ApiTls, Role};
 use crate::tls;
@@ -28,7 +33,7 @@ enum Stream {
 #[derive(Debug, Clone)]
 pub struct Caller {
     role: Role,
-    /// The names of their certificate; empty: they are on this machine.
+    /// The DNS names of their certificate; empty: it has none, or they are on this machine.
     names: Vec<String>,
 }
 
@@ -57,11 +62,23 @@ fn role(config: &ApiTls, names: &[String]) -> Role {
     named.or_else(|| config.roles.get("*")).copied().unwrap_or(Role::Read)
 }
 
-/// Refuses what the caller may not do.
-pub fn permit<T>(request: &Request<T>, needed: Role) -> Result<(), Status> {
-    let Some(caller) = request.extensions().get::<Caller>() else {
-        return Err(Status::internal("a call without a caller"));
-    };
+/// What a call needs, by its path. Whatever is not known to read needs the most.
+fn needed(path: &str) -> Role {
+    match path.strip_prefix("/penstock.v1.") {
+        None
+        | Some(
+            "Definitions/Get" | "Definitions/Watch" | "Backends/List" | "Node/Status" | "Node/Counters" | "Flows/List"
+            | "Flows/Explain",
+        ) => Role::Read,
+        Some("Backends/Drain" | "Backends/Undrain") => Role::Drain,
+        Some(_) => Role::Write,
+    }
+}
+
+/// Refuses what the caller may not do, before any of it is read.
+fn permit(path: &str, caller: Option<&Caller>) -> Result<(), Status> {
+    let needed = needed(path);
+    let Some(caller) = caller else { return Err(Status::internal("a call without a caller")) };
     if caller.role >= needed {
         return Ok(());
     }
@@ -71,6 +88,44 @@ pub fn permit<T>(request: &Request<T>, needed: Role) -> Result<(), Status> {
         needed.name(),
         caller.role.name()
     )))
+}
+
+/// Puts a [`Guard`] before all services.
+#[derive(Debug, Clone, Copy)]
+pub struct Guarded;
+
+impl<S> Layer<S> for Guarded {
+    type Service = Guard<S>;
+
+    fn layer(&self, inner: S) -> Guard<S> {
+        Guard { inner }
+    }
+}
+
+/// Lets the calls through that their caller may make.
+#[derive(Debug, Clone)]
+pub struct Guard<S> {
+    inner: S,
+}
+
+impl<S, B: Default> Service<http::Request<Body>> for Guard<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<B>>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Either<S::Future, Ready<Result<S::Response, S::Error>>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        match permit(request.uri().path(), request.extensions().get::<Caller>()) {
+            Ok(()) => Either::Left(self.inner.call(request)),
+            Err(refused) => Either::Right(std::future::ready(Ok(refused.into_http()))),
+        }
+    }
 }
 
 impl Connected for Connection {
@@ -119,8 +174,32 @@ impl AsyncWrite for Connection {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message;
+
     use super::*;
     use crate::config::Identity;
+
+    #[test]
+    fn every_call_of_the_contract_needs_what_its_name_says() {
+        let descriptors = prost_types::FileDescriptorSet::decode(crate::proto::DESCRIPTORS).unwrap();
+        let mut of = std::collections::BTreeMap::new();
+        for file in descriptors.file.iter().filter(|file| file.package() == "penstock.v1") {
+            for service in file.service.iter().filter(|service| service.name() != "Feed") {
+                for call in &service.method {
+                    let path = format!("{}/{}", service.name(), call.name());
+                    of.insert(path.clone(), needed(&format!("/penstock.v1.{path}")));
+                }
+            }
+        }
+        let with = |role| of.iter().filter(move |(_, needed)| **needed == role).map(|(path, _)| path.as_str());
+        let writing =
+            ["DeleteService", "Replace", "SetBackends", "UpsertService"].map(|call| format!("Definitions/{call}"));
+        assert_eq!(with(Role::Write).collect::<Vec<_>>(), writing);
+        assert_eq!(with(Role::Drain).collect::<Vec<_>>(), ["Backends/Drain", "Backends/Undrain"]);
+        assert_eq!(with(Role::Read).count(), 7);
+        assert_eq!(needed("/penstock.v1.Definitions/Anything"), Role::Write);
+        assert_eq!(needed("/grpc.health.v1.Health/Check"), Role::Read);
+    }
 
     #[test]
     fn a_caller_has_the_best_role_of_its_names_else_that_of_everyone_else() {

@@ -3,13 +3,13 @@
 use std::collections::HashSet;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures_util::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
-use super::caller::permit;
 use super::{Api, refusal};
-use crate::config::{self, Role};
+use crate::config;
 use crate::control::{Edit, Refused, Write};
 use crate::proto;
 use crate::proto::definitions_server::Definitions;
@@ -17,14 +17,17 @@ use crate::proto::{
     DeleteServiceRequest, GetRequest, GetResponse, ReplaceRequest, SetBackendsRequest, UpsertServiceRequest,
     WatchRequest, WatchResponse, WriteResponse,
 };
-use crate::service::tree::{self, Value};
+use crate::service::tree::Value;
 use crate::service::{self, Errors, Service, Warning};
 
 /// Errors and warnings of a request name no file.
 const REQUEST: &str = "request";
 
-/// How often a change of one service is made anew, when another came between: as often as others can come.
-const TRIES: usize = 100;
+/// For so long a change of one service is made anew, when another came between.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// After so long it is made anew though nothing new is in force.
+const AGAIN: Duration = Duration::from_millis(100);
 
 type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -34,18 +37,18 @@ impl Definitions for Api {
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
         let names = request.into_inner().services;
-        let mut definitions = self.control.definitions().borrow().clone();
+        let mut definitions = self.control.in_force();
         if !names.is_empty() {
             // Of thousands, only those asked for are copied into messages.
             let mut wanted: HashSet<&str> = names.iter().map(String::as_str).collect();
             let is_wanted = |service: &&Arc<Service>| wanted.remove(&*service.name);
             let services = definitions.services.iter().filter(is_wanted).cloned().collect();
             if let Some(missing) = names.iter().find(|name| wanted.contains(name.as_str())) {
-                return Err(Status::not_found(format!("there is no service {missing:?}")));
+                return Err(refusal::no_service(missing));
             }
             definitions = Arc::new(service::Definitions { version: definitions.version.clone(), services });
         }
-        Ok(Response::new(GetResponse { definitions: Some(proto::message_of_set(&definitions)) }))
+        Ok(Response::new(GetResponse { definitions: Some(message(definitions).await?) }))
     }
 
     async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
@@ -54,19 +57,20 @@ impl Definitions for Api {
         // The next is made when the last was taken: who is slow holds one.
         let sets = futures_util::stream::unfold(definitions, |mut definitions| async move {
             definitions.changed().await.ok()?;
-            let set = proto::message_of_set(&definitions.borrow_and_update().clone());
-            Some((Ok(WatchResponse { definitions: Some(set) }), definitions))
+            // Whoever looks at them keeps the control thread from changing them: so no longer than that.
+            let newest = definitions.borrow_and_update().clone();
+            let set = message(newest).await.map(|set| WatchResponse { definitions: Some(set) });
+            Some((set, definitions))
         });
         Ok(Response::new(sets.boxed()))
     }
 
     async fn replace(&self, request: Request<ReplaceRequest>) -> Result<Response<WriteResponse>, Status> {
         const PREFIX: &str = "definitions.";
-        permit(&request, Role::Write)?;
         self.refuse_where_a_feed_rules()?;
         let ReplaceRequest { definitions, expected_version, dry_run } = request.into_inner();
         let Some(set) = definitions else { return Err(refusal::field("definitions", "required, but absent")) };
-        let (config, in_force) = (self.config.clone(), self.control.definitions().borrow().clone());
+        let (config, in_force) = (self.config.clone(), self.control.in_force());
         let judge = move || {
             let (definitions, warnings) = service::read_tree(&proto::tree_of_set(&set), REQUEST, Some(&in_force))?;
             config::fit(&config, &definitions, REQUEST)?;
@@ -79,7 +83,6 @@ impl Definitions for Api {
 
     async fn upsert_service(&self, request: Request<UpsertServiceRequest>) -> Result<Response<WriteResponse>, Status> {
         const PREFIX: &str = "service.";
-        permit(&request, Role::Write)?;
         self.refuse_where_a_feed_rules()?;
         let UpsertServiceRequest { service, expected_version, dry_run } = request.into_inner();
         let Some(service) = service else { return Err(refusal::field("service", "required, but absent")) };
@@ -89,7 +92,6 @@ impl Definitions for Api {
     }
 
     async fn delete_service(&self, request: Request<DeleteServiceRequest>) -> Result<Response<WriteResponse>, Status> {
-        permit(&request, Role::Write)?;
         self.refuse_where_a_feed_rules()?;
         let DeleteServiceRequest { name, expected_version, dry_run } = request.into_inner();
         if name.is_empty() {
@@ -99,35 +101,43 @@ impl Definitions for Api {
     }
 
     async fn set_backends(&self, request: Request<SetBackendsRequest>) -> Result<Response<WriteResponse>, Status> {
-        permit(&request, Role::Write)?;
         self.refuse_where_a_feed_rules()?;
         let SetBackendsRequest { service: name, backends, expected_version, dry_run } = request.into_inner();
         if name.is_empty() {
             return Err(refusal::field("service", "required, but absent"));
         }
-        let absent = || Status::not_found(format!("there is no service {name:?}"));
-        for _ in 0..TRIES {
-            let in_force = self.control.definitions().borrow().clone();
-            let before = in_force.services.iter().find(|service| *service.name == *name).ok_or_else(absent)?.clone();
-            let json = before.to_json();
-            let mut tree =
-                tree::json(json.as_bytes(), REQUEST).map_err(|errors| Status::internal(errors.to_string()))?;
-            if let Value::Object(members) = &mut tree {
-                members.retain(|(key, _)| key != "backends");
-                members.push(("backends".into(), proto::tree_of_backends(&backends)));
-            }
-            let (after, warnings) = self.judge(&tree).map_err(|errors| refusal::invalid(&errors, ""))?;
+        let mut watched = self.control.definitions();
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            let in_force = watched.borrow_and_update().clone();
+            let before = find(&in_force, &name).ok_or_else(|| refusal::no_service(&name))?.clone();
+            let message = proto::Service { backends: backends.clone(), ..proto::message_of(&before) };
+            let (after, warnings) =
+                self.judge(&proto::tree_of(&message)).map_err(|errors| refusal::invalid(&errors, ""))?;
             let edit = Edit::Exchange { before, after };
             let write = Write { edit, expected_version: expected_version.clone(), is_dry_run: dry_run };
             match self.control.write(write).await {
-                Err(Refused::Outdated) => {
-                    // Another change of the same service is on its way: it is in force in a moment.
-                    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-                }
+                // Another change of the same service is on its way: it is in force when the disk has it, or it never will be.
+                Err(Refused::Outdated) => _ = tokio::time::timeout(AGAIN, watched.changed()).await,
                 written => return answer(written, &warnings, ""),
             }
         }
         Err(Status::aborted("the service changes all the time"))
+    }
+}
+
+/// A set's message, made where it keeps no other call waiting: there may be thousands of services.
+async fn message(definitions: Arc<service::Definitions>) -> Result<proto::ServiceSet, Status> {
+    let made = tokio::task::spawn_blocking(move || proto::message_of_set(&definitions)).await;
+    made.map_err(|error| Status::internal(error.to_string()))
+}
+
+/// A service by its name. Those that callers write stand in the order of their names.
+fn find<'a>(definitions: &'a service::Definitions, name: &str) -> Option<&'a Arc<Service>> {
+    let services = &definitions.services;
+    match services.binary_search_by(|service| (*service.name).cmp(name)) {
+        Ok(index) => services.get(index),
+        Err(_) => services.iter().find(|service| *service.name == *name),
     }
 }
 

@@ -1,14 +1,17 @@
 //! `Flows`: what the lcores remember, and why a packet goes where it goes.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{Api, backends, refusal};
+use super::{Api, LISTS, refusal};
 use crate::control::Named;
 use crate::explain::{self, Asked};
 use crate::flow::{Flow, Remembered, Stage};
@@ -24,6 +27,9 @@ const PART: usize = 1000;
 /// Where nobody says how many are wanted.
 const USUAL: u32 = 10_000;
 
+/// Services, times lcores, that all ports of a client are tried for: some seconds.
+const MOST_LOOKED_THROUGH: usize = 256;
+
 /// Places of a memory that are looked at in one go.
 const STEP: usize = 1 << 16;
 
@@ -33,28 +39,43 @@ impl Flows for Api {
 
     async fn list(&self, request: Request<ListFlowsRequest>) -> Result<Response<Self::ListStream>, Status> {
         let ListFlowsRequest { service, backend, client, limit } = request.into_inner();
-        let fabric = self.control.seen().await.ok_or_else(refusal::stopping)?;
+        let named = |text: &str, key| {
+            text.parse().map_err(|error: crate::control::NotNamed| refusal::field(key, error.to_string()))
+        };
         let wanted = Wanted {
-            backend: backend.as_deref().map(backends::named).transpose()?,
-            client: client
-                .as_deref()
-                .map(|text| {
-                    text.parse().map_err(|error: crate::control::NotNamed| refusal::field("client", error.to_string()))
-                })
-                .transpose()?,
+            backend: backend.as_deref().map(|text| named(text, "backend")).transpose()?,
+            client: client.as_deref().map(|text| named(text, "client")).transpose()?,
             limit: if limit == 0 { USUAL } else { limit } as usize,
             service,
         };
-        if let Some(name) = &wanted.service
-            && !fabric.snapshot.services().any(|service| *service.definition().name == **name)
+        let seen = self.control.seen().await.ok_or_else(refusal::stopping)?;
+        let looked_through = seen.snapshot.services().count() * self.remembered.len();
+        if wanted.client.is_some_and(|client| client.port.is_none())
+            && wanted.service.is_none()
+            && looked_through > MOST_LOOKED_THROUGH
         {
-            return Err(Status::not_found(format!("there is no service {name:?}")));
+            let reason = "required: a client without a port is looked for by all of its ports, which takes too long for so many services; or give its port";
+            return Err(refusal::field("service", reason));
         }
+        if let Some(name) = &wanted.service
+            && !seen.snapshot.services().any(|service| *service.definition().name == **name)
+        {
+            return Err(refusal::no_service(name));
+        }
+        let permit = self.lists.clone().try_acquire_owned().map_err(|_| {
+            Status::resource_exhausted(format!("{LISTS} callers are told of flows at this moment; try again"))
+        })?;
+        let (sender, receiver) = mpsc::channel(1);
         let memories = self.remembered.clone();
-        let find = move || wanted.find(&memories, &fabric.snapshot, fabric.now);
-        let found = tokio::task::spawn_blocking(find).await.map_err(|error| Status::internal(error.to_string()))?;
-        let parts: Vec<_> = found.chunks(PART).map(|part| Ok(ListFlowsResponse { flows: part.to_vec() })).collect();
-        Ok(Response::new(futures_util::stream::iter(parts).boxed()))
+        tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            let mut told = Told { caller: sender, part: Vec::new(), left: wanted.limit };
+            // It ends early where nobody listens any more.
+            if wanted.find(&memories, &seen.snapshot, seen.now, &mut told).is_continue() {
+                let _ = told.send();
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver).boxed()))
     }
 
     async fn explain(&self, request: Request<ExplainRequest>) -> Result<Response<ExplainResponse>, Status> {
@@ -82,30 +103,29 @@ impl Flows for Api {
                 .ok_or_else(|| refusal::field("port", format!("no [[port]] has the name {name:?}")))?,
         };
         let seen = self.control.seen().await.ok_or_else(refusal::stopping)?;
-        let explained = explain::explain(&asked, &seen.snapshot, seen.now, PortIndex(port as u8), &seen.fabric, &names);
         let remembered = self.remembered(&asked, &seen.snapshot, seen.now);
+        let memory =
+            explain::Memory { flow: remembered.as_ref().map(|(_, flow, _)| *flow), clients: Some(&seen.clients) };
+        let port = PortIndex(port as u8);
+        let explained = explain::explain(&asked, &seen.snapshot, seen.now, port, &seen.fabric, &names, memory);
         let mut why = explained.lines();
-        let mut backend = explained.backend().map(|endpoint| endpoint.to_string());
         if let Some((cpu, flow, goes)) = &remembered {
             let silent = flow.age(seen.now.seconds());
             let stage = stage(flow.stage);
             why.push(match goes {
                 Some(endpoint) => {
-                    format!("memory: the lcore on CPU {cpu} remembers the flow ({stage}, silent for {silent} s): it goes to {endpoint}")
+                    format!("memory: the lcore on CPU {cpu} remembers the flow ({stage}, silent for {silent} s), at {endpoint}")
                 }
-                None => format!("memory: the lcore on CPU {cpu} remembers the flow ({stage}, silent for {silent} s), but its backend is gone or down"),
+                None => format!("memory: the lcore on CPU {cpu} remembers the flow ({stage}, silent for {silent} s), but it is over, or its backend is gone or down"),
             });
-            if let Some(endpoint) = goes {
-                backend = Some(endpoint.to_string());
-            }
         }
         Ok(Response::new(ExplainResponse {
             verdict: explained.verdict().to_owned(),
             reason: explained.reason().map(str::to_owned),
             service: explained.service().map(|service| service.name.to_string()),
-            backend,
+            backend: explained.backend().map(|endpoint| endpoint.to_string()),
             forwarding: explained.service().map(|service| service.forwarding.name().to_owned()),
-            remembered: remembered.is_some_and(|(_, _, goes)| goes.is_some()),
+            remembered: explained.is_remembered(),
             slot: explained.slot(),
             why,
         }))
@@ -154,43 +174,96 @@ struct Wanted {
     limit: usize,
 }
 
-impl Wanted {
-    fn find(&self, memories: &[(u16, Remembered)], snapshot: &Snapshot, now: Millis) -> Vec<proto::Flow> {
-        match self.client {
-            Some(client) => self.find_of_client(client, memories, snapshot, now),
-            None => self.find_all(memories, snapshot, now),
+/// What a caller is told, part by part: the next is found when one was taken.
+struct Told {
+    caller: mpsc::Sender<Result<ListFlowsResponse, Status>>,
+    part: Vec<proto::Flow>,
+    /// How many more are wanted.
+    left: usize,
+}
+
+impl Told {
+    /// `Break`: nobody wants more.
+    fn tell(&mut self, flow: proto::Flow) -> ControlFlow<()> {
+        self.part.push(flow);
+        self.left -= 1;
+        if self.part.len() == PART || self.left == 0 {
+            self.send()?;
+        }
+        if self.left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    fn send(&mut self) -> ControlFlow<()> {
+        let flows = std::mem::take(&mut self.part);
+        if flows.is_empty() {
+            return ControlFlow::Continue(());
+        }
+        match self.caller.blocking_send(Ok(ListFlowsResponse { flows })) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
         }
     }
 
-    fn find_all(&self, memories: &[(u16, Remembered)], snapshot: &Snapshot, now: Millis) -> Vec<proto::Flow> {
-        let flows = memories.iter().flat_map(|(cpu, memory)| {
-            let steps = (0..memory.places()).step_by(STEP);
-            let flows = steps.flat_map(move |at| memory.flows(at..(at + STEP).min(memory.places())));
-            flows.map(|flow| (*cpu, flow))
-        });
-        flows.filter_map(|(cpu, flow)| self.show(cpu, &flow, None, snapshot, now)).take(self.limit).collect()
+    /// Between two steps: `Break` where nobody listens any more.
+    fn is_heard(&self) -> ControlFlow<()> {
+        if self.caller.is_closed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+}
+
+impl Wanted {
+    /// `Break`: the caller wants no more.
+    fn find(
+        &self,
+        memories: &[(u16, Remembered)],
+        snapshot: &Snapshot,
+        now: Millis,
+        told: &mut Told,
+    ) -> ControlFlow<()> {
+        match self.client {
+            Some(client) => self.find_of_client(client, memories, snapshot, now, told),
+            None => self.find_all(memories, snapshot, now, told),
+        }
     }
 
-    /// An address alone may have flows from any port, to any service of its family.
+    fn find_all(
+        &self,
+        memories: &[(u16, Remembered)],
+        snapshot: &Snapshot,
+        now: Millis,
+        told: &mut Told,
+    ) -> ControlFlow<()> {
+        for (cpu, memory) in memories {
+            for at in (0..memory.places()).step_by(STEP) {
+                told.is_heard()?;
+                for flow in memory.flows(at..(at + STEP).min(memory.places())) {
+                    if let Some(flow) = self.show(*cpu, &flow, None, snapshot, now) {
+                        told.tell(flow)?;
+                    }
+                }
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// An address alone may have flows from any port.
     fn find_of_client(
         &self,
         client: Named,
         memories: &[(u16, Remembered)],
         snapshot: &Snapshot,
         now: Millis,
-    ) -> Vec<proto::Flow> {
+        told: &mut Told,
+    ) -> ControlFlow<()> {
         let ports = client.port.map_or(0..=u16::MAX, |port| port..=port);
         let is_asked_for = |service: &Service| {
             self.service.as_ref().is_none_or(|name| *service.name == **name)
                 && service.vip.addr().is_ipv4() == client.address.is_ipv4()
         };
-        let mut found = Vec::new();
         for service in snapshot.services().map(|compiled| compiled.definition()).filter(|service| is_asked_for(service))
         {
+            told.is_heard()?;
             // Of a prefix, and of many ports, there are too many destinations to try: one that is named whole is.
-            let (IpAddr::V4(_) | IpAddr::V6(_), Some(vip_port)) = (service.vip.addr(), service.ports.single()) else {
-                continue;
-            };
+            let Some(vip_port) = service.ports.single() else { continue };
             if service.vip.prefix_len() != service.vip.max_prefix_len() {
                 continue;
             }
@@ -199,16 +272,14 @@ impl Wanted {
                 let destination = SocketAddr::new(service.vip.addr(), vip_port);
                 let tuple = tuple(&Asked { source, destination, protocol: service.protocol });
                 for (cpu, memory) in memories {
-                    if let Some(flow) = memory.find(explain::spot(memory, &tuple)) {
-                        found.extend(self.show(*cpu, &flow, Some(source), snapshot, now));
-                        if found.len() == self.limit {
-                            return found;
-                        }
+                    let flow = memory.find(explain::spot(memory, &tuple));
+                    if let Some(flow) = flow.and_then(|flow| self.show(*cpu, &flow, Some(source), snapshot, now)) {
+                        told.tell(flow)?;
                     }
                 }
             }
         }
-        found
+        ControlFlow::Continue(())
     }
 
     /// A flow as it is shown, if it is wanted, and not over.

@@ -1,11 +1,12 @@
 //! Where the API listens: Unix sockets, which the file system guards, and TCP, on loopback or with TLS.
 
+use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream as Probe;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -45,10 +46,13 @@ pub struct Listeners {
 }
 
 /// Callers that may shake hands at the same time; more wait in the kernel.
-const HANDSHAKES: usize = 64;
+const HANDSHAKES: usize = 256;
+
+/// Of them, from one address: who is silent there keeps nobody else waiting.
+const OF_ONE: usize = 16;
 
 /// For one handshake.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(3);
 
 impl Listeners {
     pub async fn bind(config: &config::Api) -> Result<Self, Error> {
@@ -63,14 +67,10 @@ impl Listeners {
                     if let Some(directory) = path.parent() {
                         std::fs::create_dir_all(directory).map_err(failed)?;
                     }
-                    this.unix.push(UnixListener::bind(path).map_err(failed)?);
+                    let none = |name: &str| Error::NoGroup { name: name.to_owned(), path: path.clone() };
+                    let id = group.map(|name| group_id(name).ok_or_else(|| none(name))).transpose()?;
+                    this.unix.push(bind_guarded(path, id).map_err(failed)?);
                     this.paths.push(path.clone());
-                    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(failed)?;
-                    if let Some(name) = group {
-                        let none = || Error::NoGroup { name: name.to_owned(), path: path.clone() };
-                        let id = group_id(name).ok_or_else(none)?;
-                        std::os::unix::fs::chown(path, None, Some(id)).map_err(failed)?;
-                    }
                 }
             }
         }
@@ -106,16 +106,19 @@ impl Listeners {
     }
 }
 
-/// Callers who proved who they are. One that is slow about it keeps nobody else waiting.
+/// Callers who proved who they are. One that is slow about it keeps nobody else waiting, nor do many of one address.
 fn secured(
     listener: TcpListener,
     server: Arc<tls::Server>,
     config: ApiTls,
 ) -> BoxStream<'static, io::Result<Connection>> {
+    let places = Places::default();
     let shake = move |stream: io::Result<TcpStream>| {
         let (server, config) = (server.clone(), config.clone());
+        // Taken when the caller comes, not when its turn does.
+        let place = stream.as_ref().ok().and_then(|stream| places.take(stream.peer_addr().ok()?.ip()));
         async move {
-            let stream = stream?;
+            let (stream, _place) = (stream?, place.ok_or_else(|| io::Error::other("too many of one address"))?);
             let _ = stream.set_nodelay(true);
             let from = stream.peer_addr()?;
             match tokio::time::timeout(PATIENCE, server.accept(stream)).await {
@@ -133,6 +136,46 @@ fn secured(
     callers.filter_map(async |caller| caller.ok().map(Ok)).boxed()
 }
 
+/// Who shakes hands: how many of each address.
+#[derive(Debug, Clone, Default)]
+struct Places(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+/// Given back when it is dropped.
+#[derive(Debug)]
+struct Place(Places, IpAddr);
+
+impl Places {
+    /// `None`: too many of that address have one.
+    fn take(&self, address: IpAddr) -> Option<Place> {
+        // Whoever has an IPv6 address has the whole network of it.
+        let address = match address {
+            IpAddr::V4(_) => address,
+            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        };
+        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_one = places.entry(address).or_default();
+        *of_one += 1;
+        if *of_one <= OF_ONE {
+            return Some(Place(self.clone(), address));
+        }
+        *of_one -= 1;
+        None
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let Self(Places(places), address) = self;
+        let mut places = places.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(of_one) = places.get_mut(address) {
+            *of_one -= 1;
+            if *of_one == 0 {
+                places.remove(address);
+            }
+        }
+    }
+}
+
 /// Removes its sockets when it ends.
 #[derive(Debug)]
 pub struct Serving {
@@ -145,6 +188,26 @@ impl Drop for Serving {
             let _ = std::fs::remove_file(path);
         }
     }
+}
+
+/// A socket for its owner and one group. It is made where nobody else can reach it, and moved once it is theirs alone.
+fn bind_guarded(path: &Path, group: Option<u32>) -> io::Result<UnixListener> {
+    let aside = path.with_file_name(format!(".{}", std::process::id()));
+    let new = aside.join("s");
+    match std::fs::remove_dir_all(&aside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => std::fs::DirBuilder::new().mode(0o700).create(&aside)?,
+    }
+    let bind = || {
+        let listener = UnixListener::bind(&new)?;
+        std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o660))?;
+        std::os::unix::fs::chown(&new, None, group)?;
+        std::fs::rename(&new, path)?;
+        Ok(listener)
+    };
+    let bound = bind();
+    let _ = std::fs::remove_dir_all(&aside);
+    bound
 }
 
 /// Removes a socket that a process before left behind.

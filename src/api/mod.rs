@@ -15,11 +15,14 @@ mod refusal;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use tokio::sync::Semaphore;
 use tonic::transport::Server as Transport;
 use tonic::transport::server::Router;
+use tower::layer::util::{Identity, Stack};
 
 use crate::control::Client;
 use crate::proto::{self, DESCRIPTORS, LARGEST_MESSAGE};
+use caller::Guarded;
 
 pub use listen::{Error, Listeners};
 
@@ -34,7 +37,12 @@ pub struct Api {
     pub metrics: Box<Metrics>,
     /// The flows that each lcore remembers, with its CPU.
     pub remembered: Vec<(u16, crate::flow::Remembered)>,
+    /// So many callers may be told of flows at once: each holds a thread, and a snapshot, for as long as it listens.
+    pub lists: Arc<Semaphore>,
 }
+
+/// For [`Api::lists`].
+pub const LISTS: usize = 16;
 
 /// Renders metrics, at least those whose name begins so; nothing where the node is about to end.
 pub type Metrics = dyn Fn(&str) -> futures_util::future::BoxFuture<'static, Option<String>> + Send + Sync;
@@ -51,7 +59,7 @@ pub struct Facts {
 }
 
 /// All services, ready to answer.
-pub fn router(api: Arc<Api>) -> Router {
+pub fn router(api: Arc<Api>) -> Router<Stack<Guarded, Identity>> {
     use proto::backends_server::BackendsServer;
     use proto::definitions_server::DefinitionsServer;
     use proto::flows_server::FlowsServer;
@@ -72,6 +80,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .max_decoding_message_size(LARGEST_MESSAGE)
         .max_encoding_message_size(LARGEST_MESSAGE);
     Transport::builder()
+        .layer(Guarded)
         .concurrency_limit_per_connection(64)
         .max_concurrent_streams(Some(64))
         .http2_keepalive_interval(Some(std::time::Duration::from_secs(30)))

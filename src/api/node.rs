@@ -20,7 +20,7 @@ use crate::proto::{
 #[tonic::async_trait]
 impl Node for Api {
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
-        let report = self.control.report().await.ok_or_else(refusal::stopping)?;
+        let report = self.control.outline().await.ok_or_else(refusal::stopping)?;
         let facts = (self.facts)();
         let stamp = |time: SystemTime| Some(prost_types::Timestamp::from(time));
         let definitions = report.definitions.as_deref();

@@ -6,8 +6,9 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use crate::control::Refused;
 use crate::service::Errors;
+use crate::service::tree::quote;
 
-/// Bytes of text that a status may have, each in its message and in its details. A status travels in a trailer, and common clients take no
+/// Bytes of text that a status may have, each in its message and in its details (`definitions.proto` says so). A status travels in a trailer, and common clients take no
 /// more than 8 KiB of those.
 const MOST: usize = 1500;
 
@@ -52,6 +53,11 @@ pub fn refused(refused: Refused, prefix: &str) -> Status {
         Refused::NotKept(_) => Status::unavailable(text),
         Refused::Stopping => stopping(),
     }
+}
+
+/// No service has this name.
+pub fn no_service(name: &str) -> Status {
+    Status::not_found(format!("there is no service {}", quote(name)))
 }
 
 pub fn stopping() -> Status {

@@ -59,7 +59,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let snapshot = Compiler::new(environment).compile(&loaded.definitions, &fabric, Millis(0));
     let names: Vec<&str> = loaded.config.ports.iter().map(|port| port.name.as_str()).collect();
     let asked = Asked { source: args.source, destination: args.destination, protocol: args.protocol };
-    let explained = explain::explain(&asked, &snapshot, Millis(0), port, &fabric, &names);
+    let explained = explain::explain(&asked, &snapshot, Millis(0), port, &fabric, &names, explain::Memory::default());
     if is_json(args) {
         print_json(&explained.to_json())?;
     } else {

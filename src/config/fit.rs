@@ -31,17 +31,24 @@ pub fn admit(config: &Config, reading: &mut Reading, file: &str) -> Result<(), E
     if !reading.is_kubernetes {
         return fit(config, &reading.definitions, file);
     }
-    reading.definitions.services.retain(|service| {
+    reading.left_out.extend(leave_out(config, &mut reading.definitions));
+    Ok(())
+}
+
+/// Takes services out of valid definitions that do not fit a valid configuration, and says why.
+pub fn leave_out(config: &Config, definitions: &mut Definitions) -> Vec<LeftOut> {
+    let mut said = Vec::new();
+    definitions.services.retain(|service| {
         let misfits = misfits(config, service);
         let left_out = |(_, reason): &(_, String)| LeftOut {
             service: service.name.to_string(),
             reason: format!("left out: {reason}"),
             bad_annotation: None,
         };
-        reading.left_out.extend(misfits.iter().map(left_out));
+        said.extend(misfits.iter().map(left_out));
         misfits.is_empty()
     });
-    Ok(())
+    said
 }
 
 /// Keys by which a service does not fit the node, with the reasons.

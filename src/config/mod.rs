@@ -25,7 +25,7 @@ use crate::wire::Mac;
 
 pub use fabric::REPLAY_MAC;
 pub use feed::{Etcd, Grpc, Http, Identity, Login, Tls};
-pub use fit::{admit, fit, fit_service};
+pub use fit::{admit, fit, fit_service, leave_out};
 pub use url::Url;
 
 /// A whole, valid configuration. Every key, its default and its range stand in `keys.rs`.

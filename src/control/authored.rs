@@ -3,6 +3,7 @@
 //! Services stand in the order of their names, so equal sets are written alike, and a service is found in a few steps. What services claim of
 //! each other is kept beside them: a change among thousands of services looks at one.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -19,6 +20,8 @@ pub struct Authored {
     services: Vec<Arc<Service>>,
     version: Option<String>,
     claims: Claims<Who>,
+    /// Names of those that do not fit the node: they are kept, and claim what is theirs, but are not in force.
+    left_out: BTreeSet<Arc<str>>,
 }
 
 /// A service, as others speak of it.
@@ -50,11 +53,33 @@ impl Authored {
             // They are valid together.
             claims.claim(&**service, &Who(service.name.clone()));
         }
-        Self { services, version: definitions.version.clone(), claims }
+        Self { services, version: definitions.version.clone(), claims, left_out: BTreeSet::new() }
     }
 
-    pub fn definitions(&self) -> Definitions {
+    /// All that are kept.
+    pub fn all(&self) -> Definitions {
         Definitions { version: self.version.clone(), services: self.services.clone() }
+    }
+
+    /// Those that are in force, or will be.
+    pub fn definitions(&self) -> Definitions {
+        let mut definitions = self.all();
+        if !self.left_out.is_empty() {
+            definitions.services.retain(|service| !self.left_out.contains(&service.name));
+        }
+        definitions
+    }
+
+    pub fn leave_out(&mut self, names: impl IntoIterator<Item = Arc<str>>) {
+        self.left_out.extend(names);
+    }
+
+    pub fn left_out(&self) -> &BTreeSet<Arc<str>> {
+        &self.left_out
+    }
+
+    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.services.iter().filter(|service| !self.left_out.contains(&service.name))
     }
 
     /// Makes a change, or says why not.
@@ -96,6 +121,7 @@ impl Authored {
         let version = new.version.get_or_insert_with(|| following(self.version.as_deref())).clone();
         let is_same = definitions.version.as_ref().is_none_or(|version| Some(version) == self.version.as_ref())
             && new.services == self.services
+            && self.left_out.is_empty()
             && self.version.is_some();
         if is_same {
             return (self.unchanged(), Record::Nothing);
@@ -109,7 +135,7 @@ impl Authored {
     fn put(&mut self, service: Arc<Service>, is_dry_run: bool) -> Result<(Written, Record), Refused> {
         let (found, who) = (self.find(&service.name), Who(service.name.clone()));
         let old = found.ok().map(|index| self.services[index].clone());
-        if old.as_ref() == Some(&service) {
+        if old.as_ref() == Some(&service) && !self.left_out.contains(&service.name) {
             return Ok((self.unchanged(), Record::Nothing));
         }
         if let Some(old) = &old {
@@ -131,6 +157,7 @@ impl Authored {
         if is_dry_run {
             return Ok((written, Record::Nothing));
         }
+        self.left_out.remove(&service.name);
         let upsert = RawValue::from_string(service.to_json()).expect("it was just made");
         match found {
             Ok(index) => self.services[index] = service,
@@ -142,7 +169,7 @@ impl Authored {
 
     fn delete(&mut self, name: &str, is_dry_run: bool) -> Result<(Written, Record), Refused> {
         let Ok(index) = self.find(name) else {
-            return Err(Refused::NotFound(format!("there is no service {name:?}")));
+            return Err(Refused::no_service(name));
         };
         let version = following(self.version.as_deref());
         let written = Written { version: version.clone(), has_changed: true };
@@ -150,6 +177,7 @@ impl Authored {
             return Ok((written, Record::Nothing));
         }
         let service = self.services.remove(index);
+        self.left_out.remove(&service.name);
         self.claims.release(&*service, &Who(service.name.clone()));
         self.version = Some(version.clone());
         Ok((written, Record::Line(Change { version, upsert: None, delete: Some(name.to_owned()) }.line())))

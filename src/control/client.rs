@@ -7,7 +7,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::drained::Whom;
 use super::report::Report;
+use crate::flow::Clients;
 use crate::health;
+use crate::service::tree::quote;
 use crate::service::{Definitions, Errors, Service};
 use crate::snapshot::{Fabric, Millis, Snapshot};
 
@@ -21,11 +23,20 @@ pub struct Client {
 }
 
 pub(super) enum Request {
-    Report(oneshot::Sender<Report>),
+    Report(Scope, oneshot::Sender<Report>),
     Seen(oneshot::Sender<Seen>),
     Change(Change),
     Reread,
     Stop,
+}
+
+/// Of what a report tells more than the outline.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Scope {
+    Outline,
+    /// Each backend of this service.
+    Of(String),
+    All,
 }
 
 /// What is on disk before it is answered.
@@ -33,6 +44,16 @@ pub(super) enum Change {
     Write(Write, Answer<Written>),
     Drain(Whom, Answer<Vec<Arc<str>>>),
     Undrain(Whom, Answer<Vec<Arc<str>>>),
+}
+
+impl Change {
+    /// Whether nobody waits for what becomes of it.
+    pub(super) fn is_given_up(&self) -> bool {
+        match self {
+            Self::Write(_, answer) => answer.is_closed(),
+            Self::Drain(_, answer) | Self::Undrain(_, answer) => answer.is_closed(),
+        }
+    }
 }
 
 pub(super) type Answer<T> = oneshot::Sender<Result<T, Refused>>;
@@ -44,6 +65,8 @@ pub struct Seen {
     pub fabric: Fabric,
     /// What time it is to them.
     pub now: Millis,
+    /// Where clients went.
+    pub clients: Arc<Clients>,
 }
 
 /// A change of the definitions, which were validated by themselves.
@@ -81,7 +104,7 @@ pub struct Written {
 pub enum Refused {
     #[error("definitions come from the feed (kind = {0:?}); to write them here, set [feed] kind = \"none\"")]
     FeedRules(&'static str),
-    #[error("version {expected:?} was expected, and {in_force:?} is in force")]
+    #[error("version {} was expected, and {} is in force", quote(.expected), quote(.in_force))]
     Version { expected: String, in_force: String },
     #[error("{0}")]
     NotFound(String),
@@ -96,11 +119,31 @@ pub enum Refused {
     Stopping,
 }
 
+impl Refused {
+    pub(super) fn no_service(name: &str) -> Self {
+        Self::NotFound(format!("there is no service {}", quote(name)))
+    }
+}
+
 impl Client {
     /// `None` once the thread has ended.
     pub async fn report(&self) -> Option<Report> {
+        self.ask_for_report(Scope::All).await
+    }
+
+    /// With what there is to tell of the backends of one service only. `None` once the thread has ended.
+    pub async fn report_of(&self, service: &str) -> Option<Report> {
+        self.ask_for_report(Scope::Of(service.to_owned())).await
+    }
+
+    /// Without what there is to tell of each backend and each service, of which there may be very many. `None` once the thread has ended.
+    pub async fn outline(&self) -> Option<Report> {
+        self.ask_for_report(Scope::Outline).await
+    }
+
+    async fn ask_for_report(&self, scope: Scope) -> Option<Report> {
         let (sender, receiver) = oneshot::channel();
-        self.requests.send(Request::Report(sender)).ok()?;
+        self.requests.send(Request::Report(scope, sender)).ok()?;
         receiver.await.ok()
     }
 
@@ -124,6 +167,11 @@ impl Client {
     /// Whether any definitions are in force.
     pub fn has_definitions(&self) -> bool {
         self.has_definitions.load(Ordering::Relaxed)
+    }
+
+    /// The definitions in force, as they were given.
+    pub fn in_force(&self) -> Arc<Definitions> {
+        self.in_force.borrow().clone()
     }
 
     /// The definitions in force, as they were given, and those that follow; who looks late sees the newest only.

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::service::tree::quote;
+
 /// A backend as people name it: an address, perhaps with a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Named {
@@ -26,7 +28,8 @@ impl Named {
 /// Why a text names no backend.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is not a backend's address, perhaps with a port: write \"10.1.0.11\", \"10.1.0.11:8080\" or \"[fd00::11]:80\""
+    "{} is not a backend's address, perhaps with a port: write \"10.1.0.11\", \"10.1.0.11:8080\" or \"[fd00::11]:80\"",
+    quote(.0)
 )]
 pub struct NotNamed(String);
 

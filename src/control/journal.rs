@@ -8,14 +8,14 @@
 //! A line begins with its checksum. What ends without a newline was being written when the process or the machine stopped, so nobody was
 //! told that it is kept; anything else that does not hold is damage, and is reported.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{self, File};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::kept::fnv1a;
+use super::kept::{fnv1a, sync_directory};
 
 /// One change, as it is written.
 #[derive(Debug, Serialize, Deserialize)]
@@ -39,8 +39,8 @@ impl Change {
     }
 }
 
-/// A change among all: so many lines of a segment, and all of the segments before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+/// A change among all: so many lines of a segment, and all of the segments before it. The default: none yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Position {
     pub segment: u64,
     pub line: u64,
@@ -49,7 +49,6 @@ pub struct Position {
 /// The segment that is appended to.
 #[derive(Debug)]
 pub struct Journal {
-    directory: PathBuf,
     number: u64,
     file: File,
     /// Bytes, and lines, that are known to be whole.
@@ -64,8 +63,8 @@ impl Journal {
     pub fn begin(directory: &Path, number: u64) -> io::Result<Self> {
         let file = File::create(path(directory, number))?;
         file.sync_all()?;
-        File::open(directory)?.sync_all()?;
-        Ok(Self { directory: directory.to_owned(), number, file, bytes: 0, lines: 0, is_torn: false })
+        sync_directory(directory)?;
+        Ok(Self { number, file, bytes: 0, lines: 0, is_torn: false })
     }
 
     /// Goes on with a segment where there is one.
@@ -77,8 +76,8 @@ impl Journal {
         let bytes = fs::read(&path)?;
         let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
         let lines = bytes.iter().filter(|&&byte| byte == b'\n').count() as u64;
-        let file = OpenOptions::new().append(true).open(&path)?;
-        Ok(Self { directory: directory.to_owned(), number, file, bytes: whole as u64, lines, is_torn: true })
+        let file = File::options().write(true).open(&path)?;
+        Ok(Self { number, file, bytes: whole as u64, lines, is_torn: true })
     }
 
     pub fn bytes(&self) -> u64 {
@@ -90,18 +89,28 @@ impl Journal {
         Position { segment: self.number, line: self.lines }
     }
 
-    /// Appends lines and syncs them. If that fails none of them counts.
+    /// Appends lines and syncs them. If that fails none of them counts, and none stays.
     pub fn append(&mut self, lines: &str) -> io::Result<()> {
         if self.is_torn {
-            self.file.set_len(self.bytes)?;
-            // The file is written at its end only where it was opened so.
-            self.file = OpenOptions::new().append(true).open(path(&self.directory, self.number))?;
+            self.cut()?;
         }
         self.is_torn = true;
-        self.file.write_all(lines.as_bytes())?;
-        self.file.sync_data()?;
+        if let Err(error) = self.file.write_all(lines.as_bytes()).and_then(|()| self.file.sync_data()) {
+            // Whole lines would be read again by who starts next, though their writers were told that they are not kept.
+            let _ = self.cut();
+            return Err(error);
+        }
         self.bytes += lines.len() as u64;
         self.lines += lines.bytes().filter(|&byte| byte == b'\n').count() as u64;
+        self.is_torn = false;
+        Ok(())
+    }
+
+    /// Cuts off what is not known to be whole.
+    fn cut(&mut self) -> io::Result<()> {
+        self.file.set_len(self.bytes)?;
+        self.file.seek(SeekFrom::Start(self.bytes))?;
+        self.file.sync_data()?;
         self.is_torn = false;
         Ok(())
     }
@@ -113,13 +122,14 @@ pub fn read(directory: &Path, from: u64) -> (Vec<(Position, Change)>, u64, Optio
     let (mut changes, mut number) = (Vec::new(), from);
     loop {
         let path = path(directory, number);
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
+        // What is torn may end within a letter.
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return (changes, last(from, number), None),
             Err(error) => return (changes, last(from, number), Some(format!("{}: {error}", path.display()))),
         };
-        for (index, line) in text.split_inclusive('\n').enumerate() {
-            let Some(line) = line.strip_suffix('\n') else { break };
+        for (index, line) in bytes.split_inclusive(|&byte| byte == b'\n').enumerate() {
+            let Some(line) = line.strip_suffix(b"\n") else { break };
             let Some(change) = parse(line) else {
                 let problem = format!(
                     "{}: line {} is damaged; it and the changes after it are not used",
@@ -138,19 +148,15 @@ fn last(from: u64, missing: u64) -> u64 {
     missing.saturating_sub(1).max(from)
 }
 
-fn parse(line: &str) -> Option<Change> {
-    let (sum, json) = line.split_once(' ')?;
+fn parse(line: &[u8]) -> Option<Change> {
+    let (sum, json) = str::from_utf8(line).ok()?.split_once(' ')?;
     let is_whole = u64::from_str_radix(sum, 16).ok()? == fnv1a(json.as_bytes());
     if is_whole { serde_json::from_str(json).ok() } else { None }
 }
 
 /// The number of a segment after all that there are.
 pub fn next(directory: &Path) -> io::Result<u64> {
-    let mut next = 1;
-    for entry in fs::read_dir(directory)? {
-        next = number(&entry?.path()).map_or(next, |number| next.max(number + 1));
-    }
-    Ok(next)
+    Ok(segments(directory)?.iter().filter_map(|path| number(path)).max().map_or(1, |last| last + 1))
 }
 
 fn number(path: &Path) -> Option<u64> {
@@ -159,13 +165,19 @@ fn number(path: &Path) -> Option<u64> {
 
 /// Removes the segments before `first`, which a set that is written whole needs no more.
 pub fn forget_before(directory: &Path, first: u64) -> io::Result<()> {
-    for entry in fs::read_dir(directory)? {
-        let path = entry?.path();
-        if number(&path).is_some_and(|number| number < first) {
-            fs::remove_file(path)?;
-        }
+    for path in segments(directory)?.into_iter().filter(|path| number(path).is_some_and(|number| number < first)) {
+        fs::remove_file(path)?;
     }
     Ok(())
+}
+
+/// The files of all segments.
+pub fn segments(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        found.extend(Some(entry?.path()).filter(|path| number(path).is_some()));
+    }
+    Ok(found)
 }
 
 const NAME: &str = "changes.";
@@ -179,7 +191,7 @@ mod tests {
     use super::*;
 
     fn change(version: u64) -> Change {
-        let service = format!(r#"{{"name": "web", "weight": {version}}}"#);
+        let service = format!(r#"{{"name": "müller", "weight": {version}}}"#);
         Change {
             version: version.to_string(),
             upsert: Some(RawValue::from_string(service).unwrap()),

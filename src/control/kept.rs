@@ -85,19 +85,28 @@ impl Kept {
         if is_whole { Ok(Some(text.to_owned())) } else { Err(damaged("the text does not match its checksum")) }
     }
 
+    /// If that fails the old text stays.
     fn save(self, state_dir: &Path, text: &str) -> Result<(), Error> {
         let path = self.path(state_dir);
-        let aside = path.with_extension("new");
+        let (aside, old) = (path.with_extension("new"), path.with_extension("old"));
         let write = || {
             let mut file = File::create(&aside)?;
             writeln!(file, "{}", self.first_line(text))?;
             file.write_all(text.as_bytes())?;
             file.sync_all()?;
-            fs::rename(&aside, &path)?;
-            // The rename itself is safe once the directory is.
-            File::open(state_dir)?.sync_all()
+            let has_old = link(&path, &old)?;
+            let written = fs::rename(&aside, &path).and_then(|()| sync_directory(state_dir));
+            if written.is_err() {
+                // It may stand there all the same, but nobody was told so.
+                let _ = if has_old { fs::rename(&old, &path) } else { fs::remove_file(&path) };
+            }
+            let _ = remove(&old);
+            written
         };
-        write().map_err(|error| Error::Io(path.clone(), error))
+        write().map_err(|error| {
+            let _ = remove(&aside);
+            Error::Io(path.clone(), error)
+        })
     }
 
     fn first_line(self, text: &str) -> String {
@@ -133,12 +142,19 @@ enum Given {
 
 /// What somebody waits for to be on disk.
 pub struct Commit {
-    pub drained: Option<Drained>,
-    pub definitions: Option<Arc<Definitions>>,
-    /// What was changed, where that is little; `None`: all of the definitions are written.
-    pub lines: Option<String>,
-    /// Hears when all of it is there, and of which change the definitions are now, or why not.
+    pub what: What,
+    /// Hears when it is there, and of which change the definitions are now where they changed, or why not: then nothing of it is there.
     pub done: oneshot::Sender<Result<Option<Position>, String>>,
+}
+
+/// One thing, since of two the first would be there already where the second cannot be kept.
+pub enum What {
+    Drained(Drained),
+    Definitions {
+        all: Arc<Definitions>,
+        /// What was changed, where that is little; `None`: all of them are written.
+        lines: Option<String>,
+    },
 }
 
 impl Keeper {
@@ -146,7 +162,7 @@ impl Keeper {
     pub fn start(state_dir: PathBuf, last_segment: Option<u64>) -> io::Result<Self> {
         let journal = last_segment.map(|number| Journal::open(&state_dir, number)).transpose()?;
         let (sender, receiver) = mpsc::channel::<Given>();
-        let mut writer = Writer { state_dir, journal, base_bytes: 0, rewriting: None };
+        let mut writer = Writer::new(state_dir, journal);
         let work = move || {
             while let Ok(first) = receiver.recv() {
                 let (mut definitions, mut bases, mut health, mut commits) = (None, None, None, Vec::new());
@@ -163,8 +179,7 @@ impl Keeper {
                     writer.save(Kept::Bases, &bases.to_text());
                 }
                 if let Some(text) = definitions {
-                    writer.save(Kept::Definitions, &text);
-                    writer.forget_changes();
+                    writer.keep_text(&text);
                 }
                 for commit in commits {
                     writer.commit(commit);
@@ -218,7 +233,7 @@ impl Drop for Keeper {
 }
 
 /// Segments may grow to so many bytes before the set is written anew, or as long as the set.
-const SEGMENT: u64 = 4 << 20;
+const SEGMENT: u64 = if cfg!(test) { 4 << 10 } else { 4 << 20 };
 
 /// The keeper's own state.
 struct Writer {
@@ -229,52 +244,75 @@ struct Writer {
     base_bytes: u64,
     /// Writes the set anew while changes go on; gives its length.
     rewriting: Option<JoinHandle<io::Result<u64>>>,
+    /// What was kept last, and is in force since.
+    newest: Option<Arc<Definitions>>,
+    /// Whether there may be changes, or a set before the set, that nobody needs behind a feed's text.
+    has_changes: bool,
 }
 
 impl Writer {
+    fn new(state_dir: PathBuf, journal: Option<Journal>) -> Self {
+        Self { state_dir, journal, base_bytes: 0, rewriting: None, newest: None, has_changes: true }
+    }
+
     fn save(&self, kept: Kept, text: &str) {
         if let Err(error) = kept.save(&self.state_dir, text) {
             tracing::error!("what a restart needs cannot be kept: {error}");
         }
     }
 
-    /// A feed's text has no changes behind it.
-    fn forget_changes(&mut self) {
-        if self.journal.take().is_some()
-            && let Err(error) = journal::forget_before(&self.state_dir, u64::MAX)
+    /// Keeps a feed's text, which has no changes behind it.
+    fn keep_text(&mut self, text: &str) {
+        if let Err(error) = Kept::Definitions.save(&self.state_dir, text) {
+            return tracing::error!("what a restart needs cannot be kept: {error}");
+        }
+        let forget = || {
+            remove(&Kept::Before.path(&self.state_dir))?;
+            journal::forget_before(&self.state_dir, u64::MAX)
+        };
+        if std::mem::take(&mut self.has_changes)
+            && let Err(error) = forget()
         {
             tracing::warn!("old changes cannot be removed: {error}");
         }
     }
 
-    fn commit(&mut self, Commit { drained, definitions, lines, done }: Commit) {
-        let write = || {
-            if let Some(drained) = drained {
-                Kept::Drained.save(&self.state_dir, &drained.to_text()).map_err(|error| error.to_string())?;
-            }
-            let Some(definitions) = definitions else { return Ok(None) };
-            match (&mut self.journal, lines) {
-                (Some(journal), Some(lines)) => {
-                    journal.append(&lines).map_err(|error| error.to_string())?;
-                    let position = journal.position();
-                    self.rewrite_where_long(definitions);
-                    Ok(Some(position))
-                }
-                _ => self.write_whole(&definitions).map(Some),
-            }
+    fn commit(&mut self, Commit { what, done }: Commit) {
+        let kept = match what {
+            What::Drained(drained) => Kept::Drained.save(&self.state_dir, &drained.to_text()).map(|()| None),
+            What::Definitions { all, lines } => self.keep_definitions(&all, lines).map(Some).inspect(|_| {
+                self.newest = Some(all);
+            }),
         };
-        let _ = done.send(write());
+        let _ = done.send(kept.map_err(|error| error.to_string()));
+    }
+
+    fn keep_definitions(&mut self, all: &Definitions, lines: Option<String>) -> Result<Position, Error> {
+        if lines.is_some() {
+            // The definitions before, which are in force by now; those of this change are not.
+            self.rewrite_where_long();
+        }
+        match (&mut self.journal, lines) {
+            (Some(journal), Some(lines)) => {
+                journal.append(&lines).map_err(|error| Error::Io(self.state_dir.clone(), error))?;
+                Ok(journal.position())
+            }
+            _ => self.write_whole(all),
+        }
     }
 
     /// What stood there before stays, too, until the next time: this one may never come into force.
-    fn write_whole(&mut self, definitions: &Definitions) -> Result<Position, String> {
+    fn write_whole(&mut self, definitions: &Definitions) -> Result<Position, Error> {
         // It would end later, with an older set.
         self.finish_rewriting();
-        let first_before = self.keep_before().map_err(|error| error.to_string())?;
-        let number = journal::next(&self.state_dir).map_err(|error| error.to_string())?;
-        let journal = Journal::begin(&self.state_dir, number).map_err(|error| error.to_string())?;
+        let failed = |error| Error::Io(self.state_dir.clone(), error);
+        let first_before = self.keep_before().map_err(failed)?;
+        let number = journal::next(&self.state_dir).map_err(failed)?;
+        let journal = Journal::begin(&self.state_dir, number).map_err(failed)?;
         let text = format!("{CHANGES}{number}\n{}", definitions.to_json());
-        Kept::Definitions.save(&self.state_dir, &text).map_err(|error| error.to_string())?;
+        // Where this fails, nobody knows for sure which set stands there: what comes next is written whole, too.
+        self.journal = None;
+        Kept::Definitions.save(&self.state_dir, &text)?;
         let position = journal.position();
         (self.journal, self.base_bytes) = (Some(journal), text.len() as u64);
         if let Err(error) = journal::forget_before(&self.state_dir, first_before.unwrap_or(number)) {
@@ -285,40 +323,27 @@ impl Writer {
 
     /// Gives the definitions that are there a second name; and the first segment of their changes, where they have any.
     fn keep_before(&self) -> io::Result<Option<u64>> {
-        let (now, before) = (Kept::Definitions.path(&self.state_dir), Kept::Before.path(&self.state_dir));
-        match fs::remove_file(&before) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        match fs::hard_link(&now, &before) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            linked => linked?,
+        let before = Kept::Before.path(&self.state_dir);
+        if !link(&Kept::Definitions.path(&self.state_dir), &before)? {
+            return Ok(None);
         }
         let text = Kept::Before.load(&self.state_dir).ok().flatten();
         Ok(text.and_then(|text| split_changes(&text).0))
     }
 
     /// Where the changes have grown as long as the set, begins another segment, and has the set written anew behind the scenes.
-    fn rewrite_where_long(&mut self, definitions: Arc<Definitions>) {
+    fn rewrite_where_long(&mut self) {
         let is_long = self.journal.as_ref().is_some_and(|journal| journal.bytes() > SEGMENT.max(self.base_bytes));
         if !is_long || self.rewriting.as_ref().is_some_and(|thread| !thread.is_finished()) {
             return;
         }
         self.finish_rewriting();
+        let Some(definitions) = self.newest.clone() else { return };
         let begin = || {
             let number = journal::next(&self.state_dir)?;
             let journal = Journal::begin(&self.state_dir, number)?;
             let state_dir = self.state_dir.clone();
-            let work = move || {
-                let text = format!("{CHANGES}{number}\n{}", definitions.to_json());
-                Kept::Definitions.save(&state_dir, &text).map_err(|error| io::Error::other(error.to_string()))?;
-                // This one is the same as what it takes the place of.
-                match fs::remove_file(Kept::Before.path(&state_dir)) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                    _ => journal::forget_before(&state_dir, number)?,
-                }
-                Ok(text.len() as u64)
-            };
+            let work = move || write_anew(&state_dir, number, &definitions);
             Ok::<_, io::Error>((journal, std::thread::Builder::new().name("keeper".to_owned()).spawn(work)?))
         };
         match begin() {
@@ -337,6 +362,59 @@ impl Writer {
     }
 }
 
+/// Writes anew what set and changes are together, before the segment `number`; gives its length.
+fn write_anew(state_dir: &Path, number: u64, definitions: &Definitions) -> io::Result<u64> {
+    let text = format!("{CHANGES}{number}\n{}", definitions.to_json());
+    // What was before the old set is not what was before this one.
+    remove(&Kept::Before.path(state_dir))?;
+    Kept::Definitions.save(state_dir, &text).map_err(|error| io::Error::other(error.to_string()))?;
+    journal::forget_before(state_dir, number)?;
+    Ok(text.len() as u64)
+}
+
+/// Lays what is there of a set that cannot be read, and of its changes, into a directory of its own, for people; gives that. It lies there
+/// once, however often that set is found.
+pub fn lay_aside(state_dir: &Path) -> io::Result<PathBuf> {
+    let set = Kept::Definitions.path(state_dir);
+    let mut sum = fs::read(&set)?;
+    let segments = journal::segments(state_dir)?;
+    for segment in &segments {
+        sum.extend(fs::read(segment)?);
+    }
+    let directory = state_dir.join(format!("damaged-{:016x}", fnv1a(&sum)));
+    fs::create_dir_all(&directory)?;
+    for file in segments.iter().chain([&set]) {
+        link(file, &directory.join(file.file_name().unwrap_or_default()))?;
+    }
+    sync_directory(&directory)?;
+    sync_directory(state_dir)?;
+    Ok(directory)
+}
+
+/// Gives a file a second name, in place of whatever has it. Whether the file is there.
+fn link(file: &Path, second: &Path) -> io::Result<bool> {
+    remove(second)?;
+    match fs::hard_link(file, second) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        linked => linked.map(|()| true),
+    }
+}
+
+/// Removes a file, if it is there.
+fn remove(file: &Path) -> io::Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+/// A file's name is safe once the directory is.
+pub fn sync_directory(directory: &Path) -> io::Result<()> {
+    #[cfg(test)]
+    tests::fail_where_due()?;
+    File::open(directory)?.sync_all()
+}
+
 /// FNV-1a, 64 bits: against damage, not against anybody.
 pub fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
@@ -344,7 +422,126 @@ pub fn fnv1a(bytes: &[u8]) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
+    use crate::service;
+
+    thread_local! {
+        /// Directories that this thread syncs until one fails.
+        static UNTIL_A_FAULT: Cell<Option<u32>> = const { Cell::new(None) };
+    }
+
+    pub fn fail_where_due() -> io::Result<()> {
+        let due = UNTIL_A_FAULT.get();
+        UNTIL_A_FAULT.set(due.and_then(|left| left.checked_sub(1)));
+        if due == Some(0) { Err(io::Error::other("a disk that fails")) } else { Ok(()) }
+    }
+
+    fn writer(directory: &Path) -> Writer {
+        Writer::new(directory.to_owned(), None)
+    }
+
+    /// Services, each of one backend.
+    fn set(version: &str, names: &[&str]) -> Arc<Definitions> {
+        let service = |(index, name): (usize, &&str)| {
+            format!(
+                r#"{{"name": "{name}", "vip": "192.0.2.{index}", "port": 80, "protocol": "tcp", "forwarding": "ipip",
+                    "backends": [{{"address": "10.1.0.1"}}]}}"#
+            )
+        };
+        let services: Vec<String> = names.iter().enumerate().map(service).collect();
+        let text = format!(r#"{{"version": "{version}", "services": [{}]}}"#, services.join(", "));
+        Arc::new(service::native(&text, "s", None).unwrap().0)
+    }
+
+    /// The change to a version; that it says no more of is enough for who only reads lines.
+    fn line(version: &str) -> String {
+        journal::Change { version: version.to_owned(), upsert: None, delete: None }.line()
+    }
+
+    impl Writer {
+        fn commit_definitions(&mut self, definitions: &Arc<Definitions>, lines: Option<&str>) -> Result<(), String> {
+            let (done, mut receiver) = oneshot::channel();
+            let what = What::Definitions { all: definitions.clone(), lines: lines.map(str::to_owned) };
+            self.commit(Commit { what, done });
+            receiver.try_recv().unwrap().map(drop)
+        }
+    }
+
+    /// The version of the set that is on disk whole, and those of the changes behind it.
+    fn on_disk(directory: &Path) -> (Option<String>, Vec<String>) {
+        let Some(text) = Kept::Definitions.load(directory).unwrap() else { return (None, Vec::new()) };
+        let (first, document) = split_changes(&text);
+        let (changes, _, problem) = journal::read(directory, first.unwrap());
+        assert_eq!(problem, None);
+        let version = service::native(document, "s", None).unwrap().0.version;
+        (version, changes.into_iter().map(|(_, change)| change.version).collect())
+    }
+
+    #[test]
+    fn what_a_failing_disk_refused_is_not_there_and_what_comes_after_it_is() {
+        // The first sync is of the new segment, the second of the set.
+        for fault in [0, 1] {
+            let directory = tempfile::tempdir().unwrap();
+            let mut writer = writer(directory.path());
+            writer.commit_definitions(&set("a", &["web"]), None).unwrap();
+            writer.commit_definitions(&set("a#1", &["web"]), Some(&line("a#1"))).unwrap();
+            UNTIL_A_FAULT.set(Some(fault));
+            writer.commit_definitions(&set("b", &["web", "dns"]), None).unwrap_err();
+            assert_eq!(UNTIL_A_FAULT.get(), None);
+            assert_eq!(on_disk(directory.path()), (Some("a".to_owned()), vec!["a#1".to_owned()]));
+            writer.commit_definitions(&set("a#2", &["web"]), Some(&line("a#2"))).unwrap();
+            let (whole, changes) = on_disk(directory.path());
+            assert_eq!(changes.last().or(whole.as_ref()).map(String::as_str), Some("a#2"), "fault {fault}");
+        }
+    }
+
+    #[test]
+    fn of_the_first_set_that_a_failing_disk_refused_nothing_is_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut writer = writer(directory.path());
+        UNTIL_A_FAULT.set(Some(1));
+        writer.commit_definitions(&set("a", &["web"]), None).unwrap_err();
+        assert_eq!(on_disk(directory.path()).0, None);
+    }
+
+    #[test]
+    fn long_changes_are_written_into_the_set_that_was_in_force_before_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut writer = writer(directory.path());
+        writer.commit_definitions(&set("#0", &["web"]), None).unwrap();
+        let mut rewritten = 0;
+        for number in 1..=1000 {
+            let version = format!("#{number}");
+            writer.commit_definitions(&set(&version, &["web"]), Some(&line(&version))).unwrap();
+            // Here the disk is never slower than the changes.
+            rewritten += u32::from(writer.rewriting.is_some());
+            writer.finish_rewriting();
+            let (whole, changes) = on_disk(directory.path());
+            let whole: u32 = whole.unwrap()[1..].parse().unwrap();
+            let expected: Vec<_> = (whole + 1..=number).map(|number| format!("#{number}")).collect();
+            assert_eq!(changes, expected);
+            assert!(whole < number, "the last may not be in force yet");
+        }
+        assert!(rewritten > 3, "{rewritten} times");
+        let bytes = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len());
+        assert!(bytes.sum::<u64>() < 3 * SEGMENT, "what is not needed any more is removed");
+    }
+
+    #[test]
+    fn a_set_that_is_written_anew_has_none_before_it_at_any_moment() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut writer = writer(directory.path());
+        writer.commit_definitions(&set("a", &["web"]), None).unwrap();
+        writer.commit_definitions(&set("b", &["web"]), None).unwrap();
+        let before = Kept::Before.path(directory.path());
+        assert!(before.exists());
+        UNTIL_A_FAULT.set(Some(0));
+        write_anew(directory.path(), 3, &set("b", &["web"])).unwrap_err();
+        assert!(!before.exists());
+        assert_eq!(on_disk(directory.path()), (Some("b".to_owned()), vec![]));
+    }
 
     #[test]
     fn what_was_kept_last_is_found() {

@@ -1,5 +1,6 @@
 //! What a process before left in `state_dir`.
 
+use std::fmt::Display;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -7,10 +8,10 @@ use super::authored::Authored;
 use super::bases::{Of, Saved};
 use super::client::Refused;
 use super::drained::Drained;
+use super::journal;
 use super::journal::Position;
 use super::kept::{self, Kept};
-use super::{journal, read};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::health::LastState;
 use crate::service::{self, Definitions, LeftOut, Reading};
 use crate::snapshot::Millis;
@@ -36,8 +37,10 @@ pub fn knows_numbers(state_dir: &Path, memory: u64) -> bool {
 /// The last good definitions.
 #[derive(Default)]
 pub struct Loaded {
-    /// `None`: there are none that still hold.
+    /// `None`: there are none.
     pub definitions: Option<Arc<Definitions>>,
+    /// The same with what does not fit the node and is left out, where they are written one change after another.
+    pub authored: Option<Authored>,
     /// The last segment of their changes, where they have any.
     pub last_segment: Option<u64>,
     /// Of which change they are.
@@ -47,47 +50,78 @@ pub struct Loaded {
     pub left_out: Vec<LeftOut>,
 }
 
-/// Reads them. `of`: what slots had their owners by.
+/// Reads them. `of`: what slots had their owners by. Services that do not fit the node any more are left out: those that do are worth
+/// more than none.
 pub fn load(config: &Config, of: Option<&Of>) -> Loaded {
     let state_dir = &config.node.state_dir;
-    let text = Kept::Definitions.load(state_dir).unwrap_or_else(|error| {
-        tracing::error!("{error}");
-        None
-    });
-    let Some(text) = text else { return Loaded::default() };
+    let unusable = |why: &dyn Display| {
+        tracing::error!("{why}");
+        lay_aside(config);
+        Loaded::default()
+    };
+    let text = match Kept::Definitions.load(state_dir) {
+        Ok(Some(text)) => text,
+        Ok(None) => return Loaded::default(),
+        Err(error) => return unusable(&error),
+    };
     let (first_segment, document) = kept::split_changes(&text);
     let path = Kept::Definitions.path(state_dir).display().to_string();
-    let Reading { definitions, left_out, .. } = match read(config, &path, document, None) {
+    let Reading { mut definitions, mut left_out, .. } = match service::read(document, &path, None, &config.kubernetes) {
         Ok(reading) => reading,
         Err(errors) => {
-            tracing::error!("the last good definitions do not hold any more and are not used:\n{errors}");
-            return Loaded::default();
+            return unusable(&format_args!(
+                "the last good definitions do not hold any more and are not used:\n{errors}"
+            ));
         }
     };
-    let mut loaded = Loaded { left_out, ..Loaded::default() };
-    let definitions = match first_segment {
-        Some(first) => {
-            let (asked, begin) = (of.and_then(|of| of.position), Position { segment: first, line: 0 });
-            let changed = load_changes(state_dir, first, None, definitions, asked.map(|asked| asked.max(begin)));
-            // What is appended behind damage would not be found again: then all is written anew.
-            loaded.last_segment = (!changed.is_damaged).then_some(changed.last_segment);
-            loaded.position = Some(changed.position);
-            loaded.before = match asked {
-                // Else the set was only written anew.
-                Some(asked) if asked < begin && Kept::Before.path(state_dir).exists() => {
-                    load_before(config, first, asked)
-                }
-                _ => changed.at,
-            };
-            changed.definitions
+    let mut loaded = Loaded::default();
+    if let Some(first) = first_segment {
+        // Where bases were never kept for a change, none was made that they had to be kept for.
+        let asked = of.map(|of| of.position.unwrap_or_default());
+        let begin = Position { segment: first, line: 0 };
+        let changed = load_changes(state_dir, first, None, definitions, asked.map(|asked| asked.max(begin)));
+        if changed.is_damaged {
+            lay_aside(config);
         }
-        None => definitions,
-    };
+        // What is appended behind damage would not be found again: then all is written anew.
+        loaded.last_segment = (!changed.is_damaged).then_some(changed.last_segment);
+        loaded.position = Some(changed.position);
+        loaded.before = match asked {
+            // Else the set was only written anew.
+            Some(asked) if asked < begin && Kept::Before.path(state_dir).exists() => load_before(config, first, asked),
+            _ => changed.at,
+        };
+        definitions = changed.definitions;
+    }
+    let mut authored = matches!(config.feed, config::Feed::None).then(|| Authored::new(&definitions));
+    let misfits = config::leave_out(config, &mut definitions);
+    for left_out in &misfits {
+        tracing::error!("{path}: {left_out}");
+    }
+    if let Some(authored) = &mut authored {
+        authored.leave_out(misfits.iter().map(|left_out| left_out.service.as_str().into()));
+    }
+    left_out.extend(misfits);
     let version = definitions.version.as_deref().unwrap_or("(none)");
     tracing::info!("starting with the last good definitions, version {version}");
-    loaded.before = loaded.before.filter(|before| **before != definitions);
-    loaded.definitions = Some(Arc::new(definitions));
-    loaded
+    let before = loaded.before.map(|before| {
+        let mut before = Arc::unwrap_or_clone(before);
+        config::leave_out(config, &mut before);
+        before
+    });
+    loaded.before = before.filter(|before| *before != definitions).map(Arc::new);
+    Loaded { definitions: Some(Arc::new(definitions)), authored, left_out, ..loaded }
+}
+
+/// What writers were told is kept, and is not used, lies where no change overwrites it. (A feed says all of it again.)
+fn lay_aside(config: &Config) {
+    if !matches!(config.feed, config::Feed::None) {
+        return;
+    }
+    match kept::lay_aside(&config.node.state_dir) {
+        Ok(directory) => tracing::error!("what is there of them and of their changes lies in {}", directory.display()),
+        Err(error) => tracing::error!("what is there of them cannot be laid aside: {error}"),
+    }
 }
 
 /// The definitions that the whole set from the segment `until` on took the place of, as they were at `position`.
@@ -96,11 +130,11 @@ fn load_before(config: &Config, until: u64, position: Position) -> Option<Arc<De
     let text = Kept::Before.load(state_dir).ok().flatten()?;
     let (first, document) = kept::split_changes(&text);
     let path = Kept::Before.path(state_dir).display().to_string();
-    let definitions = read(config, &path, document, None).ok()?.definitions;
-    match first {
-        Some(first) => load_changes(state_dir, first, Some(until), definitions, Some(position)).at,
-        None => Some(Arc::new(definitions)),
-    }
+    let definitions = service::read(document, &path, None, &config.kubernetes).ok()?.definitions;
+    let Some(first) = first else { return Some(Arc::new(definitions)) };
+    // Bases of a set before that one are as good as its own: it moved nothing.
+    let position = position.max(Position { segment: first, line: 0 });
+    load_changes(state_dir, first, Some(until), definitions, Some(position)).at
 }
 
 /// Definitions with the changes since they were written.

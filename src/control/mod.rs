@@ -38,10 +38,9 @@ use crate::quiescent::{self, Publisher, Reader};
 use crate::service::{self, Definitions, Errors, LeftOut, Reading};
 use crate::snapshot::{Compiler, Fabric, Millis, Snapshot};
 
-use authored::Authored;
 use bases::{Of, Saved};
-use client::Request;
 pub use client::{Client, Edit, Refused, Seen, Write, Written};
+use client::{Request, Scope};
 use drained::Drained;
 pub use drained::{Named, NotNamed, Whom};
 use journal::Position;
@@ -209,7 +208,7 @@ impl Thread {
         };
         let saved = load_bases(&config, clock(), knows_flows);
         let of = saved.as_ref().map(|saved| saved.of.clone());
-        let Loaded { definitions, last_segment, position, before, left_out } = load(&config, of.as_ref());
+        let Loaded { definitions, authored, last_segment, position, before, left_out } = load(&config, of.as_ref());
         has_definitions.store(definitions.is_some(), Ordering::Relaxed);
         let nothing = Arc::default();
         let given = definitions.as_ref().unwrap_or(&nothing);
@@ -217,7 +216,8 @@ impl Thread {
         let drained = load_drained(&state_dir);
         let is_authored = matches!(config.feed, config::Feed::None);
         let writes = Writes {
-            authored: is_authored.then(|| Authored::new(given)),
+            all: authored.as_ref().map_or_else(|| given.clone(), |authored| Arc::new(authored.all())),
+            authored: is_authored.then(|| authored.unwrap_or_default()),
             drained: drained.clone(),
             ..Writes::default()
         };
@@ -310,7 +310,7 @@ impl Thread {
                 () = sleep_until(&self.clock, self.compiler.next_move()) => self.publish(Instant::now()),
                 _ = tick.tick() => self.look(),
             }
-            if self.writes.committing.is_none() && !self.writes.waiting.is_empty() {
+            while self.writes.committing.is_none() && !self.writes.waiting.is_empty() {
                 // What came at the same time goes together.
                 while let Ok(request) = requests.try_recv() {
                     if self.hear(request).is_break() {
@@ -325,10 +325,12 @@ impl Thread {
     /// Does what somebody asks, or notes it; `Break`: this is the end.
     fn hear(&mut self, request: Request) -> ControlFlow<()> {
         match request {
-            Request::Report(answer) => drop(answer.send(self.report())),
+            // Who gave up, or went, need not be told: it would keep those waiting who change something.
+            Request::Report(_, answer) if answer.is_closed() => {}
+            Request::Report(scope, answer) => drop(answer.send(self.report(&scope))),
             Request::Seen(answer) => {
                 let (snapshot, fabric) = (self.publisher.newest().clone(), self.fabric.clone());
-                drop(answer.send(Seen { snapshot, fabric, now: (self.clock)() }));
+                drop(answer.send(Seen { snapshot, fabric, now: (self.clock)(), clients: self.clients.clone() }));
             }
             Request::Change(change) => self.writes.waiting.push(change),
             Request::Reread => self.feed.reread(),
@@ -386,6 +388,8 @@ impl Thread {
             return;
         }
         let definitions = Arc::new(definitions);
+        // It is of no change: what comes of those that were written before means nothing to it.
+        self.position = None;
         self.put_in_force(definitions.clone(), noticed);
         let took = noticed.elapsed();
         let services = definitions.services.len();
@@ -498,38 +502,49 @@ impl Thread {
         }
     }
 
-    fn report(&mut self) -> Report {
+    /// Its lists are in no order: two hundred thousand backends take long enough.
+    fn report(&mut self, scope: &Scope) -> Report {
+        let is_told_of = |service: &Arc<str>| match scope {
+            Scope::Of(name) => **service == **name,
+            Scope::All | Scope::Outline => true,
+        };
+        if *scope == Scope::Outline {
+            return self.outline();
+        }
         let registry = self.compiler.registry();
-        let names = self.definitions.iter().flat_map(|set| &set.services).map(|service| &service.name);
-        let mut backends: Vec<_> =
-            registry.totals().map(|(pair, packets, bytes)| Count { of: pair.clone(), packets, bytes }).collect();
-        backends.sort_by(|a, b| a.of.cmp(&b.of));
+        let totals = registry.totals().filter(|(pair, ..)| is_told_of(&pair.0));
+        let destinations = self.compiler.destinations().filter(|(_, service, _)| is_told_of(service));
         let of_backend = |(number, service, endpoint): (u32, &Arc<str>, SocketAddr)| {
             ((service.clone(), endpoint), self.look.seen(number).flows)
         };
-        let mut flows: Vec<_> = self.compiler.destinations().map(of_backend).collect();
-        flows.sort();
+        let uncounted = self.compiler.rests_since().filter(|&(_, serial)| !self.look.has_counted(serial));
+        let names = self.definitions.iter().flat_map(|set| &set.services).map(|service| &service.name);
+        Report {
+            unsettled: self.compiler.unsettled(),
+            uncounted: uncounted.filter(|(name, _)| is_told_of(name)).map(|(name, _)| name.clone()).collect(),
+            flows: destinations.map(of_backend).collect(),
+            refused: registry.all_refused().map(|(name, packets)| (name.clone(), packets)).collect(),
+            backends: totals.map(|(pair, packets, bytes)| Count { of: pair.clone(), packets, bytes }).collect(),
+            // Those that it is not asked for it forgets.
+            services: if *scope == Scope::All { self.sums.of(registry.totals(), names) } else { Vec::new() },
+            ..self.outline()
+        }
+    }
+
+    fn outline(&mut self) -> Report {
         let mut moving: Vec<_> = self.compiler.moving().map(|(name, slots)| (name.clone(), slots)).collect();
         moving.sort();
-        let mut refused: Vec<_> = registry.all_refused().map(|(name, packets)| (name.clone(), packets)).collect();
-        refused.sort();
-        let uncounted = self.compiler.rests_since().filter(|&(_, serial)| !self.look.has_counted(serial));
         Report {
             masked: self.masks.over(self.definitions.as_ref().unwrap_or(&Arc::default())),
             drained: self.masks.drained().iter().cloned().collect(),
             feed_error: self.feed_error.clone(),
             left_out: self.left_out.clone(),
-            unsettled: self.compiler.unsettled(),
-            uncounted: uncounted.map(|(name, _)| name.clone()).collect(),
             next_move: self.compiler.next_move().map(|next| next.0.saturating_sub((self.clock)().0)),
-            flows,
             moving,
-            refused,
             definitions: self.definitions.clone(),
             feed_last_success: self.feed_last_success,
-            backends,
-            services: self.sums.of(registry.totals(), names),
             unresolved: self.unresolved.len(),
+            ..Report::default()
         }
     }
 }

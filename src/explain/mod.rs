@@ -15,7 +15,7 @@ use crate::service::{Protocol, Service};
 use crate::snapshot::{Fabric, Millis, PortIndex, Snapshot, Way};
 use crate::wire::Frame;
 
-pub use crate::pipeline::spot;
+pub use crate::pipeline::{By, Memory, spot};
 use packet::{first_packet, headers};
 use steps::{Step, is_sent};
 
@@ -37,7 +37,7 @@ pub struct Explained<'a> {
     names: &'a [&'a str],
 }
 
-/// Explains what becomes of the first packet of a flow, received on `port`. `names`: of the ports.
+/// Explains what becomes of the first packet of a flow, received on `port`, by an lcore with this memory. `names`: of the ports.
 pub fn explain<'a>(
     asked: &Asked,
     snapshot: &Snapshot,
@@ -45,9 +45,10 @@ pub fn explain<'a>(
     port: PortIndex,
     fabric: &Fabric,
     names: &'a [&'a str],
+    memory: Memory<'_>,
 ) -> Explained<'a> {
     let mut frame = Buffer::new(&first_packet(asked, fabric.ports[usize::from(port.0)].mac));
-    let found = pipeline::explain(snapshot, now, port, &mut frame);
+    let found = pipeline::explain(snapshot, now, port, &mut frame, memory);
     let name = |port: PortIndex| names[usize::from(port.0)];
     let steps = steps::steps(asked, &found, fabric, &name, name(port), frame.bytes());
     Explained { found, steps, frame, names }
@@ -71,9 +72,14 @@ impl Explained<'_> {
         }
     }
 
-    /// Where the packet goes if nobody remembers its flow.
+    /// Where the packet goes.
     pub fn backend(&self) -> Option<SocketAddr> {
-        self.found.choice.as_ref()?.now.as_ref().map(|chosen| chosen.endpoint)
+        self.found.choice.as_ref()?.goes.as_ref().map(|chosen| chosen.endpoint)
+    }
+
+    /// Whether it goes there because its flow is remembered.
+    pub fn is_remembered(&self) -> bool {
+        self.found.choice.as_ref().is_some_and(|choice| choice.by == By::Flow)
     }
 
     pub fn slot(&self) -> Option<u32> {
@@ -127,7 +133,7 @@ impl Explained<'_> {
             "slot": self.found.choice.as_ref().filter(|choice| choice.owner.is_some()).map(|choice| choice.slot),
             "table_size": self.found.choice.as_ref().map(|choice| choice.table_size),
             "owner": self.found.choice.as_ref().and_then(|choice| choice.owner.as_ref()).map(chosen),
-            "backend": self.found.choice.as_ref().and_then(|choice| choice.now.as_ref()).map(chosen),
+            "backend": self.found.choice.as_ref().and_then(|choice| choice.goes.as_ref()).map(chosen),
             "next_hop": next_hop,
             "verdict": verdict,
             "port": port,

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::Asked;
 use super::packet::headers;
-use crate::pipeline::{Choice, Chosen, Explanation, Matched, Verdict};
+use crate::pipeline::{By, Choice, Chosen, Explanation, Matched, Verdict};
 use crate::service::{Forwarding, Hash, Service, State};
 use crate::snapshot::{Fabric, PortIndex, Way};
 
@@ -47,7 +47,7 @@ pub fn steps<'a>(
     ));
     if let (Some(choice), Matched::Service(service)) = (&found.choice, &found.matched) {
         steps.extend(choice_steps(asked, service, choice));
-        steps.push(("mode", mode(service, choice.now.as_ref())));
+        steps.push(("mode", mode(service, choice.goes.as_ref())));
     }
     if let Some((to, way)) = &found.way {
         let needs_neighbor =
@@ -100,12 +100,25 @@ fn choice_steps(asked: &Asked, service: &Service, choice: &Choice) -> Vec<Step> 
         "backend",
         match &choice.now {
             None => "none may take anything".into(),
-            Some(now) if now == owner => format!("{}; now and base are equal: the slot is at rest", backend(now)),
             Some(now) => {
-                format!("{}, drawn for the slot in the owner's place; now and base are equal: at rest", backend(now))
+                let drawn = if now == owner { "" } else { ", drawn for the slot in the owner's place" };
+                let rest = match &choice.base {
+                    None => "now and base are equal: the slot is at rest".to_owned(),
+                    Some(base) => format!("flows that nobody remembers are still with {} (base)", base.endpoint),
+                };
+                format!("{}{drawn}; {rest}", backend(now))
             }
         },
     ));
+    match (&choice.goes, choice.by) {
+        (Some(goes), By::Flow) => {
+            steps.push(("flow", format!("it is remembered, and {} keeps it: it goes there", goes.endpoint)));
+        }
+        (Some(goes), By::Client) => {
+            steps.push(("client", format!("it was with {} within the affinity timeout: it goes there", goes.endpoint)));
+        }
+        _ => {}
+    }
     steps
 }
 

@@ -90,8 +90,9 @@ pub fn run(config: &Config) -> Result<(), Error> {
         let _serving = listeners.serve(node.api(config));
         node.live(server, signals, config.node.stop_grace).await
     });
-    // Ends what still answers calls, and so holds what the node is made of.
-    drop(runtime);
+    // Ends what still answers calls, and so holds what the node is made of. Who finds flows for a caller, by a thread of its own, hears
+    // thereby that nobody listens: to wait for it first would be to wait for a caller.
+    runtime.shutdown_background();
     node.stop()?;
     result
 }
@@ -237,6 +238,7 @@ impl Node {
                 Box::pin(async move { sources.render(&prefix).await })
             }),
             remembered: self.remembered.clone(),
+            lists: Arc::new(tokio::sync::Semaphore::new(api::LISTS)),
         })
     }
 

@@ -27,7 +27,7 @@ use crate::snapshot::{Millis, PortIndex, ServiceIndex, Snapshot, TargetIndex};
 use crate::wire::{Frame, ethernet, quic, udp};
 
 use burst::Burst;
-pub use explain::{Choice, Chosen, Explanation, Matched, explain};
+pub use explain::{By, Choice, Chosen, Explanation, Matched, Memory, explain};
 use fragments::Fragments;
 pub use held::Held;
 use matching::Match;

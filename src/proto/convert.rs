@@ -145,7 +145,7 @@ pub fn tree_of(service: &proto::Service) -> Value<'_> {
 }
 
 /// Backends, as the tree of their JSON.
-pub fn tree_of_backends(backends: &[proto::Backend]) -> Value<'_> {
+fn tree_of_backends(backends: &[proto::Backend]) -> Value<'_> {
     Value::List(backends.iter().map(tree_of_backend).collect())
 }
 

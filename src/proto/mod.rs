@@ -2,7 +2,7 @@
 
 mod convert;
 
-pub use convert::{message_of_set, tree_of, tree_of_backends, tree_of_set};
+pub use convert::{message_of, message_of_set, tree_of, tree_of_set};
 pub use generated::*;
 
 mod generated {

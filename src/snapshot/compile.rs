@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use ipnet::IpNet;
 
@@ -545,6 +545,7 @@ impl Compiler {
             kept: kept(service, &places),
             places: places.into(),
             ranges,
+            slots: OnceLock::new(),
         };
         let compiled = CompiledService {
             now: table.now.clone(),

@@ -23,7 +23,7 @@ mod vips;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -212,6 +212,8 @@ struct Details {
     servers: Box<[(Box<[u8]>, u16)]>,
     /// By endpoint, sorted, where flows are kept by it: the member, and whether it takes new flows, too.
     kept: Box<[(SocketAddr, u16, bool)]>,
+    /// How many slots each member has now. Counted when somebody asks: of ten thousand tables that takes a second.
+    slots: OnceLock<Box<[u32]>>,
 }
 
 /// Where a flow goes that has its backend already.
@@ -683,14 +685,17 @@ impl CompiledService {
 
     /// How many slots send new flows to each endpoint.
     pub fn slots(&self) -> HashMap<SocketAddr, u32> {
-        let mut of_members = vec![0u32; self.details.places.len()];
-        for &member in self.now.iter() {
-            if let Some(slots) = of_members.get_mut(usize::from(member)) {
-                *slots += 1;
+        let of_members = self.details.slots.get_or_init(|| {
+            let mut of_members = vec![0u32; self.details.places.len()];
+            for &member in self.now.iter() {
+                if let Some(slots) = of_members.get_mut(usize::from(member)) {
+                    *slots += 1;
+                }
             }
-        }
+            of_members.into()
+        });
         let endpoint = |place: u32| self.definition().endpoint(&self.definition().backends[place as usize]);
-        self.details.places.iter().zip(of_members).map(|(&place, slots)| (endpoint(place), slots)).collect()
+        self.details.places.iter().zip(of_members).map(|(&place, &slots)| (endpoint(place), slots)).collect()
     }
 
     /// A member of the table.
