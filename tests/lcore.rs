@@ -179,7 +179,15 @@ impl Loop {
         let (block, flag, clock) = (counters.clone(), stop.clone(), Clock::start(eal(), Millis(0)));
         let thread = thread::spawn(move || {
             let _registered = dpdk::Registered::new(eal()).unwrap();
-            lcore::run(Plan { ports: lanes, work: AsTold::default(), counters: block, clock, idle, stop: flag });
+            lcore::run(Plan {
+                ports: lanes,
+                probes: None,
+                work: AsTold::default(),
+                counters: block,
+                clock,
+                idle,
+                stop: flag,
+            });
         });
         Self { pool, ports, counters, stop, thread }
     }
@@ -357,6 +365,7 @@ fn sleep_saves_cpu_and_pause_and_poll_do_not() {
         let stop = Arc::new(AtomicBool::new(false));
         let plan = Plan {
             ports: vec![Lane { queue, punt: None, inject: None }],
+            probes: None,
             work: AsTold::default(),
             counters: Arc::new(LcoreBlock::new(1)),
             clock: Clock::start(eal(), Millis(0)),

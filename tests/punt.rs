@@ -94,7 +94,7 @@ impl Scene {
         }
         let counts = Arc::new(Counts::default());
         let bridge = Bridge { tap, from_lcores: vec![consumer], to_lcore: producer, counts: counts.clone() };
-        let punt = Punt::start(eal, pool, vec![bridge]).unwrap();
+        let punt = Punt::start(eal, pool, vec![bridge], None).unwrap();
         Self { pool, to_kernel, from_kernel, counts, _punt: punt }
     }
 

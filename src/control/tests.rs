@@ -61,6 +61,7 @@ impl Scene {
         let (config, _) = Config::read(document, &name).unwrap();
         let clock: Clock = Box::new(|| Millis(0));
         let setup = Setup {
+            through: None,
             fixed: config.fabric(),
             config,
             twins,

@@ -91,7 +91,7 @@ fn probe(kind: CheckKind, address: SocketAddr, expect_status: u16) -> Probe {
 
 /// One probe, without a prober.
 async fn outcome(kind: CheckKind, address: SocketAddr) -> Outcome {
-    Asker::new().ask(&probe(kind, address, 200)).await.0
+    Asker::new(None).ask(&probe(kind, address, 200)).await.0
 }
 
 /// A service whose backends are at these addresses, and checked on that port.
@@ -196,7 +196,7 @@ async fn http_is_as_good_as_its_status_line() {
         }
     }
     let address = answering(V4, "HTTP/1.1 204 No Content\r\n\r\n").await;
-    assert_eq!(Asker::new().ask(&probe(CheckKind::Http, address, 204)).await.0, Outcome::Good);
+    assert_eq!(Asker::new(None).ask(&probe(CheckKind::Http, address, 204)).await.0, Outcome::Good);
 }
 
 #[tokio::test]
@@ -234,7 +234,7 @@ async fn a_slow_drip_does_not_outlast_the_timeout() {
     });
     let silent = server(V4, wait_for_end);
     for address in [drip.await, silent.await] {
-        let (outcome, latency) = Asker::new().ask(&probe(CheckKind::Http, address, 200)).await;
+        let (outcome, latency) = Asker::new(None).ask(&probe(CheckKind::Http, address, 200)).await;
         assert_eq!(outcome, Outcome::Failed(Failure::NoAnswer));
         assert!((TIMEOUT..TIMEOUT + SLACK).contains(&latency), "{latency:?}");
     }
@@ -300,7 +300,7 @@ async fn udp_fails_where_the_port_is_closed_and_silence_is_good() {
     for family in [V4, V6] {
         let socket = UdpSocket::bind((family, 0)).await.unwrap();
         let address = socket.local_addr().unwrap();
-        let silent = Asker::new().ask(&probe(CheckKind::Udp, address, 200)).await;
+        let silent = Asker::new(None).ask(&probe(CheckKind::Udp, address, 200)).await;
         assert_eq!(silent.0, Outcome::Good);
         assert!((TIMEOUT..TIMEOUT + SLACK).contains(&silent.1), "{:?}", silent.1);
         let answer = async {
@@ -312,7 +312,7 @@ async fn udp_fails_where_the_port_is_closed_and_silence_is_good() {
             }
         };
         let asked = tokio::select! {
-            asked = async { Asker::new().ask(&probe(CheckKind::Udp, address, 200)).await } => asked,
+            asked = async { Asker::new(None).ask(&probe(CheckKind::Udp, address, 200)).await } => asked,
             never = answer => never,
         };
         assert_eq!(asked.0, Outcome::Good);
@@ -346,7 +346,7 @@ async fn ping_asks_loopback() {
 
 #[tokio::test]
 async fn many_pings_at_once_share_a_socket_and_find_their_answers() {
-    let asker = Arc::new(Asker::new());
+    let asker = Arc::new(Asker::new(None));
     if let Outcome::NoVerdict(_) = asker.ask(&probe(CheckKind::Ping, SocketAddr::new(V4, 0), 200)).await.0 {
         eprintln!("SKIPPED: ping needs root or net.ipv4.ping_group_range");
         return;
@@ -517,7 +517,7 @@ async fn no_more_are_asked_at_once_than_is_allowed() {
         }
     });
     let check = json!({"kind": "http", "interval": "100ms", "timeout": "100ms"});
-    let (prober, _changes) = Prober::start(Options { at_once: 3 }, []).unwrap();
+    let (prober, _changes) = Prober::start(Options { at_once: 3, ..Options::default() }, []).unwrap();
     prober.want(vec![service("web", &backends, port, check)]);
     until("nine failed", || prober.view().counts().failed >= 9).await;
     let counts = prober.view().counts();

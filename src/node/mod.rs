@@ -7,6 +7,7 @@
 mod eal;
 mod flow_memory;
 mod ports;
+mod probes;
 mod signals;
 mod state_dir;
 
@@ -153,6 +154,7 @@ impl Node {
         let clients = Arc::new(Clients::new(config.environment().flows, secret()));
         let (pipelines, knows_flows, memory) = pipelines(eal, config, ports::dealing(&opened), &clients)?;
         let remembered: Vec<Remembered> = pipelines.iter().map(Pipeline::remembered).collect();
+        let through = probes::way(config);
         let (control, readers) = Control::start(Setup {
             config: config.clone(),
             fixed: config.fabric_on(|index| Mac(opened[index].info.mac)),
@@ -162,10 +164,19 @@ impl Node {
             clients,
             knows_flows,
             memory,
+            through: through.clone(),
         })?;
 
         let Wiring { lanes, bridges, counts } = wire(eal, &mut opened, taps, cpus.len())?;
-        let punt = if bridges.is_empty() { None } else { Some(Punt::start(eal, pool, bridges)?) };
+        let (probes, mut to_lcore) = match through {
+            Some(through) => {
+                let (probes, consumer) = probes::wire(eal, through)?;
+                (Some(probes), Some(consumer))
+            }
+            None => (None, None),
+        };
+        let probe_counts = probes.as_ref().map(|probes| probes.counts.clone());
+        let punt = if bridges.is_empty() { None } else { Some(Punt::start(eal, pool, bridges, probes)?) };
 
         let stop = Arc::new(AtomicBool::new(false));
         let mut lcores = Vec::new();
@@ -176,6 +187,7 @@ impl Node {
             blocks.push((cpu, counters.clone()));
             let plan = Plan {
                 ports,
+                probes: to_lcore.take(),
                 work: Forwarding::new(pipeline, reader, handoff),
                 counters,
                 clock,
@@ -197,6 +209,8 @@ impl Node {
                 mbufs_in_use: pool.in_use().into(),
                 mbufs,
                 twins: counts.iter().map(twin_counts).collect(),
+                probe_answers: probe_counts.as_ref().map_or(0, |counts| counts.answers.get()),
+                probes_lost: probe_counts.as_ref().map_or(0, |counts| counts.lost.get()),
             }
         };
         let sources = Sources {

@@ -212,6 +212,8 @@ struct Details {
     servers: Box<[(Box<[u8]>, u16)]>,
     /// By endpoint, sorted, where flows are kept by it: the member, and whether it takes new flows, too.
     kept: Box<[(SocketAddr, u16, bool)]>,
+    /// By endpoint, sorted, where checks go through the service: what is done to their packets.
+    probed: Box<[(SocketAddr, Prepared)]>,
 }
 
 /// Where a flow goes that has its backend already.
@@ -415,6 +417,14 @@ impl Snapshot {
         }
         let service = self.services.get(target.service.0 as usize)?;
         Some(service.details.definition.endpoint(service.backend(target.member)?))
+    }
+
+    /// What is done to a health check's packet to this backend of a service, whatever its state; `None`: it has no such backend, or its
+    /// checks do not go through it.
+    pub fn probed(&self, service: ServiceIndex, backend: SocketAddr) -> Option<&Prepared> {
+        let probed = &self.compiled_service(service).details.probed;
+        let place = probed.binary_search_by_key(&backend, |(endpoint, _)| *endpoint).ok()?;
+        Some(&probed[place].1)
     }
 
     /// The number of this snapshot among those of its compiler, from 1.
