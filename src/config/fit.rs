@@ -106,6 +106,9 @@ fn no_way_through(config: &Config, service: &Service) -> Option<String> {
         None => Some(format!(
             "\"vip\" needs an address of the node's own to ask from, and none of this family is known: set [health] {key} in its configuration"
         )),
+        Some(source) if service.vip.contains(&source) => Some(format!(
+            "\"vip\" asks from {source}, which is the VIP: set another [health] {key} in the node's configuration, or use \"backend\""
+        )),
         Some(source) if is_shared && health.ports.overlaps(config.snat.ports) => Some(format!(
             "\"vip\" asks from {source}, ports {}, and of these \"snat\" has some ({}): set [health] ports, or those of [snat], in the node's configuration",
             health.ports, config.snat.ports

@@ -295,6 +295,39 @@ fn definitions_must_fit_the_node() {
     );
 }
 
+#[test]
+fn checks_through_a_service_need_a_twin_an_address_and_ports_of_their_own() {
+    let text = r#"{"services": [{"name": "web", "vip": "2001:db8::1", "port": 80, "protocol": "tcp", "forwarding": "dnat",
+        "health_check": {"kind": "tcp", "target": "vip"}, "backends": [{"address": "fd00:1::1"}]}]}"#;
+    let definitions = service::native(text, "s", None).unwrap().0;
+    let said = |config: &str| match fit(&read(config), &definitions, "s.json") {
+        Ok(()) => String::new(),
+        Err(errors) => errors.to_string().replace("s.json: services[0].health_check.target: ", ""),
+    };
+    assert_eq!(said(WHOLE), "");
+    assert_eq!(
+        said(&WHOLE.replace("twin = \"wan0\"\n", "")),
+        "\"vip\" needs a kernel twin, by which the backends' answers come back, and no [[port]] of the node has one: set twin there, or use \"backend\""
+    );
+    let twin = LEAST.replace("[[port]]", "[[port]]\ntwin = \"wan0\"");
+    assert_eq!(
+        said(&twin),
+        "\"vip\" needs an address of the node's own to ask from, and none of this family is known: set [health] ipv6_source in its configuration"
+    );
+    assert_eq!(said(&twin.replace("[[port]]", "[[port]]\naddresses = [\"fd00::1\"]")), "");
+    assert_eq!(
+        said(&twin.replace("[[port]]", "[[port]]\naddresses = [\"2001:db8::1\"]")),
+        "\"vip\" asks from 2001:db8::1, which is the VIP: set another [health] ipv6_source in the node's configuration, or use \"backend\""
+    );
+    // An address that `snat` takes ports of, too, and ports that it takes.
+    let shared = WHOLE.replace("ipv6_source = \"fd00::2\"", "ipv6_source = \"fd00::1\"");
+    assert_eq!(said(&shared), "");
+    assert_eq!(
+        said(&shared.replace("ports = \"61000-65535\"", "ports = \"30000-40000\"")),
+        "\"vip\" asks from fd00::1, ports 30000-40000, and of these \"snat\" has some (1024-32767): set [health] ports, or those of [snat], in the node's configuration"
+    );
+}
+
 const NO_DURATION: &str = "written like \"2h4m\" or \"500ms\"";
 
 /// `LEAST` or `WHOLE` with a text replaced by another, and the errors.

@@ -89,6 +89,47 @@ fn probe(kind: CheckKind, address: SocketAddr, expect_status: u16) -> Probe {
     Probe { subject, rhythm: Rhythm { interval: TIMEOUT * 2, timeout: TIMEOUT, rise: 1, fall: 1 } }
 }
 
+/// The targets of a service's checks, in words.
+fn targets(change: serde_json::Value) -> Vec<String> {
+    let mut service = json!({
+        "name": "a", "vip": "192.0.2.1", "port": 80, "protocol": "tcp", "forwarding": "dnat",
+        "backends": [{"address": "10.1.0.1", "port": 8080}], "health_check": {"kind": "tcp", "target": "vip"},
+    });
+    for (key, value) in change.as_object().unwrap() {
+        service[key] = value.clone();
+    }
+    let document = json!({"services": [service]}).to_string();
+    let (definitions, _) = service::native(document, "s", None).unwrap_or_else(|errors| panic!("{errors}"));
+    Probe::all_of(&definitions.services[0]).map(|(_, probe)| format!("{:?}", probe.subject.target)).collect()
+}
+
+#[test]
+fn checks_through_services_that_differ_are_not_shared() {
+    let target = |vip: &str, backend: &str, mode: &str| {
+        format!("Through {{ vip: {vip}, backend: {backend}, forwarding: {mode} }}")
+    };
+    let (vip, backend) = ("192.0.2.1:80", "10.1.0.1:8080");
+    assert_eq!(targets(json!({})), [target(vip, backend, "Dnat")]);
+    assert_eq!(targets(json!({"name": "b", "tracking": "full"})), [target(vip, backend, "Dnat")]);
+    assert_eq!(targets(json!({"forwarding": "dnat-dsr"})), [target(vip, backend, "DnatDsr")]);
+    assert_eq!(targets(json!({"vip": "192.0.2.2"})), [target("192.0.2.2:80", backend, "Dnat")]);
+    assert_eq!(targets(json!({"port": 81})), [target("192.0.2.1:81", backend, "Dnat")]);
+    assert_eq!(targets(json!({"backends": [{"address": "10.1.0.2"}]})), [target(vip, "10.1.0.2:80", "Dnat")]);
+    // Of several ports one is asked, and of a prefix one address.
+    let several = json!({"forwarding": "ipip", "port": "80-90", "backends": [{"address": "10.1.0.1"}],
+        "health_check": {"kind": "http", "target": "vip", "port": 85}});
+    assert_eq!(targets(several), [target("192.0.2.1:85", "10.1.0.1:0", "Ipip")]);
+    for (vip, asked) in [("192.0.2.0/24", "192.0.2.1:80"), ("192.0.2.4/31", "192.0.2.4:80")] {
+        let prefix = json!({"forwarding": "ipip", "vip": vip, "backends": [{"address": "10.1.0.1"}]});
+        assert_eq!(targets(prefix), [target(asked, "10.1.0.1:80", "Ipip")]);
+    }
+    let v6 = |vip: &str| {
+        targets(json!({"forwarding": "ipip", "vip": vip, "backends": [{"address": "10.1.0.1"}]}))
+    };
+    assert_eq!(v6("2001:db8::/64"), [target("[2001:db8::1]:80", "10.1.0.1:80", "Ipip")]);
+    assert_eq!(v6("2001:db8::7"), [target("[2001:db8::7]:80", "10.1.0.1:80", "Ipip")]);
+}
+
 /// One probe, without a prober.
 async fn outcome(kind: CheckKind, address: SocketAddr) -> Outcome {
     Asker::new(None).ask(&probe(kind, address, 200)).await.0

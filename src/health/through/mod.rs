@@ -102,7 +102,9 @@ impl Through {
         match Namespace::open(sources.into_iter().flatten().collect()) {
             Ok(namespace) => Ok(self.namespace.get_or_init(|| namespace)),
             Err(error) => {
-                tracing::warn!("health checks through services: no network namespace for them: {error}");
+                if failed.is_none() {
+                    tracing::warn!("health checks through services: no network namespace for them: {error}; told once");
+                }
                 *failed = Some((Instant::now(), error.raw_os_error().unwrap_or(Errno::IO.raw_os_error())));
                 Err(error)
             }
@@ -171,3 +173,6 @@ impl Drop for Passing<'_> {
         self.through.passages().free.push_back(self.own.port());
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,9 @@ use crate::pipeline::probe::MTU;
 /// The namespace of whoever opens it.
 const HERE: &str = "/proc/thread-self/ns/net";
 
+/// Packets that may wait to be taken: as many probes as may be under way can begin at once.
+const WAITING: u32 = 8192;
+
 pub struct Namespace {
     home: File,
     inside: File,
@@ -34,6 +37,7 @@ impl Namespace {
             let device = DeviceBuilder::new().name("probes").layer(Layer::L3);
             let device = device.with(|options| _ = options.packet_information(false)).build_sync()?;
             device.set_nonblocking(true)?;
+            device.set_tx_queue_len(WAITING)?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(route(device.if_index()?, own))?;
             Ok((inside, device))

@@ -84,7 +84,7 @@ fn tell(lab: &mut Lab, story: &mut Story, set: &serde_json::Value) -> Result<()>
         require(shop == Some(true), || format!("in shop: {shop:?}"))?;
         let answers = lab.client.curl_many(&format!("http://{VIP}/"), REQUESTS)?;
         let status = lab.node.ask(&["status"])?.good()?;
-        require(status.contains("3 of 3 failed: no connection"), || status.clone())?;
+        require(status.contains("3 of 3 failed: no connection within the timeout"), || status.clone())?;
         Ok(format!("out after {took:.1?} ({most:?} at most); {} requests met the others\n{status}", answers.len()))
     })?;
     story.claim("the tunnel works again: it returns", || {
