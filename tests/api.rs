@@ -90,6 +90,7 @@ impl Node {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let start = Instant::now();
         let setup = Setup {
+            through: None,
             fixed: config.fabric(),
             config: config.clone(),
             twins: vec![],

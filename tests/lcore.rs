@@ -86,6 +86,10 @@ impl Work for AsTold {
         verdicts[..frames.len()].iter().all(|&verdict| verdict == Verdict::Forward(port)).then_some(port)
     }
 
+    fn probe(&mut self, frames: &mut [Mbuf], verdicts: &mut [Verdict; BURST]) {
+        self.process(Millis(0), PortIndex(0), frames, verdicts);
+    }
+
     fn hold(&mut self, _: Millis, _: PortIndex, frames: &mut Batch) {
         while self.kept.len() < 5
             && let Some(frame) = frames.pop()
@@ -167,7 +171,18 @@ struct Loop {
 type Ends = (Option<ring::Producer>, Option<ring::Consumer>);
 
 impl Loop {
-    fn start(name: &str, devices: &[&str], idle: Idle, mut ends: Vec<Ends>) -> Self {
+    fn start(name: &str, devices: &[&str], idle: Idle, ends: Vec<Ends>) -> Self {
+        Self::start_with(name, devices, idle, ends, None)
+    }
+
+    /// With packets of health checks, too.
+    fn start_with(
+        name: &str,
+        devices: &[&str],
+        idle: Idle,
+        mut ends: Vec<Ends>,
+        probes: Option<ring::Consumer>,
+    ) -> Self {
         let pool = Mempool::new(eal(), name, 4095, 2176).unwrap();
         ends.resize_with(devices.len(), || (None, None));
         let mut ports: Vec<Port> = devices.iter().map(|device| Port::open(eal(), device, 1).unwrap()).collect();
@@ -184,6 +199,7 @@ impl Loop {
             let _registered = dpdk::Registered::new(eal()).unwrap();
             lcore::run(Plan {
                 ports: lanes,
+                probes,
                 work: AsTold::default(),
                 counters: block,
                 clock,
@@ -314,6 +330,24 @@ fn what_a_device_has_no_room_for_is_dropped_tx_full() {
 }
 
 #[test]
+fn packets_of_health_checks_are_sent_and_counted_apart() {
+    let wire = Wire::new([DROP; 5]);
+    let (mut producer, probes) = ring::single(eal(), 256).unwrap();
+    let devices = [&*wire.device("net_pcap_probes")];
+    let poll = Loop::start_with("probes", &devices, Idle::Pause, vec![], Some(probes));
+    for kind in [FORWARD, DROP, FORWARD, PUNT].into_iter().cycle().take(100) {
+        let mut mbuf = poll.pool.alloc().unwrap();
+        mbuf.append(60).unwrap().fill(kind);
+        assert_eq!(producer.push(&mut Batch::from(mbuf)), 0);
+    }
+    let counted = |poll: &Loop| (poll.counters.polling.probes.get(), poll.counters.polling.probes_refused.get());
+    poll.wait_until("100 probes, 5 received", |poll| counted(poll) == (50, 50) && poll.totals(0).received == 5);
+    let totals = &poll.end(producer)[0];
+    assert_eq!((totals.received, totals.forwarded, totals.punted), (5, 0, 0));
+    assert_eq!(frames(&wire.path("out")).len(), 50);
+}
+
+#[test]
 fn frames_of_the_twin_leave_by_their_port() {
     let wire = Wire::new([DROP; 5]);
     let (mut producer, inject) = ring::single(eal(), 256).unwrap();
@@ -389,6 +423,7 @@ fn sleep_saves_cpu_and_pause_and_poll_do_not() {
         let stop = Arc::new(AtomicBool::new(false));
         let plan = Plan {
             ports: vec![Lane { queue, punt: None, inject: None }],
+            probes: None,
             work: AsTold::default(),
             counters: Arc::new(LcoreBlock::new(1)),
             clock: Clock::start(eal(), Millis(0)),

@@ -1,15 +1,18 @@
 //! Frames between rings and a real tap, in a network namespace of the test's own.
 #![cfg(all(feature = "dpdk", feature = "control"))]
 
+use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use dpdk::ring::{self, Consumer, Producer};
 use dpdk::{Batch, Eal, Mempool, eal};
 use penstock::lcore::Bell;
-use penstock::punt::{Bridge, Counts, Punt, Tap};
+use penstock::pipeline::probe::{self, Passage};
+use penstock::punt::{Bridge, Counts, Door, ProbeCounts, Probes, Punt, Tap};
 
 /// Runs this test binary again, in a network namespace of its own; `true` in there.
 fn in_a_namespace() -> bool {
@@ -68,12 +71,56 @@ fn push(pool: Mempool, ring: &mut Producer, frame: &[u8]) -> bool {
     ring.push(&mut Batch::from(mbuf)) == 0
 }
 
+const OWN: ([u8; 4], u16) = ([10, 0, 0, 1], 61000);
+const VIP: ([u8; 4], u16) = ([192, 0, 2, 1], 80);
+
+/// A probe's packets, one after another, and what came for it.
+#[derive(Default)]
+struct Hand {
+    sends: Mutex<VecDeque<Vec<u8>>>,
+    got: Mutex<Vec<Vec<u8>>>,
+}
+
+struct ByHand(Arc<Hand>);
+
+impl Door for ByHand {
+    fn is_open(&self) -> bool {
+        true
+    }
+
+    fn read(&self, buffer: &mut [u8]) -> Option<usize> {
+        let packet = self.0.sends.lock().unwrap().pop_front()?;
+        buffer[..packet.len()].copy_from_slice(&packet);
+        Some(packet.len())
+    }
+
+    fn write(&self, packet: &[u8]) -> bool {
+        self.0.got.lock().unwrap().push(packet.to_vec());
+        true
+    }
+
+    fn passage(&self, own: SocketAddr) -> Option<Passage> {
+        (own == OWN.into()).then(|| Passage { vip: VIP.into(), backend: "10.1.0.1:80".parse().unwrap() })
+    }
+}
+
+/// An Ethernet frame with a TCP segment.
+fn segment(from: ([u8; 4], u16), to: ([u8; 4], u16)) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let builder = etherparse::PacketBuilder::ethernet2([2, 0, 0, 0, 0, 2], [2, 0, 0, 0, 0, 1]);
+    builder.ipv4(from.0, to.0, 64).tcp(from.1, to.1, 1, 1000).syn().write(&mut frame, &[]).unwrap();
+    frame
+}
+
 struct Scene {
     pool: Mempool,
     to_kernel: Producer,
     from_kernel: Consumer,
     bell: Bell,
     counts: Arc<Counts>,
+    hand: Arc<Hand>,
+    probes: Consumer,
+    probe_counts: Arc<ProbeCounts>,
     _punt: Punt,
 }
 
@@ -97,8 +144,11 @@ impl Scene {
         let (bell, counts) = (Bell::default(), Arc::new(Counts::default()));
         let bridge =
             Bridge { tap, from_lcores: vec![consumer], to_lcore: producer, bell: bell.clone(), counts: counts.clone() };
-        let punt = Punt::start(eal, pool, vec![bridge], Bell::default()).unwrap();
-        Self { pool, to_kernel, from_kernel, bell, counts, _punt: punt }
+        let (hand, probe_counts) = (Arc::new(Hand::default()), Arc::new(ProbeCounts::default()));
+        let (to_lcore, from_probes) = ring::single(eal, 1024).unwrap();
+        let probes = Probes { door: Box::new(ByHand(hand.clone())), to_lcore, counts: probe_counts.clone() };
+        let punt = Punt::start(eal, pool, vec![bridge], Some(probes), Bell::default()).unwrap();
+        Self { pool, to_kernel, from_kernel, bell, counts, hand, probes: from_probes, probe_counts, _punt: punt }
     }
 
     /// Pushes a frame as an lcore does; whether the ring had room.
@@ -186,6 +236,28 @@ fn frames_between_lcores_and_the_kernel() {
         thread::sleep(Duration::from_millis(1));
     }
     assert_eq!(scene.counts.punted.get() + scene.counts.refused.get() - before, pushed);
+
+    // What a probe sends goes to the lcore, and its answers to it; what is like either goes as if there were none.
+    let elsewhere = (OWN.0, OWN.1 + 1);
+    let (sent, answer) = (segment(OWN, VIP), segment(VIP, OWN));
+    scene.hand.sends.lock().unwrap().extend([segment(elsewhere, VIP), sent.clone()].map(|frame| frame[14..].to_vec()));
+    let deadline = Instant::now() + Duration::from_secs(2);
+    while scene.probes.pop(&mut batch) == 0 {
+        assert!(Instant::now() < deadline, "the lcore gets nothing");
+    }
+    assert_eq!((batch.len(), batch[0].bytes().len()), (1, probe::FRONT + sent.len() - 14));
+    assert!(batch[0].bytes().ends_with(&sent[14..]));
+    batch.clear();
+    let punted = scene.counts.punted.get();
+    for frame in [segment(VIP, elsewhere), answer.clone(), segment(([198, 51, 100, 7], 80), OWN)] {
+        assert!(scene.push(&frame));
+    }
+    let deadline = Instant::now() + Duration::from_secs(2);
+    while scene.counts.punted.get() < punted + 2 || scene.probe_counts.answers.get() < 1 {
+        assert!(Instant::now() < deadline, "{:?} {:?}", scene.counts, scene.probe_counts);
+    }
+    assert_eq!(*scene.hand.got.lock().unwrap(), [answer[14..].to_vec()]);
+    assert_eq!((scene.counts.punted.get(), scene.probe_counts.lost.get()), (punted + 2, 0));
 
     // A twin that is down takes nothing, and that is counted, too.
     ip("link set wan0 down");

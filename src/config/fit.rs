@@ -77,6 +77,7 @@ fn misfits(config: &Config, service: &Service) -> Vec<(&'static str, String)> {
         );
         found.push(("forwarding", reason));
     }
+    found.extend(no_way_through(config, service).map(|reason| ("health_check.target", reason)));
     let (count, size) = (service.backends.len(), config.hash.table_size);
     if service.table_size.is_none() && count > size as usize {
         let reason =
@@ -84,4 +85,41 @@ fn misfits(config: &Config, service: &Service) -> Vec<(&'static str, String)> {
         found.push(("backends", reason));
     }
     found
+}
+
+/// Why the node cannot check this service's backends through the service, where it is to.
+fn no_way_through(config: &Config, service: &Service) -> Option<String> {
+    let check = service.health.check.as_ref()?;
+    if !check.goes_through_the_service() {
+        return None;
+    }
+    if config.ports.iter().all(|port| port.twin.is_none()) {
+        let reason = "\"vip\" needs a kernel twin, by which the backends' answers come back, and no [[port]] of the node has one: \
+                      set twin there, or use \"backend\"";
+        return Some(reason.to_owned());
+    }
+    let health = &config.health;
+    let (source, key, is_shared) = match service.vip.addr() {
+        IpAddr::V4(_) => {
+            let is_shared = health.ipv4_source.is_some_and(|source| config.snat.ipv4.contains(&source));
+            (health.ipv4_source.map(IpAddr::from), "ipv4_source", is_shared)
+        }
+        IpAddr::V6(_) => {
+            let is_shared = health.ipv6_source.is_some_and(|source| config.snat.ipv6.contains(&source));
+            (health.ipv6_source.map(IpAddr::from), "ipv6_source", is_shared)
+        }
+    };
+    match source {
+        None => Some(format!(
+            "\"vip\" needs an address of the node's own to ask from, and none of this family is known: set [health] {key} in its configuration"
+        )),
+        Some(source) if service.vip.contains(&source) => Some(format!(
+            "\"vip\" asks from {source}, which is the VIP: set another [health] {key} in the node's configuration, or use \"backend\""
+        )),
+        Some(source) if is_shared && health.ports.overlaps(config.snat.ports) => Some(format!(
+            "\"vip\" asks from {source}, ports {}, and of these \"snat\" has some ({}): set [health] ports, or those of [snat], in the node's configuration",
+            health.ports, config.snat.ports
+        )),
+        Some(_) => None,
+    }
 }

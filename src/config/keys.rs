@@ -26,6 +26,11 @@ pub static CONFIG: &[Key] = &[
     Key::optional("icmp", Shape::Object(ICMP), "ICMP errors that the node makes, all lcores together; a token bucket."),
     Key::optional("encap", Shape::Object(ENCAP), "Outer headers of tunnels."),
     Key::optional("snat", Shape::Object(SNAT), "Source addresses and ports of \"snat\", shared out among the lcores."),
+    Key::optional(
+        "health",
+        Shape::Object(HEALTH),
+        "Where health checks come from that go through a service (\"target\": \"vip\").",
+    ),
     Key::required("hash", Shape::Object(HASH), "How flows are spread; `seed` has no default."),
     Key::optional("flows", Shape::Object(FLOWS), "Flow memory."),
     Key::optional("fragments", Shape::Object(FRAGMENTS), "IP fragments."),
@@ -134,6 +139,21 @@ static SNAT: &[Key] = &[
         Shape::Text(&format::PORTS),
         Text("1024-32767"),
         "Ports, apart from the kernel's own ephemeral ones.",
+    ),
+];
+
+static HEALTH: &[Key] = &[
+    Key::optional(
+        "ipv4_source",
+        Shape::Text(&format::IPV4),
+        "An IPv4 address of the node's own; by default [encap]'s, else the first of [snat], else of a [[port]].",
+    ),
+    Key::optional("ipv6_source", Shape::Text(&format::IPV6), "The same of IPv6."),
+    Key::default(
+        "ports",
+        Shape::Text(&format::PORTS),
+        Text("61000-65535"),
+        "Source ports, as many as checks may be under way: apart from the kernel's own ephemeral ones, and from [snat]'s.",
     ),
 ];
 

@@ -37,6 +37,7 @@ pub struct Config {
     pub icmp: Icmp,
     pub encap: Encap,
     pub snat: Snat,
+    pub health: Health,
     pub hash: Hash,
     pub flows: Flows,
     pub fragments: Fragments,
@@ -165,6 +166,15 @@ pub struct Snat {
     pub ipv4: Vec<Ipv4Addr>,
     pub ipv6: Vec<Ipv6Addr>,
     /// At least as many as lcores.
+    pub ports: Ports,
+}
+
+/// Where health checks come from that go through a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Health {
+    /// Addresses of the node's own, to which backends answer; `None`: it has none of the family that is known.
+    pub ipv4_source: Option<Ipv4Addr>,
+    pub ipv6_source: Option<Ipv6Addr>,
     pub ports: Ports,
 }
 

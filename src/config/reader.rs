@@ -9,8 +9,8 @@ use ipnet::IpNet;
 use super::feed;
 use super::keys::{self, CONFIG};
 use super::{
-    API_SOCKET, Api, ApiTls, Config, Dpdk, Flows, Fragments, Hash, Icmp, Identity, Listen, Metrics, Neighbor, Node,
-    Port, Route, Snat,
+    API_SOCKET, Api, ApiTls, Config, Dpdk, Flows, Fragments, Hash, Health, Icmp, Identity, Listen, Metrics, Neighbor,
+    Node, Port, Route, Snat,
 };
 use crate::mode::Encap;
 use crate::service::problem::{Errors, Path, Report, Warning};
@@ -53,6 +53,8 @@ fn read(root: &Object<'_>, file: &FilePath, report: &mut Report) -> Option<Confi
     let (encap, feed) = (read_encap(root, report), feed::read(&root.object("feed"), file, report));
     let (api, kubernetes) = (read_api(root, file, report), read_kubernetes(root, report));
     let snat = read_snat(root, dpdk.as_ref().map_or(1, |dpdk| dpdk.lcores.len()), report);
+    let health =
+        snat.as_ref().and_then(|snat| read_health(root, &encap, snat, ports.as_deref().unwrap_or(&[]), report));
     let (icmp, hash, flows) = (root.object("icmp"), root.object("hash"), root.object("flows"));
     let fragments = root.object("fragments");
     Some(Config {
@@ -62,6 +64,7 @@ fn read(root: &Object<'_>, file: &FilePath, report: &mut Report) -> Option<Confi
         icmp: Icmp { errors_per_second: icmp.get("errors_per_second")?, burst: icmp.get("burst")? },
         encap,
         snat: snat?,
+        health: health?,
         hash: Hash { seed: keys::seed(&hash.get::<String>("seed")?)?, table_size: hash.get("table_size")? },
         flows: Flows { capacity: flows.get("capacity")?, drain_timeout: flows.get("drain_timeout")? },
         fragments: Fragments { hold: fragments.get("hold")? },
@@ -175,6 +178,24 @@ fn read_snat(root: &Object<'_>, lcores: usize, report: &mut Report) -> Option<Sn
         report.error(snat.path.key("ports"), reason);
     }
     Some(Snat { ipv4, ipv6, ports })
+}
+
+fn read_health(root: &Object<'_>, encap: &Encap, snat: &Snat, ports: &[Port], report: &mut Report) -> Option<Health> {
+    let health = root.object("health");
+    let (ipv4, ipv6): (Option<Ipv4Addr>, Option<Ipv6Addr>) = (health.get("ipv4_source"), health.get("ipv6_source"));
+    for (key, source) in [("ipv4_source", ipv4.map(IpAddr::from)), ("ipv6_source", ipv6.map(IpAddr::from))] {
+        if let Some((source, why)) = source.and_then(|source| Some((source, not_one_station(source)?))) {
+            report.error(health.path.key(key), format!("{source} {why}; backends answer to it"));
+        }
+    }
+    let own = || ports.iter().flat_map(|port| &port.addresses).copied();
+    let own_v4 = || own().find_map(|address| if let IpAddr::V4(v4) = address { Some(v4) } else { None });
+    let own_v6 = || own().find_map(|address| if let IpAddr::V6(v6) = address { Some(v6) } else { None });
+    Some(Health {
+        ipv4_source: ipv4.or(encap.ipv4_source).or_else(|| snat.ipv4.first().copied()).or_else(own_v4),
+        ipv6_source: ipv6.or(encap.ipv6_source).or_else(|| snat.ipv6.first().copied()).or_else(own_v6),
+        ports: health.get("ports")?,
+    })
 }
 
 fn read_neighbors(root: &Object<'_>, report: &mut Report) -> Option<Vec<Neighbor>> {

@@ -63,6 +63,11 @@ ipv4 = ["10.0.0.1"]
 ipv6 = ["fd00::1"]
 ports = "1024-32767"
 
+[health]
+ipv4_source = "10.0.0.2"
+ipv6_source = "fd00::2"
+ports = "61000-65535"
+
 [hash]
 seed = "AAECAwQFBgcICQoLDA0ODw=="
 table_size = 251
@@ -119,6 +124,8 @@ fn every_key_of_the_contract_is_read() {
     assert_eq!((port.twin.as_deref(), port.addresses.as_slice()), (Some("wan0"), &[IpAddr::from([10, 0, 0, 1])][..]));
     assert_eq!((config.icmp.errors_per_second, config.icmp.burst), (0, 7));
     assert_eq!(config.encap.ipv4_source, Some(Ipv4Addr::new(10, 0, 0, 1)));
+    let own = (Some(Ipv4Addr::new(10, 0, 0, 2)), "fd00::2".parse().ok());
+    assert_eq!((config.health.ipv4_source, config.health.ipv6_source), own);
     assert_eq!((config.hash.seed[15], config.hash.table_size), (15, 251));
     assert_eq!((config.neighbors[0].port, config.routes[0].via), (1, IpAddr::from([10, 0, 0, 254])));
     assert_eq!(config.metrics.listen, Some("127.0.0.1:9342".parse().unwrap()));
@@ -137,6 +144,22 @@ fn what_is_absent_has_the_contracts_default() {
     assert_eq!((config.hash.table_size, config.flows.capacity), (65537, 1_048_576));
     assert_eq!((config.flows.drain_timeout, config.encap.ipv4_source), (Duration::from_secs(3600), None));
     assert_eq!(config.metrics.listen, Some("127.0.0.1:9341".parse().unwrap()));
+}
+
+#[test]
+fn checks_through_a_service_come_from_the_address_that_is_known() {
+    let own = |keys: &str| {
+        let document = LEAST.replace("[[port]]", &format!("{keys}\n[[port]]\naddresses = [\"fd00::9\", \"10.0.0.9\"]"));
+        let health = read(&document).health;
+        (health.ipv4_source.unwrap().to_string(), health.ipv6_source.unwrap().to_string())
+    };
+    let pair = |v4: &str, v6: &str| (v4.to_owned(), v6.to_owned());
+    assert_eq!(own(""), pair("10.0.0.9", "fd00::9"));
+    let snat = "[snat]\nipv4 = [\"10.0.0.8\"]\nipv6 = [\"fd00::8\"]\n";
+    assert_eq!(own(snat), pair("10.0.0.8", "fd00::8"));
+    let encap = format!("{snat}[encap]\nipv4_source = \"10.0.0.7\"\n");
+    assert_eq!(own(&encap), pair("10.0.0.7", "fd00::8"));
+    assert_eq!(own(&format!("{encap}[health]\nipv4_source = \"10.0.0.6\"\n")), pair("10.0.0.6", "fd00::8"));
 }
 
 #[test]
@@ -269,6 +292,39 @@ fn definitions_must_fit_the_node() {
     assert_eq!(
         said(&small, r#""forwarding": "dnat","#),
         Err("s.json: services[0].backends: 4 backends do not fit into the node's tables of 3 slots; set a larger table_size".to_owned())
+    );
+}
+
+#[test]
+fn checks_through_a_service_need_a_twin_an_address_and_ports_of_their_own() {
+    let text = r#"{"services": [{"name": "web", "vip": "2001:db8::1", "port": 80, "protocol": "tcp", "forwarding": "dnat",
+        "health_check": {"kind": "tcp", "target": "vip"}, "backends": [{"address": "fd00:1::1"}]}]}"#;
+    let definitions = service::native(text, "s", None).unwrap().0;
+    let said = |config: &str| match fit(&read(config), &definitions, "s.json") {
+        Ok(()) => String::new(),
+        Err(errors) => errors.to_string().replace("s.json: services[0].health_check.target: ", ""),
+    };
+    assert_eq!(said(WHOLE), "");
+    assert_eq!(
+        said(&WHOLE.replace("twin = \"wan0\"\n", "")),
+        "\"vip\" needs a kernel twin, by which the backends' answers come back, and no [[port]] of the node has one: set twin there, or use \"backend\""
+    );
+    let twin = LEAST.replace("[[port]]", "[[port]]\ntwin = \"wan0\"");
+    assert_eq!(
+        said(&twin),
+        "\"vip\" needs an address of the node's own to ask from, and none of this family is known: set [health] ipv6_source in its configuration"
+    );
+    assert_eq!(said(&twin.replace("[[port]]", "[[port]]\naddresses = [\"fd00::1\"]")), "");
+    assert_eq!(
+        said(&twin.replace("[[port]]", "[[port]]\naddresses = [\"2001:db8::1\"]")),
+        "\"vip\" asks from 2001:db8::1, which is the VIP: set another [health] ipv6_source in the node's configuration, or use \"backend\""
+    );
+    // An address that `snat` takes ports of, too, and ports that it takes.
+    let shared = WHOLE.replace("ipv6_source = \"fd00::2\"", "ipv6_source = \"fd00::1\"");
+    assert_eq!(said(&shared), "");
+    assert_eq!(
+        said(&shared.replace("ports = \"61000-65535\"", "ports = \"30000-40000\"")),
+        "\"vip\" asks from fd00::1, ports 30000-40000, and of these \"snat\" has some (1024-32767): set [health] ports, or those of [snat], in the node's configuration"
     );
 }
 

@@ -69,6 +69,8 @@ pub struct Setup {
     /// Whether lcores remember what the process before did, and which memory that is.
     pub knows_flows: bool,
     pub memory: u64,
+    /// The way of health checks through services; `None`: there is none.
+    pub through: Option<Arc<health::Through>>,
 }
 
 /// Tells the time.
@@ -99,7 +101,10 @@ impl Control {
     pub fn start(setup: Setup) -> Result<(Self, Vec<Reader<Snapshot>>), Error> {
         let (requests, receiver) = mpsc::unbounded_channel();
         let (in_force, watched) = watch::channel(Arc::default());
-        let (prober, changes) = Prober::start(health::Options::default(), load_health(&setup.config.node.state_dir))?;
+        let (prober, changes) = {
+            let options = health::Options { through: setup.through.clone(), ..health::Options::default() };
+            Prober::start(options, load_health(&setup.config.node.state_dir))?
+        };
         let client = Client { requests, has_definitions: Arc::default(), in_force: watched, health: prober.view() };
         let has_definitions = client.has_definitions.clone();
         let (report_start, started) = std::sync::mpsc::channel();
@@ -199,7 +204,7 @@ impl Thread {
         in_force: watch::Sender<Arc<Definitions>>,
         (prober, changes): (Prober, Changes),
     ) -> Result<(Self, Vec<Reader<Snapshot>>), Error> {
-        let Setup { config, fixed, twins, clock, remembered, clients, knows_flows, memory } = setup;
+        let Setup { config, fixed, twins, clock, remembered, clients, knows_flows, memory, .. } = setup;
         let state_dir = config.node.state_dir.clone();
         let kernel = if twins.is_empty() { None } else { Some(Kernel::start(&twins).await?) };
         let facts = match &kernel {
@@ -414,14 +419,14 @@ impl Thread {
     /// Takes backends out that failed their checks, and back in.
     fn turn(&mut self, changes: &[health::Change]) {
         for change in changes.iter().take(LOGGED) {
-            let health::Target::Direct { address } = change.probe.subject.target;
+            let target = change.probe.subject.target;
             let services = match change.services.as_slice() {
                 [one] => format!("service {one:?}"),
                 several => format!("{} services", several.len()),
             };
             match change.state.up {
-                true => tracing::info!("health: {address} is up again, in {services}"),
-                false => tracing::warn!("health: {address} is down, in {services}: {}", change.why()),
+                true => tracing::info!("health: {target} is up again, in {services}"),
+                false => tracing::warn!("health: {target} is down, in {services}: {}", change.why()),
             }
         }
         if changes.len() > LOGGED {

@@ -79,6 +79,7 @@ impl Scene {
     fn with(directory: tempfile::TempDir, twins: Vec<Twin>, config: Config) -> Self {
         let clock: Clock = Box::new(|| Millis(0));
         let setup = Setup {
+            through: None,
             fixed: config.fabric(),
             config,
             twins,

@@ -70,6 +70,10 @@ pub struct LoopBlock {
     pub total_cycles: Counter,
     /// Flows remembered, be they over.
     pub flows: Counter,
+    /// Packets of health checks through services, sent. Not received, so in no sum of a port's.
+    pub probes: Counter,
+    /// Such packets that could not be sent.
+    pub probes_refused: Counter,
 }
 
 /// All that one lcore counts, bar the traffic of services (see [`Traffic`]).

@@ -6,6 +6,9 @@
 //! verdict that was remembered of it, so a restart changes nothing. Turned verdicts come as [`Changes`], and everything
 //! that is known can be read at any time through a [`View`].
 //!
+//! A probe asks a backend at its own address, by the kernel's routes, or a service's VIP by way of the service's own forwarding mode
+//! ([`Through`]).
+//!
 //! Nobody waits for the thread: sets and changes are handed over by a lock that is held for moments, and the newest of
 //! each takes the place of older ones.
 
@@ -15,6 +18,7 @@ mod probe;
 mod run;
 mod schedule;
 mod state;
+mod through;
 
 use std::collections::HashMap;
 use std::io;
@@ -31,16 +35,19 @@ use crate::service::Service;
 use board::Board;
 pub use probe::{Probe, Question, Rhythm, Subject, Target};
 pub use state::{Failed, Failure, LastState, Look, Outcome, State};
+pub use through::Through;
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone)]
 pub struct Options {
     /// Probes that are asked at the same time, at most. Beyond it they wait, and are counted as late.
     pub at_once: usize,
+    /// The way through services; `None`: there is none, and what is to go there gives no verdict.
+    pub through: Option<Arc<Through>>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { at_once: 16_384 }
+        Self { at_once: 16_384, through: None }
     }
 }
 

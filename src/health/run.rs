@@ -86,7 +86,7 @@ struct Held {
 
 /// As many as are asked for, where the process may have so many descriptors; its soft limit, which is low only for the
 /// sake of select(2), is raised.
-fn room(options: Options) -> usize {
+fn room(options: &Options) -> usize {
     let limit = getrlimit(Resource::Nofile);
     let wanted = u64::try_from(options.at_once).unwrap_or(u64::MAX).saturating_add(OTHERS);
     if limit.current.is_some_and(|current| current < wanted) {
@@ -104,8 +104,8 @@ impl Thread {
         let (done, mut results) = mpsc::unbounded_channel();
         let mut this = Self {
             shared,
-            room: room(options),
-            asker: Arc::new(Asker::new()),
+            room: room(&options),
+            asker: Arc::new(Asker::new(options.through)),
             schedule: Schedule::new(Instant::now()),
             probes: Vec::new(),
             running: 0,

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::probe::{Question, Rhythm, Subject, Target};
-use crate::service::CheckKind;
+use crate::service::{CheckKind, Forwarding};
 
 /// How one probe ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,7 +152,11 @@ impl fmt::Display for Ago {
 pub struct LastState {
     /// As definitions write it.
     pub kind: String,
+    /// The backend.
     pub address: SocketAddr,
+    /// Where it was asked through a service: the VIP, and by which mode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub through: Option<(SocketAddr, String)>,
     pub path: String,
     pub host: Option<String>,
     pub expect_status: u16,
@@ -164,11 +168,16 @@ pub struct LastState {
 
 impl LastState {
     pub(super) fn new(subject: &Subject, since: SystemTime, failed: &Failed) -> Self {
-        let Subject { target: Target::Direct { address }, question } = subject;
+        let Subject { target, question } = subject;
+        let (address, through) = match *target {
+            Target::Direct { address } => (address, None),
+            Target::Through { vip, backend, forwarding } => (backend, Some((vip, forwarding.name().to_owned()))),
+        };
         let seconds = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         Self {
             kind: question.kind.name().to_owned(),
-            address: *address,
+            address,
+            through,
             path: question.path.to_string(),
             host: question.host.as_ref().map(ToString::to_string),
             expect_status: question.expect_status,
@@ -178,7 +187,7 @@ impl LastState {
         }
     }
 
-    /// `None`: of a kind that this release does not know.
+    /// `None`: of a kind or mode that this release does not know.
     pub(super) fn read(&self) -> Option<(Subject, SystemTime, Failed)> {
         let question = Question {
             kind: CheckKind::named(&self.kind)?,
@@ -188,7 +197,13 @@ impl LastState {
         };
         let time = |seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
         let failed = Failed { at: time(self.failed_at)?, why: self.failure.clone() };
-        let subject = Subject { target: Target::Direct { address: self.address }, question: question.into() };
+        let target = match &self.through {
+            None => Target::Direct { address: self.address },
+            Some((vip, mode)) => {
+                Target::Through { vip: *vip, backend: self.address, forwarding: Forwarding::named(mode)? }
+            }
+        };
+        let subject = Subject { target, question: question.into() };
         Some((subject, time(self.since)?, failed))
     }
 }
@@ -276,8 +291,12 @@ mod tests {
     fn a_last_state_is_the_same_after_writing_and_reading() {
         for host in [None, Some("a.example".into())] {
             let address = "[2001:db8::1]:80".parse().unwrap();
+            let target = match &host {
+                None => Target::Direct { address },
+                Some(_) => Target::Through { vip: address, backend: address, forwarding: Forwarding::Gue },
+            };
             let question = Question { kind: CheckKind::Http, path: "/ready".into(), host, expect_status: 204 };
-            let subject = Subject { target: Target::Direct { address }, question: question.into() };
+            let subject = Subject { target, question: question.into() };
             let failed = Failed { at: second(7), why: Failure::Tls("handshake".into()) };
             let text = serde_json::to_string(&LastState::new(&subject, second(5), &failed)).unwrap();
             let read: LastState = serde_json::from_str(&text).unwrap();

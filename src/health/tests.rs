@@ -89,9 +89,48 @@ fn probe(kind: CheckKind, address: SocketAddr, expect_status: u16) -> Probe {
     Probe { subject, rhythm: Rhythm { interval: TIMEOUT * 2, timeout: TIMEOUT, rise: 1, fall: 1 } }
 }
 
+/// The targets of a service's checks, in words.
+fn targets(change: serde_json::Value) -> Vec<String> {
+    let mut service = json!({
+        "name": "a", "vip": "192.0.2.1", "port": 80, "protocol": "tcp", "forwarding": "dnat",
+        "backends": [{"address": "10.1.0.1", "port": 8080}], "health_check": {"kind": "tcp", "target": "vip"},
+    });
+    for (key, value) in change.as_object().unwrap() {
+        service[key] = value.clone();
+    }
+    let document = json!({"services": [service]}).to_string();
+    let (definitions, _) = service::native(document, "s", None).unwrap_or_else(|errors| panic!("{errors}"));
+    Probe::all_of(&definitions.services[0]).map(|(_, probe)| format!("{:?}", probe.subject.target)).collect()
+}
+
+#[test]
+fn checks_through_services_that_differ_are_not_shared() {
+    let target = |vip: &str, backend: &str, mode: &str| {
+        format!("Through {{ vip: {vip}, backend: {backend}, forwarding: {mode} }}")
+    };
+    let (vip, backend) = ("192.0.2.1:80", "10.1.0.1:8080");
+    assert_eq!(targets(json!({})), [target(vip, backend, "Dnat")]);
+    assert_eq!(targets(json!({"name": "b", "tracking": "full"})), [target(vip, backend, "Dnat")]);
+    assert_eq!(targets(json!({"forwarding": "dnat-dsr"})), [target(vip, backend, "DnatDsr")]);
+    assert_eq!(targets(json!({"vip": "192.0.2.2"})), [target("192.0.2.2:80", backend, "Dnat")]);
+    assert_eq!(targets(json!({"port": 81})), [target("192.0.2.1:81", backend, "Dnat")]);
+    assert_eq!(targets(json!({"backends": [{"address": "10.1.0.2"}]})), [target(vip, "10.1.0.2:80", "Dnat")]);
+    // Of several ports one is asked, and of a prefix one address.
+    let several = json!({"forwarding": "ipip", "port": "80-90", "backends": [{"address": "10.1.0.1"}],
+        "health_check": {"kind": "http", "target": "vip", "port": 85}});
+    assert_eq!(targets(several), [target("192.0.2.1:85", "10.1.0.1:0", "Ipip")]);
+    for (vip, asked) in [("192.0.2.0/24", "192.0.2.1:80"), ("192.0.2.4/31", "192.0.2.4:80")] {
+        let prefix = json!({"forwarding": "ipip", "vip": vip, "backends": [{"address": "10.1.0.1"}]});
+        assert_eq!(targets(prefix), [target(asked, "10.1.0.1:80", "Ipip")]);
+    }
+    let v6 = |vip: &str| targets(json!({"forwarding": "ipip", "vip": vip, "backends": [{"address": "10.1.0.1"}]}));
+    assert_eq!(v6("2001:db8::/64"), [target("[2001:db8::1]:80", "10.1.0.1:80", "Ipip")]);
+    assert_eq!(v6("2001:db8::7"), [target("[2001:db8::7]:80", "10.1.0.1:80", "Ipip")]);
+}
+
 /// One probe, without a prober.
 async fn outcome(kind: CheckKind, address: SocketAddr) -> Outcome {
-    Asker::new().ask(&probe(kind, address, 200)).await.0
+    Asker::new(None).ask(&probe(kind, address, 200)).await.0
 }
 
 /// A service whose backends are at these addresses, and checked on that port.
@@ -196,7 +235,7 @@ async fn http_is_as_good_as_its_status_line() {
         }
     }
     let address = answering(V4, "HTTP/1.1 204 No Content\r\n\r\n").await;
-    assert_eq!(Asker::new().ask(&probe(CheckKind::Http, address, 204)).await.0, Outcome::Good);
+    assert_eq!(Asker::new(None).ask(&probe(CheckKind::Http, address, 204)).await.0, Outcome::Good);
 }
 
 #[tokio::test]
@@ -234,7 +273,7 @@ async fn a_slow_drip_does_not_outlast_the_timeout() {
     });
     let silent = server(V4, wait_for_end);
     for address in [drip.await, silent.await] {
-        let (outcome, latency) = Asker::new().ask(&probe(CheckKind::Http, address, 200)).await;
+        let (outcome, latency) = Asker::new(None).ask(&probe(CheckKind::Http, address, 200)).await;
         assert_eq!(outcome, Outcome::Failed(Failure::NoAnswer));
         assert!((TIMEOUT..TIMEOUT + SLACK).contains(&latency), "{latency:?}");
     }
@@ -300,7 +339,7 @@ async fn udp_fails_where_the_port_is_closed_and_silence_is_good() {
     for family in [V4, V6] {
         let socket = UdpSocket::bind((family, 0)).await.unwrap();
         let address = socket.local_addr().unwrap();
-        let silent = Asker::new().ask(&probe(CheckKind::Udp, address, 200)).await;
+        let silent = Asker::new(None).ask(&probe(CheckKind::Udp, address, 200)).await;
         assert_eq!(silent.0, Outcome::Good);
         assert!((TIMEOUT..TIMEOUT + SLACK).contains(&silent.1), "{:?}", silent.1);
         let answer = async {
@@ -312,7 +351,7 @@ async fn udp_fails_where_the_port_is_closed_and_silence_is_good() {
             }
         };
         let asked = tokio::select! {
-            asked = async { Asker::new().ask(&probe(CheckKind::Udp, address, 200)).await } => asked,
+            asked = async { Asker::new(None).ask(&probe(CheckKind::Udp, address, 200)).await } => asked,
             never = answer => never,
         };
         assert_eq!(asked.0, Outcome::Good);
@@ -346,7 +385,7 @@ async fn ping_asks_loopback() {
 
 #[tokio::test]
 async fn many_pings_at_once_share_a_socket_and_find_their_answers() {
-    let asker = Arc::new(Asker::new());
+    let asker = Arc::new(Asker::new(None));
     if let Outcome::NoVerdict(_) = asker.ask(&probe(CheckKind::Ping, SocketAddr::new(V4, 0), 200)).await.0 {
         eprintln!("SKIPPED: ping needs root or net.ipv4.ping_group_range");
         return;
@@ -517,7 +556,7 @@ async fn no_more_are_asked_at_once_than_is_allowed() {
         }
     });
     let check = json!({"kind": "http", "interval": "100ms", "timeout": "100ms"});
-    let (prober, _changes) = Prober::start(Options { at_once: 3 }, []).unwrap();
+    let (prober, _changes) = Prober::start(Options { at_once: 3, ..Options::default() }, []).unwrap();
     prober.want(vec![service("web", &backends, port, check)]);
     until("nine failed", || prober.view().counts().failed >= 9).await;
     let counts = prober.view().counts();

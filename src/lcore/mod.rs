@@ -20,6 +20,9 @@
 //! **Frames from the kernel twin** wait in an inject ring, which the port's first lcore empties: only it has the ring's
 //! other end. They were not received, so they have counters of their own.
 //!
+//! **Packets of health checks** that go through a service come by a ring of their own to one lcore. They are sent as the service's mode
+//! sends its packets, and counted apart.
+//!
 //! **To run it:** make a [`Plan`] for each lcore, and `eal.lcores()[i].launch(move || lcore::run(plan))`. It ends soon after
 //! `stop` is set; whatever the plan owns is then dropped on the lcore.
 
@@ -50,6 +53,8 @@ const _: () = assert!(BURST == dpdk::BURST);
 pub struct Plan<W> {
     /// By [`PortIndex`], the same ports on every lcore.
     pub ports: Vec<Lane>,
+    /// Packets of health checks, each behind its ticket; one lcore has it.
+    pub probes: Option<ring::Consumer>,
     /// Decides about frames: [`Forwarding`].
     pub work: W,
     /// Where it counts; nobody else writes there.
@@ -88,6 +93,11 @@ pub trait Work {
         frames: &mut [Mbuf],
         verdicts: &mut [Verdict; BURST],
     ) -> Option<PortIndex>;
+
+    /// Rewrites packets of health checks in place, and says what becomes of each: it is sent on, or dropped.
+    fn probe(&mut self, _frames: &mut [Mbuf], verdicts: &mut [Verdict; BURST]) {
+        verdicts.fill(Verdict::Drop(Reason::NoService));
+    }
 
     /// Keeps frames of `port` that may wait ([`Verdict::Hold`]). What there is no room for stays in `frames`.
     fn hold(&mut self, _now: Millis, _port: PortIndex, _frames: &mut Batch) {}
@@ -149,6 +159,10 @@ impl Work for Forwarding {
         self.pipeline.process(self.snapshots.quiescent(), now, port, frames, verdicts)
     }
 
+    fn probe(&mut self, frames: &mut [Mbuf], verdicts: &mut [Verdict; BURST]) {
+        self.pipeline.process_probes(self.snapshots.quiescent(), frames, verdicts);
+    }
+
     fn keep_house(&mut self, now: Millis, passed: Millis, counters: &LoopBlock) {
         self.pipeline.sweep(self.snapshots.quiescent(), now, passed, ROUND);
         counters.flows.set(self.pipeline.flows() as u64);
@@ -205,7 +219,7 @@ const ROUND: Millis = Millis(10_000);
 
 /// Polls until `stop` is set. Never allocates, locks or calls the kernel, but for the naps of [`Idle::Sleep`].
 pub fn run<W: Work>(plan: Plan<W>) {
-    let Plan { mut ports, mut work, counters, clock, idle, bells, stop } = plan;
+    let Plan { mut ports, mut probes, mut work, counters, clock, idle, bells, stop } = plan;
     bells.lcore.hang();
     let mut punted = 0;
     let mut received = Batch::new();
@@ -240,6 +254,13 @@ pub fn run<W: Work>(plan: Plan<W>) {
                 }
                 set_aside(&mut work, now, PortIndex(index as u8), &mut sorted, &verdicts[..count], counters);
             }
+        }
+        if let Some(ring) = &mut probes
+            && ring.pop(&mut received) > 0
+        {
+            frames += received.len();
+            work.probe(&mut received, &mut verdicts);
+            send_probes(&mut ports, &mut received, &verdicts, &mut sorted, &counters.polling);
         }
         let mut again = 0;
         while again < AGAIN
@@ -410,6 +431,29 @@ fn send_injected(queue: &mut Queue, frames: &mut Batch, counters: &PortBlock) {
         counters.injected.add((count - refused) as u64);
         counters.inject_refused.add(refused as u64);
     }
+}
+
+/// Sends packets of health checks where their verdicts say.
+#[cold]
+fn send_probes(
+    ports: &mut [Lane],
+    probes: &mut Batch,
+    verdicts: &[Verdict; BURST],
+    sorted: &mut [Batch],
+    counters: &LoopBlock,
+) {
+    let count = probes.len();
+    probes.deal(sorted, |index| match verdicts[index] {
+        Verdict::Forward(port) => SORTED_PORTS + usize::from(port.0),
+        _ => SORTED_DROP,
+    });
+    let mut refused = sorted[SORTED_DROP].len();
+    sorted[SORTED_DROP].clear();
+    for (lane, batch) in ports.iter_mut().zip(&mut sorted[SORTED_PORTS..]) {
+        refused += lane.queue.send(batch);
+    }
+    counters.probes.add((count - refused) as u64);
+    counters.probes_refused.add(refused as u64);
 }
 
 #[cfg(test)]

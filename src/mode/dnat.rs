@@ -34,7 +34,7 @@ impl Mode for Dnat {
         let (service, backend) = (context.service, context.backend);
         let old = (service.vip.addr(), service.ports.single());
         let new = (backend.address, backend.port.or(service.ports.single()));
-        Self { rewrite: Rewrite::new(old, new, 1), way: context.next_hop.into() }
+        Self { rewrite: Rewrite::new(old, new, 1).for_all_of(service.vip), way: context.next_hop.into() }
     }
 
     #[inline(never)]

@@ -208,12 +208,25 @@ macro_rules! modes {
                 let prepared = match context.service.forwarding {
                     $(Forwarding::$name => Self::$name(Mode::prepare(context)),)*
                 };
-                match context.next_hop.vlan {
-                    None => match prepared {
+                prepared.towards(context.next_hop)
+            }
+
+            /// The same for what the node itself asks a backend by way of its service. That comes from an address of the node's own and
+            /// a port that no flow has: so `snat` leaves its source alone, and needs no translation for it.
+            pub fn of_probe(context: &Context) -> Self {
+                match context.service.forwarding {
+                    Forwarding::Snat => Self::Dnat(Mode::prepare(context)).towards(context.next_hop),
+                    _ => Self::new(context),
+                }
+            }
+
+            fn towards(self, next_hop: &NextHop) -> Self {
+                match next_hop.vlan {
+                    None => match self {
                         Self::Ipip(ipip::Ipip(Outer::V4InV4(outer))) => Self::Straight(outer),
                         other => other,
                     },
-                    Some(vlan) => Self::Tagged(Box::new(link::Tagged { inner: prepared, vlan })),
+                    Some(vlan) => Self::Tagged(Box::new(link::Tagged { inner: self, vlan })),
                 }
             }
 

@@ -7,6 +7,7 @@
 mod eal;
 mod flow_memory;
 mod ports;
+mod probes;
 mod signals;
 mod state_dir;
 
@@ -154,6 +155,7 @@ impl Node {
         let clients = Arc::new(Clients::new(config.environment().flows, secret()));
         let (pipelines, knows_flows, memory) = pipelines(eal, config, ports::dealing(&opened), &clients)?;
         let remembered: Vec<Remembered> = pipelines.iter().map(Pipeline::remembered).collect();
+        let through = probes::way(config);
         let (control, readers) = Control::start(Setup {
             config: config.clone(),
             fixed: config.fabric_on(|index| Mac(opened[index].info.mac)),
@@ -163,29 +165,39 @@ impl Node {
             clients,
             knows_flows,
             memory,
+            through: through.clone(),
         })?;
 
         let bells: Vec<Bell> = cpus.iter().map(|_| Bell::default()).collect();
         let Wiring { lanes, bridges, counts } = wire(eal, &mut opened, taps, &bells)?;
-        let punt_bell = Bell::default();
-        let punt = if bridges.is_empty() { None } else { Some(Punt::start(eal, pool, bridges, punt_bell.clone())?) };
+        let (probes, mut to_lcore) = match through {
+            Some(through) => {
+                let (probes, consumer) = probes::wire(eal, through)?;
+                (Some(probes), Some(consumer))
+            }
+            None => (None, None),
+        };
+        let probe_counts = probes.as_ref().map(|probes| probes.counts.clone());
+        let bell = Bell::default();
+        let punt = if bridges.is_empty() { None } else { Some(Punt::start(eal, pool, bridges, probes, bell.clone())?) };
 
         let stop = Arc::new(AtomicBool::new(false));
         let mut lcores = Vec::new();
         let mut blocks = Vec::new();
         let parts = lanes.into_iter().zip(bells).zip(readers).zip(Handoff::of(cpus.len())).zip(pipelines);
-        for ((lcore, &cpu), ((((ports, bell), reader), handoff), pipeline)) in
+        for ((lcore, &cpu), ((((ports, lcore_bell), reader), handoff), pipeline)) in
             eal.lcores().into_iter().zip(cpus).zip(parts)
         {
             let counters = Arc::new(LcoreBlock::new(ports.len()));
             blocks.push((cpu, counters.clone()));
             let plan = Plan {
                 ports,
+                probes: to_lcore.take(),
                 work: Forwarding::new(pipeline, reader, handoff),
                 counters,
                 clock,
                 idle: idle(config.dpdk.idle),
-                bells: Bells { lcore: bell, punt: punt_bell.clone() },
+                bells: Bells { lcore: lcore_bell, punt: bell.clone() },
                 stop: stop.clone(),
             };
             let running = lcore.launch(move || lcore::run(plan)).map_err(|reason| Error::Launch { cpu, reason })?;
@@ -203,6 +215,8 @@ impl Node {
                 mbufs_in_use: pool.in_use().into(),
                 mbufs,
                 twins: counts.iter().map(twin_counts).collect(),
+                probe_answers: probe_counts.as_ref().map_or(0, |counts| counts.answers.get()),
+                probes_lost: probe_counts.as_ref().map_or(0, |counts| counts.lost.get()),
             }
         };
         let sources = Sources {

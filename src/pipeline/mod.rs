@@ -13,6 +13,7 @@ mod fragments;
 mod held;
 mod matching;
 mod parse;
+pub mod probe;
 mod recall;
 mod refusal;
 mod translation;
@@ -39,6 +40,9 @@ use translation::Round;
 
 /// Frames taken from a queue at once.
 pub const BURST: usize = 32;
+
+/// Probes of which `dnat-dsr` remembers that they began.
+const PROBES: usize = 256;
 
 /// What becomes of a frame; exactly one, always.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +75,8 @@ pub struct Pipeline {
     /// How the lcores get theirs, where that is known.
     dealing: Option<Dealing>,
     burst: Burst,
+    /// What the modes keep from one probe's packet to the next: no flow of a client's.
+    probes: State,
 }
 
 impl Pipeline {
@@ -81,14 +87,16 @@ impl Pipeline {
 
     /// That of the lcore whose translations these are.
     pub fn with(nat: Nat) -> Self {
+        let lcore = nat.lcore();
         Self {
-            lcore: nat.lcore(),
+            lcore,
             state: State::new(nat, Flows::new(0, [0; 2]), Begun::new(0, [0; 2])),
             fragments: Fragments::default(),
             may_hold: true,
             round: Round::RECEIVED,
             dealing: None,
             burst: Burst::EMPTY,
+            probes: State::new(Nat::none(lcore), Flows::new(0, [0; 2]), Begun::new(PROBES, [0; 2])),
         }
     }
 
@@ -182,6 +190,17 @@ impl Pipeline {
         });
         self.burst.count(&targets, snapshot.traffic(self.lcore));
         port
+    }
+
+    /// Decides on packets of health checks that go through a service, each behind its [`probe::Ticket`]: they are sent to the backend
+    /// that it names, or dropped. Nothing is remembered of them, and no service counts them.
+    pub fn process_probes<F: Frame>(&mut self, snapshot: &Snapshot, frames: &mut [F], verdicts: &mut [Verdict; BURST]) {
+        for (frame, verdict) in frames.iter_mut().zip(verdicts) {
+            *verdict = match probe::send(frame, snapshot, &mut self.probes) {
+                Ok(port) => Verdict::Forward(port),
+                Err(reason) => Verdict::Drop(reason),
+            };
+        }
     }
 
     /// Takes a frame that need wait no longer out of `held`, with the port that received it: its first fragment came, or does not

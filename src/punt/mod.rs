@@ -8,6 +8,7 @@ mod tap;
 mod urgent;
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -18,6 +19,8 @@ use dpdk::{BURST, Batch, Eal, Mbuf, Mempool, Registered};
 
 use crate::counters::Counter;
 use crate::lcore::Bell;
+use crate::pipeline::probe::{self, Passage};
+use crate::wire::ethernet;
 
 pub use tap::{Error, Tap};
 
@@ -44,6 +47,38 @@ pub struct Bridge {
     pub counts: Arc<Counts>,
 }
 
+/// Probes of health checks that go through services: by the lcores' pipeline, and not as the kernel routes.
+pub struct Probes {
+    pub door: Box<dyn Door + Send>,
+    /// To the lcore that sends them.
+    pub to_lcore: Producer,
+    pub counts: Arc<ProbeCounts>,
+}
+
+/// Where probes come out of the kernel, and answers to them go in. Nothing here waits.
+pub trait Door {
+    /// Whether there may be any.
+    fn is_open(&self) -> bool;
+
+    /// Takes an IP packet that the kernel sends, cut to the buffer's length; `None` where there is none.
+    fn read(&self, buffer: &mut [u8]) -> Option<usize>;
+
+    /// Gives an IP packet to the kernel; whether it took it.
+    fn write(&self, packet: &[u8]) -> bool;
+
+    /// The way of the probe that has this address and port.
+    fn passage(&self, own: SocketAddr) -> Option<Passage>;
+}
+
+/// Packets of probes. One writer: the thread.
+#[derive(Debug, Default)]
+pub struct ProbeCounts {
+    /// Answers that reached a probe.
+    pub answers: Counter,
+    /// Packets of probes, or answers, that there was no room for.
+    pub lost: Counter,
+}
+
 /// Frames that may wait for the kernel, rings aside.
 const BACKLOG: usize = 1024;
 
@@ -63,7 +98,13 @@ pub struct Punt {
 
 impl Punt {
     /// `bell` will wake the thread.
-    pub fn start(eal: Eal, pool: Mempool, bridges: Vec<Bridge>, bell: Bell) -> std::io::Result<Self> {
+    pub fn start(
+        eal: Eal,
+        pool: Mempool,
+        bridges: Vec<Bridge>,
+        mut probes: Option<Probes>,
+        bell: Bell,
+    ) -> std::io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let is_stopped = stop.clone();
         let work = move || {
@@ -71,12 +112,19 @@ impl Punt {
             // For the mempool's cache; without it everything works, only slower.
             let _registered = Registered::new(eal).inspect_err(|error| tracing::warn!("punt: not registered: {error}"));
             let mut lines: Vec<_> = bridges.into_iter().map(|bridge| Line::new(bridge, pool)).collect();
-            let mut nap = Duration::ZERO;
+            let (mut nap, mut batch) = (Duration::ZERO, Batch::new());
             while !is_stopped.load(Ordering::Relaxed) {
                 let mut has_worked = false;
                 for line in &mut lines {
-                    has_worked |= line.punt();
+                    has_worked |= line.punt(probes.as_ref());
                     has_worked |= line.inject();
+                }
+                if let Some(probes) = &mut probes
+                    && probes.inject(pool, &mut batch)
+                {
+                    has_worked = true;
+                    // They go to the same lcore as a twin's.
+                    lines.iter().take(1).for_each(|line| line.bridge.bell.ring());
                 }
                 if has_worked {
                     nap = Duration::ZERO;
@@ -121,19 +169,24 @@ impl Line {
     ///
     /// The rings must not fill up with junk, or something urgent would find no room in them: so all is taken out, and
     /// what is too much is dropped here.
-    fn punt(&mut self) -> bool {
+    fn punt(&mut self, probes: Option<&Probes>) -> bool {
         let Self { bridge, batch, backlog, waiting, .. } = self;
         let mut has_worked = false;
+        let probes = probes.filter(|probes| probes.door.is_open());
         for ring in &mut bridge.from_lcores {
             for _ in 0..ring.len().div_ceil(BURST) {
                 has_worked |= ring.pop(batch) > 0;
-                let mut is_urgent = [false; BURST];
-                for (frame, is_urgent) in batch.iter().zip(&mut is_urgent) {
-                    *is_urgent = urgent::is_urgent(frame.bytes());
+                let mut classes = [REST; BURST];
+                for (frame, class) in batch.iter_mut().zip(&mut classes) {
+                    if probes.is_some_and(|probes| probes.take(frame)) {
+                        *class = TAKEN;
+                    } else if urgent::is_urgent(frame.bytes()) {
+                        *class = URGENT;
+                    }
                 }
-                let mut sorted = [Batch::new(), Batch::new()];
-                batch.deal(&mut sorted, |index| usize::from(is_urgent[index]));
-                let [rest, urgent] = sorted;
+                let mut sorted = [Batch::new(), Batch::new(), Batch::new()];
+                batch.deal(&mut sorted, |index| classes[index]);
+                let [rest, urgent, _] = sorted;
                 write(&bridge.tap, &bridge.counts, &urgent);
                 if *waiting + rest.len() <= BACKLOG {
                     *waiting += rest.len();
@@ -184,6 +237,55 @@ impl Line {
             let lost = bridge.to_lcore.push(batch);
             bridge.counts.inject_full.add(lost as u64);
             bridge.bell.ring();
+        }
+        count > 0
+    }
+}
+
+/// What becomes of a frame for the kernel: it can wait, or cannot, or was an answer to a probe.
+const REST: usize = 0;
+const URGENT: usize = 1;
+const TAKEN: usize = 2;
+
+impl Probes {
+    /// Gives a frame to the probe whose answer it is, if it is one.
+    fn take(&self, frame: &mut Mbuf) -> bool {
+        if !probe::receive(frame, |own| self.door.passage(own)) {
+            return false;
+        }
+        let is_taken = frame.bytes().get(ethernet::HEADER..).is_some_and(|packet| self.door.write(packet));
+        let counter = if is_taken { &self.counts.answers } else { &self.counts.lost };
+        counter.add(1);
+        true
+    }
+
+    /// Hands the lcore what probes send, at most a burst; whether there was anything.
+    fn inject(&mut self, pool: Mempool, batch: &mut Batch) -> bool {
+        if !self.door.is_open() {
+            return false;
+        }
+        let (mut bytes, mut count) = ([0; probe::FRONT + probe::MTU], 0);
+        while count < BURST
+            && let Some(length) = self.door.read(&mut bytes[probe::FRONT..])
+        {
+            count += 1;
+            let frame = &mut bytes[..probe::FRONT + length];
+            // What the kernel says besides has no passage: it greets its neighbours, of whom there are none.
+            if !probe::address(frame, |own| self.door.passage(own)) {
+                continue;
+            }
+            let mbuf = pool.alloc().and_then(|mut mbuf| {
+                mbuf.append(frame.len())?.copy_from_slice(frame);
+                Some(mbuf)
+            });
+            match mbuf {
+                Some(mbuf) => drop(batch.push(mbuf)),
+                None => self.counts.lost.add(1),
+            }
+        }
+        if !batch.is_empty() {
+            let lost = self.to_lcore.push(batch);
+            self.counts.lost.add(lost as u64);
         }
         count > 0
     }

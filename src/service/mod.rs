@@ -1,15 +1,13 @@
 //! What to balance: services, backends, and their validation; the readers of documents.
 //!
-//! A document becomes [`Definitions`] in four steps, each a file: `tree` (bytes to plain values), `shape` with the tables
-//! of `keys` (every key and value by itself), `rules` (what must hold between them), `limits` (what is known but not done
-//! yet). All of them collect errors, so a person sees every one at once. `tree`, `shape` and `problem` serve the node's
-//! configuration as well. A document of Kubernetes' objects, which may be YAML, goes by way of `kubernetes`.
+//! A document becomes [`Definitions`] in three steps, each a file: `tree` (bytes to plain values), `shape` with the tables
+//! of `keys` (every key and value by itself), `rules` (what must hold between them). All of them collect errors, so a person sees
+//! every one at once. `tree`, `shape` and `problem` serve the node's configuration as well. A document of Kubernetes' objects, which may be YAML, goes by way of `kubernetes`.
 
 mod claims;
 pub mod duration;
 pub mod keys;
 pub mod kubernetes;
-mod limits;
 pub mod problem;
 mod reader;
 mod rules;
@@ -378,6 +376,13 @@ pub struct HealthCheck {
     pub timeout: Duration,
     pub rise: u16,
     pub fall: u16,
+}
+
+impl HealthCheck {
+    /// Whether it asks by way of the service's own forwarding mode.
+    pub fn goes_through_the_service(&self) -> bool {
+        self.kind != CheckKind::None && self.target == CheckTarget::Vip
+    }
 }
 
 choice! {

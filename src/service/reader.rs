@@ -14,7 +14,7 @@ use super::{
     Backend, ByteOrder, Definitions, Forwarding, Geneve, Gue, Hash, Health, HealthCheck, IdleTimeout, NoBackend, Ports,
     Protocol, Quic, Service, State, Tracking,
 };
-use super::{LeftOut, keys, kubernetes, limits, rules, yaml};
+use super::{LeftOut, keys, kubernetes, rules, yaml};
 
 /// What a document says.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -99,7 +99,6 @@ pub fn read_tree(
         drafts.push(draft);
     }
     rules::across(&drafts, &mut report);
-    limits::warn(&drafts, &mut report);
 
     let mut services = Vec::with_capacity(drafts.len());
     if report.errors.is_empty() {

@@ -13,7 +13,7 @@ use super::claims::{Claims, endpoint_text};
 use super::problem::Report;
 use super::reader::{BackendDraft, Draft};
 use super::shape::Object;
-use super::{CheckKind, Forwarding, Hash, IdleTimeout, MOST_BACKENDS, Protocol, State, Tracking};
+use super::{CheckKind, Forwarding, Hash, HealthCheck, IdleTimeout, MOST_BACKENDS, Protocol, State, Tracking};
 
 /// The rules of one service by itself.
 pub fn within(object: &Object<'_>, draft: &Draft, report: &mut Report) {
@@ -182,6 +182,43 @@ fn health_check(object: &Object<'_>, draft: &Draft, report: &mut Report) {
             "required, but absent. The service has many ports: say which one is checked",
         );
     }
+    if check.goes_through_the_service() {
+        for (key, reason) in not_a_clients(check, draft) {
+            report.error(written.path.key(key), reason);
+        }
+    }
+}
+
+/// Why a check cannot go through its service as a client's packets do, by key.
+fn not_a_clients(check: &HealthCheck, draft: &Draft) -> Vec<(&'static str, String)> {
+    let mut found = Vec::new();
+    let kind = check.kind.name();
+    let needed = match check.kind {
+        CheckKind::Ping => {
+            let reason = "an echo request to a VIP is answered by the load balancer itself, and says nothing of a backend; \
+                          use \"tcp\", \"http\" or \"udp\", or \"target\": \"backend\"";
+            return vec![("kind", reason.to_owned())];
+        }
+        CheckKind::Udp => Protocol::Udp,
+        CheckKind::Tcp | CheckKind::Http | CheckKind::Https | CheckKind::None => Protocol::Tcp,
+    };
+    if let Some(protocol) = draft.protocol.filter(|&protocol| protocol != needed) {
+        let reason = format!(
+            "{kind:?} needs {:?}, and goes through a service of {:?}; use \"target\": \"backend\"",
+            needed.name(),
+            protocol.name()
+        );
+        found.push(("kind", reason));
+    }
+    if let (Some(port), Some(ports)) = (check.port, draft.ports)
+        && !ports.contains(port)
+    {
+        let reason = format!(
+            "the check goes through the service, and {port} is not its port ({ports}); leave it out, or use \"target\": \"backend\""
+        );
+        found.push(("port", reason));
+    }
+    found
 }
 
 fn backend_port(backend: &Object<'_>, drafted: &BackendDraft, service: &Draft, report: &mut Report) {

@@ -31,7 +31,7 @@ use crate::counters::{Reason, Registry, TrafficId};
 use crate::flow::{Client, Seconds, Stage};
 use crate::maglev::{Member, SelectionHash};
 use crate::mode::{self, Context, Prepared, Tunnel};
-use crate::service::{Definitions, Hash, IdleTimeout, Ports, Protocol, Service, State, Tracking};
+use crate::service::{Backend, Definitions, Hash, HealthCheck, IdleTimeout, Ports, Protocol, Service, State, Tracking};
 
 /// Makes snapshots, and keeps what goes from one to the next: tables, bases, counters, endpoints that left.
 #[derive(Debug)]
@@ -543,6 +543,7 @@ impl Compiler {
             definition: service.clone(),
             servers: servers(service, &places),
             kept: kept(service, &places),
+            probed: self.probed(service),
             places: places.into(),
             ranges,
             slots: OnceLock::new(),
@@ -682,12 +683,39 @@ impl Compiler {
 
     /// The target of a backend, which is counted from now on.
     fn target(&mut self, service: &Service, place: usize, unresolved: &mut Vec<IpAddr>) -> Target {
-        let (backend, routes) = (&service.backends[place], &self.way_out.routes);
+        let backend = &service.backends[place];
         let endpoint = service.endpoint(backend);
         let traffic = self.registry.id(&service.name, endpoint);
         self.counted.insert((service.name.clone(), endpoint));
-        let to = backend.tunnel_endpoint();
-        let next_hop = match routes.way(to) {
+        let next_hop = self.next_hop(service, backend, unresolved);
+        let encap = &self.environment.encap;
+        let prepare = |next_hop| Prepared::new(&Context { service, backend, next_hop, encap });
+        let room = next_hop.map_or(0, |hop| hop.mtu.saturating_sub(mode::overhead(service, backend)));
+        let mode = next_hop.as_ref().map_or(Prepared::Refuses(Reason::NoNextHop), prepare);
+        Target { traffic, room, mode }
+    }
+
+    /// What is done to packets of the service's health checks, by backend, where they go through the service.
+    fn probed(&self, service: &Service) -> Box<[(SocketAddr, Prepared)]> {
+        if !service.health.check.as_ref().is_some_and(HealthCheck::goes_through_the_service) {
+            return Box::default();
+        }
+        let encap = &self.environment.encap;
+        let prepare = |backend: &Backend| {
+            let next_hop = self.next_hop(service, backend, &mut Vec::new());
+            let prepare = |next_hop| Prepared::of_probe(&Context { service, backend, next_hop, encap });
+            let mode = next_hop.as_ref().map_or(Prepared::Refuses(Reason::NoNextHop), prepare);
+            (service.endpoint(backend), mode)
+        };
+        let mut probed: Vec<_> = service.backends.iter().map(prepare).collect();
+        probed.sort_unstable_by_key(|(endpoint, _)| *endpoint);
+        probed.into()
+    }
+
+    /// The way to a backend. `unresolved`: whose MAC address is missing is added.
+    fn next_hop(&self, service: &Service, backend: &Backend, unresolved: &mut Vec<IpAddr>) -> Option<NextHop> {
+        let (routes, to) = (&self.way_out.routes, backend.tunnel_endpoint());
+        match routes.way(to) {
             // Its own Ethernet address is what `l2dsr` needs; a router's would bring the packet back.
             Way::Hop(_) if service.forwarding.nature().needs_neighbor && !routes.is_neighbor(to) => None,
             Way::Hop(hop) => Some(NextHop { mtu: self.mtus.of(to, hop.mtu), ..hop }),
@@ -700,12 +728,7 @@ impl Compiler {
                 None
             }
             Way::None => None,
-        };
-        let encap = &self.environment.encap;
-        let prepare = |next_hop| Prepared::new(&Context { service, backend, next_hop, encap });
-        let room = next_hop.map_or(0, |hop| hop.mtu.saturating_sub(mode::overhead(service, backend)));
-        let mode = next_hop.as_ref().map_or(Prepared::Refuses(Reason::NoNextHop), prepare);
-        Target { traffic, room, mode }
+        }
     }
 
     fn no_longer_want(&mut self, addresses: &[IpAddr]) {

@@ -214,6 +214,8 @@ struct Details {
     kept: Box<[(SocketAddr, u16, bool)]>,
     /// How many slots each member has now. Counted when somebody asks: of ten thousand tables that takes a second.
     slots: OnceLock<Box<[u32]>>,
+    /// By endpoint, sorted, where checks go through the service: what is done to their packets.
+    probed: Box<[(SocketAddr, Prepared)]>,
 }
 
 /// Where a flow goes that has its backend already.
@@ -417,6 +419,14 @@ impl Snapshot {
         }
         let service = self.services.get(target.service.0 as usize)?;
         Some(service.details.definition.endpoint(service.backend(target.member)?))
+    }
+
+    /// What is done to a health check's packet to this backend of a service, whatever its state; `None`: it has no such backend, or its
+    /// checks do not go through it.
+    pub fn probed(&self, service: ServiceIndex, backend: SocketAddr) -> Option<&Prepared> {
+        let probed = &self.compiled_service(service).details.probed;
+        let place = probed.binary_search_by_key(&backend, |(endpoint, _)| *endpoint).ok()?;
+        Some(&probed[place].1)
     }
 
     /// The number of this snapshot among those of its compiler, from 1.

@@ -58,6 +58,14 @@ const READ: &[(&str, Kind, &str)] = &[
     ("penstock_twin_punted_packets_total", Counter, "Frames that the kernel twin took."),
     ("penstock_twin_refused_packets_total", Counter, "Frames that the kernel twin did not take."),
     ("penstock_twin_inject_full_packets_total", Counter, "Frames from the kernel twin dropped for want of room."),
+    ("penstock_probe_packets_total", Counter, "Packets of health checks through services that were sent."),
+    (
+        "penstock_probe_refused_packets_total",
+        Counter,
+        "Such packets that could not be sent: no next hop, or no such backend any more.",
+    ),
+    ("penstock_probe_answers_total", Counter, "Packets that were answers to health checks through services."),
+    ("penstock_probe_lost_packets_total", Counter, "Packets of such checks, either way, dropped for want of room."),
     ("penstock_build_info", Gauge, "1; the label is the version of penstock."),
 ];
 
@@ -130,7 +138,9 @@ fn describe(list: &[(&'static str, Kind, &'static str)]) {
 }
 
 fn fill(sample: &Sample, prefix: &str) {
-    for LcoreSample { cpu, busy, flows, ports } in &sample.lcores {
+    for LcoreSample { cpu, busy, flows, probes, ports } in &sample.lcores {
+        counter!("penstock_probe_packets_total", "lcore" => cpu.to_string()).absolute(probes[0]);
+        counter!("penstock_probe_refused_packets_total", "lcore" => cpu.to_string()).absolute(probes[1]);
         gauge!("penstock_lcore_busy_ratio", "lcore" => cpu.to_string()).set(*busy);
         gauge!("penstock_flows", "lcore" => cpu.to_string()).set(*flows as f64);
         for (port, totals) in sample.ports.iter().zip(ports) {
@@ -155,6 +165,8 @@ fn fill(sample: &Sample, prefix: &str) {
     }
     gauge!("penstock_mempool_mbufs").set(device.mbufs as f64);
     gauge!("penstock_mempool_mbufs_in_use").set(device.mbufs_in_use as f64);
+    counter!("penstock_probe_answers_total").absolute(device.probe_answers);
+    counter!("penstock_probe_lost_packets_total").absolute(device.probes_lost);
     for counts in &device.twins {
         let twin = |name, count| counter!(name, "twin" => counts.twin.clone()).absolute(count);
         twin("penstock_twin_punted_packets_total", counts.punted);
@@ -238,12 +250,14 @@ mod tests {
             Totals { received: 1, forwarded: 2, answered: 3, punted: 4, dropped, injected: 19, inject_refused: 20 };
         Sample {
             ports,
-            lcores: vec![LcoreSample { cpu: 1, busy: 0.5, flows: 21, ports: vec![totals] }],
+            lcores: vec![LcoreSample { cpu: 1, busy: 0.5, flows: 21, probes: [25, 26], ports: vec![totals] }],
             device: Device {
                 missed: vec![6],
                 mbufs_in_use: 7,
                 mbufs: 8,
                 twins: vec![TwinCounts { twin: "wan0".to_owned(), punted: 9, refused: 11, inject_full: 12 }],
+                probe_answers: 27,
+                probes_lost: 28,
             },
             report: Some(Report {
                 backends: vec![Count { of: (service.name.clone(), endpoint), packets: 13, bytes: 14 }],

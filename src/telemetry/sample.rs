@@ -33,6 +33,9 @@ pub struct Device {
     /// The mempool's size.
     pub mbufs: u64,
     pub twins: Vec<TwinCounts>,
+    /// Of health checks through services: answers that reached them, and packets either way that there was no room for.
+    pub probe_answers: u64,
+    pub probes_lost: u64,
 }
 
 /// Frames between one port and its kernel twin.
@@ -88,7 +91,14 @@ impl Lcores {
                 totals
             });
             let busy = f64::from_bits(ratio.load(Ordering::Relaxed));
-            LcoreSample { cpu: *cpu, busy, flows: block.polling.flows.get(), ports: totals.collect() }
+            let polling = &block.polling;
+            LcoreSample {
+                cpu: *cpu,
+                busy,
+                flows: polling.flows.get(),
+                probes: [polling.probes.get(), polling.probes_refused.get()],
+                ports: totals.collect(),
+            }
         })
     }
 }
@@ -99,6 +109,8 @@ pub(super) struct LcoreSample {
     /// Share of time spent on frames.
     pub busy: f64,
     pub flows: u64,
+    /// Packets of health checks through services: sent, and refused.
+    pub probes: [u64; 2],
     /// By port.
     pub ports: Vec<Totals>,
 }

@@ -12,6 +12,7 @@ mod udp;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -19,13 +20,26 @@ use tokio::time::{Instant, timeout_at};
 
 use super::probe::{Probe, Question, Subject, Target};
 use super::state::{Failure, Outcome};
+use super::through::{Passing, Through};
+use crate::pipeline::probe::Passage;
 use crate::service::CheckKind;
 
 /// What all probes share.
 pub struct Asker {
     tls: tls::Client,
     pinger: ping::Pinger,
+    through: Option<Arc<Through>>,
 }
+
+/// Where a question goes, and by which way.
+struct To<'a> {
+    address: SocketAddr,
+    /// `None`: as the kernel routes.
+    through: Option<Passing<'a>>,
+}
+
+/// What an error of ours counts as that no system call gave.
+const EIO: i32 = Errno::IO.raw_os_error();
 
 /// Why there was no good answer.
 #[derive(Debug, PartialEq, Eq)]
@@ -36,14 +50,19 @@ enum Fault {
 }
 
 impl Asker {
-    pub fn new() -> Self {
-        Self { tls: tls::Client::new(), pinger: ping::Pinger::default() }
+    pub fn new(through: Option<Arc<Through>>) -> Self {
+        Self { tls: tls::Client::new(), pinger: ping::Pinger::default(), through }
     }
 
     pub async fn ask(&self, probe: &Probe) -> (Outcome, Duration) {
+        let Subject { target, question } = &probe.subject;
+        // It may wait for a port, which is no fault of the backend's.
+        let to = match self.way(*target).await {
+            Ok(to) => to,
+            Err(error) => return (Outcome::NoVerdict(error.raw_os_error().unwrap_or(EIO)), Duration::ZERO),
+        };
         let begun = Instant::now();
-        let Subject { target: Target::Direct { address }, question } = &probe.subject;
-        let outcome = match self.put(question, *address, begun + probe.rhythm.timeout).await {
+        let outcome = match self.put(question, &to, begun + probe.rhythm.timeout).await {
             Ok(()) => Outcome::Good,
             Err(Fault::Backend(failure)) => Outcome::Failed(failure),
             Err(Fault::Ours(errno)) => Outcome::NoVerdict(errno),
@@ -51,23 +70,33 @@ impl Asker {
         (outcome, begun.elapsed())
     }
 
-    async fn put(&self, question: &Question, address: SocketAddr, deadline: Instant) -> Result<(), Fault> {
+    async fn way(&self, target: Target) -> io::Result<To<'_>> {
+        match (target, &self.through) {
+            (Target::Direct { address }, _) => Ok(To { address, through: None }),
+            (Target::Through { vip, backend, .. }, Some(through)) => {
+                Ok(To { address: vip, through: Some(through.enter(Passage { vip, backend }).await?) })
+            }
+            (Target::Through { .. }, None) => Err(Errno::NODEV.into()),
+        }
+    }
+
+    async fn put(&self, question: &Question, to: &To<'_>, deadline: Instant) -> Result<(), Fault> {
         match question.kind {
-            CheckKind::Tcp => tcp::connect(address, deadline).await.map(drop),
+            CheckKind::Tcp => tcp::connect(to, deadline).await.map(drop),
             CheckKind::Http => {
-                let stream = tcp::connect(address, deadline).await?;
-                http::ask(stream, question, address, deadline).await
+                let stream = tcp::connect(to, deadline).await?;
+                http::ask(stream, question, to.address, deadline).await
             }
             // Its state is large: in a box, it is paid for only by those who use it.
             CheckKind::Https => {
                 Box::pin(async {
-                    let stream = self.tls.connect(question, address, deadline).await?;
-                    http::ask(stream, question, address, deadline).await
+                    let stream = self.tls.connect(question, to, deadline).await?;
+                    http::ask(stream, question, to.address, deadline).await
                 })
                 .await
             }
-            CheckKind::Udp => udp::ask(address, deadline).await,
-            CheckKind::Ping => self.pinger.ask(address.ip(), deadline).await,
+            CheckKind::Udp => udp::ask(to, deadline).await,
+            CheckKind::Ping => self.pinger.ask(to.address.ip(), deadline).await,
             CheckKind::None => Ok(()),
         }
     }

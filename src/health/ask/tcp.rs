@@ -5,15 +5,19 @@
 //! sees a connection that came and was reset.
 
 use std::io;
-use std::net::SocketAddr;
 
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::Instant;
 
-use super::{Failure, Fault, by};
+use super::{Failure, Fault, To, by};
 
-pub async fn connect(address: SocketAddr, deadline: Instant) -> Result<TcpStream, Fault> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+pub async fn connect(to: &To<'_>, deadline: Instant) -> Result<TcpStream, Fault> {
+    let address = to.address;
+    let socket = match &to.through {
+        Some(passing) => passing.tcp(),
+        None if address.is_ipv4() => TcpSocket::new_v4(),
+        None => TcpSocket::new_v6(),
+    }?;
     socket.set_zero_linger()?;
     let stream = by(deadline, Failure::NoConnection, socket.connect(address)).await?;
     // To a local port where nobody listens, the kernel may connect a socket with itself (RFC 9293, 3.5).

@@ -16,7 +16,7 @@ use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 
-use super::{Failure, Fault, by, tcp};
+use super::{Failure, Fault, To, by, tcp};
 use crate::health::probe::Question;
 
 pub struct Client(TlsConnector);
@@ -38,13 +38,13 @@ impl Client {
     pub async fn connect(
         &self,
         question: &Question,
-        address: SocketAddr,
+        to: &To<'_>,
         deadline: Instant,
     ) -> Result<TlsStream<TcpStream>, Fault> {
-        let stream = tcp::connect(address, deadline).await?;
+        let stream = tcp::connect(to, deadline).await?;
         // The last message of the handshake and the request are written one after the other.
         stream.set_nodelay(true)?;
-        by(deadline, Failure::NoAnswer, self.0.connect(name(question, address), stream)).await
+        by(deadline, Failure::NoAnswer, self.0.connect(name(question, to.address), stream)).await
     }
 }
 

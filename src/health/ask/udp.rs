@@ -9,14 +9,17 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout_at};
 
-use super::Fault;
+use super::{Fault, To};
 
-pub async fn ask(address: SocketAddr, deadline: Instant) -> Result<(), Fault> {
+pub async fn ask(to: &To<'_>, deadline: Instant) -> Result<(), Fault> {
     let own: SocketAddr =
-        if address.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
+        if to.address.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
     let exchange = async {
-        let socket = UdpSocket::bind(own).await?;
-        socket.connect(address).await?;
+        let socket = match &to.through {
+            Some(passing) => passing.udp()?,
+            None => UdpSocket::bind(own).await?,
+        };
+        socket.connect(to.address).await?;
         socket.send(&[0]).await?;
         socket.recv(&mut [0]).await
     };

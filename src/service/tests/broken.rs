@@ -171,6 +171,18 @@ fn services() -> Vec<Case> {
             "health_check.port: a check of kind \"ping\" has no port; leave it out",
         ),
         (
+            r#""health_check": {"kind": "ping", "target": "vip"}"#,
+            "health_check.kind: an echo request to a VIP is answered by the load balancer itself, and says nothing of a backend; use \"tcp\", \"http\" or \"udp\", or \"target\": \"backend\"",
+        ),
+        (
+            r#""health_check": {"kind": "udp", "target": "vip"}"#,
+            "health_check.kind: \"udp\" needs \"udp\", and goes through a service of \"tcp\"; use \"target\": \"backend\"",
+        ),
+        (
+            r#""health_check": {"kind": "http", "target": "vip", "port": 8080}"#,
+            "health_check.port: the check goes through the service, and 8080 is not its port (80); leave it out, or use \"target\": \"backend\"",
+        ),
+        (
             r#""health_check": {"kind": "http", "path": "healthz"}"#,
             "health_check.path: \"healthz\" is not the path of a URL, which begins with \"/\" and has neither spaces nor control characters",
         ),

@@ -110,14 +110,6 @@ fn what_will_not_act_is_warned_of_once() {
             "services[0].backends[0].state: \"draining\" with \"tracking\": \"none\", which remembers no flow: its flows move, as under \"down\"",
         ),
         (
-            several(&[
-                r#""health_check": {"kind": "tcp", "target": "vip"}"#,
-                r#""name": "b", "port": 81, "health_check": {"kind": "none", "target": "vip"}"#,
-                r#""name": "c", "port": 82, "health_check": {"kind": "udp", "target": "vip"}"#,
-            ]),
-            "services[0].health_check.target: checks through the VIP are not run by this release: the backends count as up (and of one more service)",
-        ),
-        (
             web(r#""source_ranges": ["fd00::/8"]"#),
             "services[0].source_ranges: no client of 192.0.2.1 is in any of these ranges: all are refused",
         ),

@@ -89,6 +89,17 @@ fn service(number: u8) -> impl Strategy<Value = Service> {
             {
                 check.port.get_or_insert(80);
             }
+            // Through the service goes only what is its own.
+            if let Some(check) = &mut health.check {
+                let is_of_protocol = match check.kind {
+                    CheckKind::None => true,
+                    CheckKind::Ping => false,
+                    kind => udp == (kind == CheckKind::Udp),
+                };
+                if !is_of_protocol || check.port.is_some_and(|port| !ports.contains(port)) {
+                    check.target = CheckTarget::Backend;
+                }
+            }
             let own = |port: Option<u16>| {
                 port.filter(|&own| {
                     matches!(forwarding, Dnat | DnatDsr | Eth) && ports.single().is_some_and(|port| port != own)

@@ -53,6 +53,18 @@ impl Decapsulator {
         }
     }
 
+    /// Ends that: its packets find nobody who takes them apart, until [`Decapsulator::install`].
+    pub fn remove(&self, backend: &Namespace, interface: &str) -> Result<()> {
+        match self {
+            Self::Kernel { .. } => backend.ip("link delete decap").map(drop),
+            Self::Tc(_) => {
+                let tc = format!("-n {} qdisc delete dev {interface} clsact", backend.name());
+                output(Command::new("tc").args(tc.split_whitespace())).map(drop)
+            }
+            Self::Xdp(_) => backend.ip(&format!("link set dev {interface} xdpgeneric off")).map(drop),
+        }
+    }
+
     /// Whether the kernel's module came because the lab asked for it.
     pub fn brought_module(&self) -> bool {
         matches!(self, Self::Kernel { loaded: true })

@@ -6,6 +6,7 @@ mod killed;
 mod live;
 mod orchestrator;
 mod stuck;
+mod through;
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -15,7 +16,7 @@ use crate::lab::{Lab, services};
 use crate::node::{NO_FEED, Options};
 
 pub fn scenes() -> Vec<Scene> {
-    vec![orchestrator::SCENE, live::SCENE, drain::SCENE, killed::SCENE, stuck::SCENE]
+    vec![orchestrator::SCENE, live::SCENE, drain::SCENE, killed::SCENE, stuck::SCENE, through::SCENE]
 }
 
 /// Silent for so long, connections are forgotten: longer than any is silent here.
