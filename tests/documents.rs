@@ -18,6 +18,7 @@ const DOCUMENTS: &[&str] = &[
     "CONTRIBUTING.md",
     "docs/architecture.md",
     "docs/connections.md",
+    "docs/dependencies.md",
     "docs/feeds.md",
     "docs/health.md",
     "docs/kubernetes.md",
