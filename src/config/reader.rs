@@ -54,7 +54,7 @@ fn read(root: &Object<'_>, file: &FilePath, report: &mut Report) -> Option<Confi
     let (api, kubernetes) = (read_api(root, file, report), read_kubernetes(root, report));
     let snat = read_snat(root, dpdk.as_ref().map_or(1, |dpdk| dpdk.lcores.len()), report);
     let (icmp, hash, flows) = (root.object("icmp"), root.object("hash"), root.object("flows"));
-    let fragments = root.object("fragments");
+    let (fragments, metrics) = (root.object("fragments"), root.object("metrics"));
     Some(Config {
         node: node?,
         dpdk: dpdk?,
@@ -70,7 +70,10 @@ fn read(root: &Object<'_>, file: &FilePath, report: &mut Report) -> Option<Confi
         feed: feed?,
         api,
         kubernetes: kubernetes?,
-        metrics: Metrics { listen: root.object("metrics").get::<String>("listen")?.parse().ok() },
+        metrics: Metrics {
+            listen: metrics.get::<String>("listen")?.parse().ok(),
+            most_backends: metrics.get("most_backends")?,
+        },
     })
 }
 
