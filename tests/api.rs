@@ -648,6 +648,35 @@ fn what_a_caller_said_is_cut_where_it_comes_back() {
     });
 }
 
+/// Other tests of this process call, too: so only what stands there is looked at, not how often.
+#[test]
+fn calls_and_watchers_are_counted() {
+    let recorded = penstock::telemetry::Recorded::install();
+    let value = |series: &str| {
+        let text = recorded.render();
+        let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.map(|value| value.parse::<f64>().unwrap())
+    };
+    assert!(value(r#"penstock_api_requests_total{method="Flows/Explain",code="OK"}"#).is_some());
+    against_a_node(|channel| async move {
+        let mut client = DefinitionsClient::new(channel.clone());
+        let nobody = DeleteServiceRequest { name: "nobody".to_owned(), ..DeleteServiceRequest::default() };
+        client.delete_service(nobody).await.unwrap_err();
+        let refused = r#"penstock_api_requests_total{method="Definitions/DeleteService",code="NOT_FOUND"}"#;
+        assert!(value(refused) >= Some(1.0));
+        assert!(
+            value(r#"penstock_api_request_duration_seconds_count{method="Definitions/DeleteService"}"#) >= Some(1.0)
+        );
+        let watch = client.watch(WatchRequest {}).await.unwrap();
+        assert!(value("penstock_api_watchers") >= Some(1.0));
+        drop(watch);
+        client.upsert_service(upsert(service("web", 1, &[1]))).await.unwrap();
+        assert!(value("penstock_commit_duration_seconds_count") >= Some(1.0));
+        assert!(value("penstock_journal_bytes").is_some());
+        assert!(value(r#"penstock_publish_phase_duration_seconds_count{phase="compile"}"#) >= Some(1.0));
+    });
+}
+
 #[test]
 fn the_standard_health_service_and_reflection_answer() {
     use tonic_health::pb::health_client::HealthClient;

@@ -16,11 +16,14 @@ use std::process::Command;
 const DOCUMENTS: &[&str] = &[
     "README.md",
     "CONTRIBUTING.md",
+    "docs/alerts.md",
     "docs/architecture.md",
     "docs/connections.md",
+    "docs/dependencies.md",
     "docs/feeds.md",
     "docs/health.md",
     "docs/kubernetes.md",
+    "docs/metrics.md",
     "docs/modes.md",
     "docs/packets.md",
     "docs/selection.md",
@@ -200,7 +203,19 @@ fn the_tables_of_verdicts_and_reasons_are_the_programs() {
     is_the_programs("docs/packets.md", "The reasons for a drop", &counters("reasons"));
 }
 
-#[cfg(feature = "control")]
+#[cfg(feature = "api")]
+#[test]
+fn the_table_of_metrics_is_the_programs() {
+    let schema: serde_json::Value = serde_json::from_str(&penstock(&["schema", "counters", "--json"])).unwrap();
+    let row = |metric: &serde_json::Value| {
+        let [name, kind, meaning] = ["name", "kind", "meaning"].map(|key| metric[key].as_str().unwrap());
+        format!("| `{name}` | {kind} | {meaning} |")
+    };
+    let rows: Vec<_> = schema["metrics"].as_array().unwrap().iter().map(row).collect();
+    is_the_programs("docs/metrics.md", "The metrics", &rows);
+}
+
+#[cfg(feature = "api")]
 #[test]
 fn the_metrics_that_are_named_exist() {
     let declared = penstock(&["schema", "counters"]);

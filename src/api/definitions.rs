@@ -55,13 +55,14 @@ impl Definitions for Api {
         let mut definitions = self.control.definitions();
         definitions.mark_changed();
         // The next is made when the last was taken: who is slow holds one.
-        let sets = futures_util::stream::unfold(definitions, |mut definitions| async move {
-            definitions.changed().await.ok()?;
-            // Whoever looks at them keeps the control thread from changing them: so no longer than that.
-            let newest = definitions.borrow_and_update().clone();
-            let set = message(newest).await.map(|set| WatchResponse { definitions: Some(set) });
-            Some((set, definitions))
-        });
+        let sets =
+            futures_util::stream::unfold((definitions, Watcher::new()), |(mut definitions, watcher)| async move {
+                definitions.changed().await.ok()?;
+                // Whoever looks at them keeps the control thread from changing them: so no longer than that.
+                let newest = definitions.borrow_and_update().clone();
+                let set = message(newest).await.map(|set| WatchResponse { definitions: Some(set) });
+                Some((set, (definitions, watcher)))
+            });
         Ok(Response::new(sets.boxed()))
     }
 
@@ -138,6 +139,23 @@ fn find<'a>(definitions: &'a service::Definitions, name: &str) -> Option<&'a Arc
     match services.binary_search_by(|service| (*service.name).cmp(name)) {
         Ok(index) => services.get(index),
         Err(_) => services.iter().find(|service| *service.name == *name),
+    }
+}
+
+/// A stream of [`Definitions::watch`], as long as it is open.
+struct Watcher(metrics::Gauge);
+
+impl Watcher {
+    fn new() -> Self {
+        let gauge = metrics::gauge!(super::WATCHERS);
+        gauge.increment(1);
+        Self(gauge)
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.0.decrement(1);
     }
 }
 

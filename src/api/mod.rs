@@ -6,6 +6,7 @@
 
 mod backends;
 mod caller;
+mod counted;
 mod definitions;
 mod flows;
 mod listen;
@@ -23,8 +24,16 @@ use tower::layer::util::{Identity, Stack};
 use crate::control::Client;
 use crate::proto::{self, DESCRIPTORS, LARGEST_MESSAGE};
 use caller::Guarded;
+use counted::Counted;
 
+pub use counted::methods;
 pub use listen::{Error, Listeners};
+
+/// Metrics that are recorded here when they happen.
+pub const REQUESTS: &str = "penstock_api_requests_total";
+pub const REQUEST_DURATION: &str = "penstock_api_request_duration_seconds";
+pub const REQUESTS_RUNNING: &str = "penstock_api_requests_running";
+pub const WATCHERS: &str = "penstock_api_watchers";
 
 /// What the calls answer from.
 pub struct Api {
@@ -59,7 +68,7 @@ pub struct Facts {
 }
 
 /// All services, ready to answer.
-pub fn router(api: Arc<Api>) -> Router<Stack<Guarded, Identity>> {
+pub fn router(api: Arc<Api>) -> Router<Stack<Guarded, Stack<Counted, Identity>>> {
     use proto::backends_server::BackendsServer;
     use proto::definitions_server::DefinitionsServer;
     use proto::flows_server::FlowsServer;
@@ -80,6 +89,7 @@ pub fn router(api: Arc<Api>) -> Router<Stack<Guarded, Identity>> {
         .max_decoding_message_size(LARGEST_MESSAGE)
         .max_encoding_message_size(LARGEST_MESSAGE);
     Transport::builder()
+        .layer(Counted)
         .layer(Guarded)
         .concurrency_limit_per_connection(64)
         .max_concurrent_streams(Some(64))

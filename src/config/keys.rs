@@ -330,8 +330,15 @@ static API: &[Key] = &[
     ),
 ];
 
-static METRICS: &[Key] =
-    &[Key::default("listen", Shape::Text(&METRICS_LISTEN), Text("127.0.0.1:9341"), "Address and port, or \"none\".")];
+static METRICS: &[Key] = &[
+    Key::default("listen", Shape::Text(&METRICS_LISTEN), Text("127.0.0.1:9341"), "Address and port, or \"none\"."),
+    Key::default(
+        "most_backends",
+        Shape::Integer { least: 0, most: 1 << 30 },
+        Integer(10_000),
+        "Where there are more backends, /metrics has a series only of those that are down.",
+    ),
+];
 
 static FILE: Format = Format {
     what: "the name of a file or directory",

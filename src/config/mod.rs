@@ -12,7 +12,7 @@ mod url;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -225,7 +225,25 @@ pub enum Feed {
     None,
 }
 
+impl Config {
+    /// Files of the certificates by which the node shows who it is.
+    pub fn certificates(&self) -> impl Iterator<Item = &Path> {
+        let of_api = self.api.tls.as_ref().map(|tls| &tls.identity);
+        of_api.into_iter().chain(self.feed.identity()).map(|identity| identity.cert.as_path())
+    }
+}
+
 impl Feed {
+    /// The certificate that the node shows to the feed's source.
+    fn identity(&self) -> Option<&Identity> {
+        match self {
+            Self::Http(http) => http.tls.identity.as_ref(),
+            Self::Grpc(grpc) => grpc.tls.identity.as_ref(),
+            Self::Etcd(etcd) => etcd.tls.identity.as_ref(),
+            Self::File { .. } | Self::None => None,
+        }
+    }
+
     pub fn kind(&self) -> FeedKind {
         match self {
             Self::File { .. } => FeedKind::File,
@@ -253,6 +271,8 @@ choice! {
 pub struct Metrics {
     /// `None`: no metrics.
     pub listen: Option<SocketAddr>,
+    /// Backends that have series of their own, at most.
+    pub most_backends: u32,
 }
 
 #[cfg(test)]

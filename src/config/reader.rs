@@ -56,7 +56,7 @@ fn read(root: &Object<'_>, file: &FilePath, report: &mut Report) -> Option<Confi
     let health =
         snat.as_ref().and_then(|snat| read_health(root, &encap, snat, ports.as_deref().unwrap_or(&[]), report));
     let (icmp, hash, flows) = (root.object("icmp"), root.object("hash"), root.object("flows"));
-    let fragments = root.object("fragments");
+    let (fragments, metrics) = (root.object("fragments"), root.object("metrics"));
     Some(Config {
         node: node?,
         dpdk: dpdk?,
@@ -73,7 +73,10 @@ fn read(root: &Object<'_>, file: &FilePath, report: &mut Report) -> Option<Confi
         feed: feed?,
         api,
         kubernetes: kubernetes?,
-        metrics: Metrics { listen: root.object("metrics").get::<String>("listen")?.parse().ok() },
+        metrics: Metrics {
+            listen: metrics.get::<String>("listen")?.parse().ok(),
+            most_backends: metrics.get("most_backends")?,
+        },
     })
 }
 

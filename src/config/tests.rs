@@ -102,6 +102,7 @@ listen = ["unix:/run/penstock/api.sock", "127.0.0.1:9340"]
 
 [metrics]
 listen = "127.0.0.1:9342"
+most_backends = 7
 "#;
 
 fn read(document: &str) -> Config {
@@ -128,7 +129,7 @@ fn every_key_of_the_contract_is_read() {
     assert_eq!((config.health.ipv4_source, config.health.ipv6_source), own);
     assert_eq!((config.hash.seed[15], config.hash.table_size), (15, 251));
     assert_eq!((config.neighbors[0].port, config.routes[0].via), (1, IpAddr::from([10, 0, 0, 254])));
-    assert_eq!(config.metrics.listen, Some("127.0.0.1:9342".parse().unwrap()));
+    assert_eq!((config.metrics.listen, config.metrics.most_backends), (Some("127.0.0.1:9342".parse().unwrap()), 7));
 }
 
 #[test]
@@ -143,7 +144,10 @@ fn what_is_absent_has_the_contracts_default() {
     assert_eq!((config.icmp.errors_per_second, config.icmp.burst), (1000, 100));
     assert_eq!((config.hash.table_size, config.flows.capacity), (65537, 1_048_576));
     assert_eq!((config.flows.drain_timeout, config.encap.ipv4_source), (Duration::from_secs(3600), None));
-    assert_eq!(config.metrics.listen, Some("127.0.0.1:9341".parse().unwrap()));
+    assert_eq!(
+        (config.metrics.listen, config.metrics.most_backends),
+        (Some("127.0.0.1:9341".parse().unwrap()), 10_000)
+    );
 }
 
 #[test]

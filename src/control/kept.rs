@@ -10,12 +10,14 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 
 use super::bases::Saved;
 use super::drained::Drained;
 use super::journal::{self, Journal, Position};
+use super::{COMMIT_DURATION, JOURNAL_BYTES, STATE_ERRORS};
 use crate::health::LastState;
 use crate::service::Definitions;
 
@@ -257,6 +259,7 @@ impl Writer {
 
     fn save(&self, kept: Kept, text: &str) {
         if let Err(error) = kept.save(&self.state_dir, text) {
+            metrics::counter!(STATE_ERRORS).increment(1);
             tracing::error!("what a restart needs cannot be kept: {error}");
         }
     }
@@ -264,6 +267,7 @@ impl Writer {
     /// Keeps a feed's text, which has no changes behind it.
     fn keep_text(&mut self, text: &str) {
         if let Err(error) = Kept::Definitions.save(&self.state_dir, text) {
+            metrics::counter!(STATE_ERRORS).increment(1);
             return tracing::error!("what a restart needs cannot be kept: {error}");
         }
         let forget = || {
@@ -278,12 +282,18 @@ impl Writer {
     }
 
     fn commit(&mut self, Commit { what, done }: Commit) {
+        let begun = Instant::now();
         let kept = match what {
             What::Drained(drained) => Kept::Drained.save(&self.state_dir, &drained.to_text()).map(|()| None),
             What::Definitions { all, lines } => self.keep_definitions(&all, lines).map(Some).inspect(|_| {
                 self.newest = Some(all);
             }),
         };
+        metrics::histogram!(COMMIT_DURATION).record(begun.elapsed().as_secs_f64());
+        metrics::gauge!(JOURNAL_BYTES).set(self.journal.as_ref().map_or(0, Journal::bytes) as f64);
+        if kept.is_err() {
+            metrics::counter!(STATE_ERRORS).increment(1);
+        }
         let _ = done.send(kept.map_err(|error| error.to_string()));
     }
 

@@ -52,7 +52,13 @@ use writes::{Writes, committed};
 
 /// Metrics that are recorded here when they happen.
 pub const PUBLISH_DURATION: &str = "penstock_publish_duration_seconds";
+pub const PUBLISH_PHASE_DURATION: &str = "penstock_publish_phase_duration_seconds";
+pub const COMMIT_DURATION: &str = "penstock_commit_duration_seconds";
+pub const JOURNAL_BYTES: &str = "penstock_journal_bytes";
+pub const STATE_ERRORS: &str = "penstock_state_errors_total";
+pub const AFFINITY_CLIENTS: &str = "penstock_affinity_clients";
 pub const FEED_ERRORS: &str = "penstock_feed_errors_total";
+pub const FEED_ERROR_REASONS: &[&str] = &["refused", "unreachable"];
 
 /// What the control thread works with.
 pub struct Setup {
@@ -178,6 +184,8 @@ struct Thread {
     look: memory::Look,
     /// When the change was noticed that not every lcore has adopted yet.
     pending: Option<Instant>,
+    /// When the newest snapshot was.
+    published: Instant,
     sums: traffic::Sums,
     feed_last_success: Option<SystemTime>,
     /// Why the feed's newest word is not in force.
@@ -279,6 +287,7 @@ impl Thread {
             memory,
             look: memory::Look::new(remembered),
             pending: None,
+            published: Instant::now(),
             sums: traffic::Sums::default(),
             feed_last_success: None,
             feed_error: None,
@@ -355,7 +364,7 @@ impl Thread {
                 }
             }
             Update::Unreachable(why) => {
-                metrics::counter!(FEED_ERRORS).increment(1);
+                metrics::counter!(FEED_ERRORS, "reason" => "unreachable").increment(1);
                 tracing::error!("{why}; what was in force stays");
                 self.feed_error = Some(why);
             }
@@ -366,15 +375,17 @@ impl Thread {
     fn judge(&mut self, noticed: Instant, Text { name, text }: Text) {
         // By a thread of its own, and so from a heap of its own: the thousands of small pieces that it frees would be in the way of all that
         // is made here next.
+        let begun = Instant::now();
         let read = std::thread::scope(|scope| {
             let reading = scope.spawn(|| read(&self.config, &name, &text, self.definitions.as_deref()));
             reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         });
+        record("read", begun);
         self.feed_error = read.as_ref().err().map(Errors::to_string);
         let Reading { definitions, warnings, left_out, .. } = match read {
             Ok(valid) => valid,
             Err(errors) => {
-                metrics::counter!(FEED_ERRORS).increment(1);
+                metrics::counter!(FEED_ERRORS, "reason" => "refused").increment(1);
                 tracing::error!("the new definitions are refused, what was in force stays:\n{errors}");
                 return;
             }
@@ -439,10 +450,13 @@ impl Thread {
 
     /// Compiles what is known now and has the lcores use it. `noticed`: when the change was.
     fn publish(&mut self, noticed: Instant) {
+        let begun = Instant::now();
         let nothing = Arc::default();
         let definitions = self.masks.over(self.definitions.as_ref().unwrap_or(&nothing));
         let snapshot = self.compiler.compile(&definitions, &self.fabric, (self.clock)());
         self.publisher.publish(snapshot);
+        record("compile", begun);
+        self.published = Instant::now();
         self.unresolved = self.publisher.newest().unresolved().to_vec();
         self.want();
         // A change before the last was adopted: the older one counts, the lcores still wait for both.
@@ -469,11 +483,15 @@ impl Thread {
         let mut has_learned = self.compiler.learn((self.clock)());
         let adopted = self.pending.is_none().then(|| self.compiler.serial());
         if let Some(serial) = self.look.step(adopted) {
-            let (now, mut destinations) = ((self.clock)(), HashSet::new());
+            let (now, mut destinations, mut clients) = ((self.clock)(), HashSet::new(), 0_u32);
             self.clients.sweep(
                 |client| self.compiler.is_client_over(client, now),
-                |client| _ = destinations.insert(client.destination),
+                |client| {
+                    destinations.insert(client.destination);
+                    clients += 1;
+                },
             );
+            metrics::gauge!(AFFINITY_CLIENTS).set(clients);
             let is_remembered = |number| self.look.is_remembered(number) || destinations.contains(&number);
             has_learned |= self.compiler.learn_remembered(serial, is_remembered);
         }
@@ -497,6 +515,7 @@ impl Thread {
             && let Some(noticed) = self.pending.take()
         {
             metrics::histogram!(PUBLISH_DURATION).record(noticed.elapsed().as_secs_f64());
+            record("adopt", self.published);
             self.compiler.adopted((self.clock)());
             self.keep_bases();
             // No lcore counts for a backend any more that is in no snapshot.
@@ -552,6 +571,11 @@ impl Thread {
             ..Report::default()
         }
     }
+}
+
+/// Records how long a part of a publish took, until now.
+fn record(phase: &'static str, begun: Instant) {
+    metrics::histogram!(PUBLISH_PHASE_DURATION, "phase" => phase).record(begun.elapsed().as_secs_f64());
 }
 
 /// Waits until the clock shows `moment`; for ever where there is none.

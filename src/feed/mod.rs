@@ -23,6 +23,10 @@ use tokio::sync::{Notify, mpsc};
 use crate::config;
 use spell::Spell;
 
+/// A metric that is recorded here when it happens, and the values of its label.
+pub const CONNECTIONS: &str = "penstock_feed_connections_total";
+pub const CONNECTION_RESULTS: &[&str] = &["made", "failed"];
+
 /// What a feed says.
 #[derive(Debug)]
 pub enum Update {

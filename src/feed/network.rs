@@ -51,7 +51,10 @@ pub async fn connect(url: &Url, tls: &mut tls::Client) -> Result<Stream, String>
         Ok(Transport::Tls(Box::new(stream)))
     };
     let connected = tokio::time::timeout(CONNECT, connecting).await;
-    let transport = connected.unwrap_or_else(|_| Err(format!("no connection within {CONNECT:?}")))?;
+    let connected = connected.unwrap_or_else(|_| Err(format!("no connection within {CONNECT:?}")));
+    let result = if connected.is_ok() { "made" } else { "failed" };
+    metrics::counter!(super::CONNECTIONS, "result" => result).increment(1);
+    let transport = connected?;
     Ok(Stream { transport, ending: Ending::default() })
 }
 

@@ -14,6 +14,7 @@
 
 mod ask;
 mod board;
+mod counts;
 mod probe;
 mod run;
 mod schedule;
@@ -22,17 +23,19 @@ mod through;
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::service::Service;
 use board::Board;
+use counts::Counters;
+pub use counts::{Counts, OfKind};
 pub use probe::{Probe, Question, Rhythm, Subject, Target};
 pub use state::{Failed, Failure, LastState, Look, Outcome, State};
 pub use through::Through;
@@ -80,24 +83,6 @@ pub struct Changes(Arc<Shared>);
 #[derive(Clone)]
 pub struct View(Arc<Shared>);
 
-/// What was counted since the start, and what is now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counts {
-    pub good: u64,
-    pub failed: u64,
-    /// Could not be asked, for a reason of this machine.
-    pub no_verdict: u64,
-    /// Begun 50 ms after their moment or later.
-    pub late: u64,
-    /// Begun more than an interval after it.
-    pub missed: u64,
-    pub worst_delay: Duration,
-    /// Asked at this moment.
-    pub running: usize,
-    /// Probes that are wanted, each once.
-    pub probes: usize,
-}
-
 #[derive(Default)]
 struct Shared {
     board: Mutex<Board>,
@@ -108,18 +93,6 @@ struct Shared {
     changed: Notify,
     stop: AtomicBool,
     counters: Counters,
-}
-
-#[derive(Default)]
-struct Counters {
-    good: AtomicU64,
-    failed: AtomicU64,
-    no_verdict: AtomicU64,
-    late: AtomicU64,
-    missed: AtomicU64,
-    /// Microseconds.
-    worst_delay: AtomicU64,
-    running: AtomicU64,
 }
 
 impl Prober {
@@ -200,17 +173,8 @@ impl View {
     }
 
     pub fn counts(&self) -> Counts {
-        let Counters { good, failed, no_verdict, late, missed, worst_delay, running } = &self.0.counters;
-        Counts {
-            good: good.load(Relaxed),
-            failed: failed.load(Relaxed),
-            no_verdict: no_verdict.load(Relaxed),
-            late: late.load(Relaxed),
-            missed: missed.load(Relaxed),
-            worst_delay: Duration::from_micros(worst_delay.load(Relaxed)),
-            running: usize::try_from(running.load(Relaxed)).unwrap_or(usize::MAX),
-            probes: self.0.board().len(),
-        }
+        let probes = self.0.board().len();
+        self.0.counters.read(probes)
     }
 }
 

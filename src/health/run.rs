@@ -267,13 +267,9 @@ impl Thread {
             entry.running = None;
             self.running -= 1;
             self.schedule.enter_again(place, &mut entry.timing, now);
-            let counters = &shared.counters;
-            let counter = match &outcome {
-                Outcome::Good => &counters.good,
-                Outcome::Failed(_) => &counters.failed,
-                Outcome::NoVerdict(_) => &counters.no_verdict,
-            };
-            counter.fetch_add(1, Relaxed);
+            if let Some(probe) = board.probe(place) {
+                shared.counters.note(probe.subject.question.kind, &outcome, latency);
+            }
             if let Outcome::NoVerdict(errno) = outcome
                 && self.logged.insert(errno)
             {
@@ -281,6 +277,7 @@ impl Thread {
                 tracing::warn!("health checks cannot be made, for a reason of this machine: {reason}; told once");
             }
             if board.count(place, Look { at, latency, outcome }) {
+                shared.counters.turned(board.state_at(place).is_some_and(|state| state.up));
                 self.turn(place);
             }
         }

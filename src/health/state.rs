@@ -45,6 +45,28 @@ pub enum Failure {
     Os(i32),
 }
 
+impl Failure {
+    /// Of each variant, for metrics.
+    pub const NAMES: [&str; 10] =
+        ["no_connection", "no_answer", "refused", "reset", "unreachable", "closed", "status", "not_http", "tls", "os"];
+
+    /// Its place in [`Failure::NAMES`].
+    pub(super) const fn index(&self) -> usize {
+        match self {
+            Self::NoConnection => 0,
+            Self::NoAnswer => 1,
+            Self::Refused => 2,
+            Self::Reset => 3,
+            Self::Unreachable => 4,
+            Self::Closed => 5,
+            Self::Status(_) => 6,
+            Self::NotHttp => 7,
+            Self::Tls(_) => 8,
+            Self::Os(_) => 9,
+        }
+    }
+}
+
 /// What is known of a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {

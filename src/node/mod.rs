@@ -12,6 +12,7 @@ mod signals;
 mod state_dir;
 
 use std::hash::{BuildHasher, RandomState};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -31,7 +32,7 @@ use crate::lcore::{self, Bell, Bells, Clock, Forwarding, Handoff, Lane, Plan};
 use crate::pipeline::Pipeline;
 use crate::punt::{self, Bridge, Counts, Punt, Tap};
 use crate::snapshot::PortIndex;
-use crate::telemetry::{self, Device, Health, Lcores, Recorded, Server, Sources, TwinCounts};
+use crate::telemetry::{self, Device, Health, Lcores, Recorded, Server, Sources, TwinCounts, Wanted};
 use crate::wire::Mac;
 use flow_memory::FlowMemory;
 use ports::Opened;
@@ -89,7 +90,7 @@ pub fn run(config: &Config) -> Result<(), Error> {
     let result = runtime.block_on(async {
         #[cfg(feature = "api")]
         let _serving = listeners.serve(node.api(config));
-        node.live(server, signals, config.node.stop_grace).await
+        node.live(config, server, signals).await
     });
     // Ends what still answers calls, and so holds what the node is made of. Who finds flows for a caller, by a thread of its own, hears
     // thereby that nobody listens: to wait for it first would be to wait for a caller.
@@ -211,7 +212,7 @@ impl Node {
         let device = move || {
             let devices = devices.lock().unwrap_or_else(PoisonError::into_inner);
             Device {
-                missed: devices.iter().map(Opened::missed).collect(),
+                ports: devices.iter().map(Opened::counts).collect(),
                 mbufs_in_use: pool.in_use().into(),
                 mbufs,
                 twins: counts.iter().map(twin_counts).collect(),
@@ -219,15 +220,22 @@ impl Node {
                 probes_lost: probe_counts.as_ref().map_or(0, |counts| counts.lost.get()),
             }
         };
+        let health = Arc::new(Health::default());
         let sources = Sources {
+            node: config.node.name.clone(),
+            feed: config.feed.kind().name(),
             ports,
             lcores: Lcores::new(blocks),
+            flow_capacity: config.environment().flows,
+            certificates: config.certificates().map(Path::to_owned).collect(),
+            health: health.clone(),
             control: control.client(),
             device: Box::new(device),
             recorded,
+            writing: tokio::sync::Mutex::default(),
         };
         Ok(Self {
-            health: Arc::default(),
+            health,
             sources: Arc::new(sources),
             #[cfg(feature = "api")]
             remembered: cpus.iter().copied().zip(remembered).collect(),
@@ -248,8 +256,8 @@ impl Node {
             started: SystemTime::now(),
             facts: Box::new(move || sources.facts(health.phase())),
             metrics: Box::new(move |prefix| {
-                let (sources, prefix) = (scraped.clone(), prefix.to_owned());
-                Box::pin(async move { sources.render(&prefix).await })
+                let (sources, wanted) = (scraped.clone(), Wanted::named(prefix));
+                Box::pin(async move { sources.render(wanted).await })
             }),
             remembered: self.remembered.clone(),
             lists: Arc::new(tokio::sync::Semaphore::new(api::LISTS)),
@@ -257,13 +265,14 @@ impl Node {
     }
 
     /// Until told to stop, and `stop_grace` beyond.
-    async fn live(&self, server: Option<Server>, mut signals: Signals, stop_grace: Duration) -> Result<(), Error> {
+    async fn live(&self, config: &Config, server: Option<Server>, mut signals: Signals) -> Result<(), Error> {
+        let (stop_grace, most_backends) = (config.node.stop_grace, config.metrics.most_backends as usize);
         self.health.forwarding();
         if let Some(server) = server {
             tracing::info!("metrics on http://{}/metrics", server.address()?);
-            let (sources, health) = (self.sources.clone(), self.health.clone());
+            let sources = self.sources.clone();
             tokio::spawn(async move {
-                if let Err(error) = server.run(sources, health).await {
+                if let Err(error) = server.run(sources, most_backends).await {
                     tracing::error!("metrics: {error}");
                 }
             });

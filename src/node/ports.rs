@@ -7,6 +7,7 @@ use dpdk::{Eal, Errno, Mempool, Port, Queue};
 
 use crate::config;
 use crate::flow::Dealing;
+use crate::telemetry::PortCounts;
 use crate::wire::Mac;
 
 /// Why a port cannot be used. Every message begins with the port that the configuration names.
@@ -59,9 +60,18 @@ impl Opened {
         Ok(Self { name: config.name.clone(), info, mac, has_own_mac, mtu: config.mtu, lcores, queues, port })
     }
 
-    /// Frames that the device lost because no lcore took them in time, or no buffer was free.
-    pub fn missed(&self) -> u64 {
-        self.port.stats().map_or(0, |stats| stats.missed + stats.no_mbuf)
+    /// What the device counts.
+    pub fn counts(&self) -> PortCounts {
+        let stats = self.port.stats().unwrap_or_default();
+        PortCounts {
+            missed: stats.missed + stats.no_mbuf,
+            received_bytes: stats.received_bytes,
+            sent_packets: stats.sent_packets,
+            sent_bytes: stats.sent_bytes,
+            receive_errors: stats.receive_errors,
+            send_errors: stats.send_errors,
+            is_up: self.port.link().is_ok_and(|link| link.up),
+        }
     }
 }
 

@@ -1,17 +1,19 @@
 //! `/metrics`, `/healthz` and `/readyz`.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::net::TcpListener;
 
+use super::families::Wanted;
 use super::sample::Sources;
 
 /// A scrape waits so long for the control side.
@@ -52,7 +54,7 @@ impl Health {
     }
 
     /// `Err`: why not.
-    fn ready(&self, has_definitions: bool) -> Result<(), &'static str> {
+    pub(super) fn ready(&self, has_definitions: bool) -> Result<(), &'static str> {
         match (self.is_stopping.load(Ordering::Relaxed), self.is_forwarding.load(Ordering::Relaxed), has_definitions) {
             (true, ..) => Err("stopping"),
             (_, false, _) => Err("starting"),
@@ -79,15 +81,15 @@ impl Server {
         self.listener.local_addr()
     }
 
-    /// Answers until the runtime ends.
-    pub async fn run(self, sources: Arc<Sources>, health: Arc<Health>) -> std::io::Result<()> {
-        axum::serve(self.listener, router(Arc::new(Site { sources, health }))).await
+    /// Answers until the runtime ends. A scrape has a series of each backend, if there are `most_backends` at most.
+    pub async fn run(self, sources: Arc<Sources>, most_backends: usize) -> std::io::Result<()> {
+        axum::serve(self.listener, router(Arc::new(Site { sources, most_backends }))).await
     }
 }
 
 struct Site {
     sources: Arc<Sources>,
-    health: Arc<Health>,
+    most_backends: usize,
 }
 
 fn router(site: Arc<Site>) -> Router {
@@ -98,15 +100,46 @@ fn router(site: Arc<Site>) -> Router {
         .with_state(site)
 }
 
-async fn scrape(State(site): State<Arc<Site>>) -> impl IntoResponse {
-    match tokio::time::timeout(PATIENCE, site.sources.render("")).await {
+async fn scrape(State(site): State<Arc<Site>>, RawQuery(query): RawQuery) -> impl IntoResponse {
+    let services = match services(query.as_deref().unwrap_or_default()) {
+        Ok(services) => services,
+        Err(why) => return (StatusCode::BAD_REQUEST, why + "\n").into_response(),
+    };
+    let wanted = Wanted { prefix: String::new(), services, most_backends: site.most_backends };
+    match tokio::time::timeout(PATIENCE, site.sources.render(wanted)).await {
         Ok(Some(text)) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
         _ => (StatusCode::SERVICE_UNAVAILABLE, "the control side does not answer\n").into_response(),
     }
 }
 
+/// The values of `service=` in a query.
+fn services(query: &str) -> Result<HashSet<String>, String> {
+    let parameters = query.split('&').filter(|parameter| !parameter.is_empty());
+    let read = |parameter: &str| {
+        let value = parameter.strip_prefix("service=").ok_or_else(|| format!("{parameter}: not service=NAME"))?;
+        decoded(value).ok_or_else(|| format!("{parameter}: not percent-encoded UTF-8"))
+    };
+    parameters.map(read).collect()
+}
+
+/// A value of a query (the URL standard's application/x-www-form-urlencoded).
+fn decoded(value: &str) -> Option<String> {
+    let (mut bytes, mut rest) = (Vec::with_capacity(value.len()), value.bytes());
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'%' => {
+                let mut digit = || char::from(rest.next()?).to_digit(16);
+                (digit()? * 16 + digit()?) as u8
+            }
+            b'+' => b' ',
+            byte => byte,
+        });
+    }
+    String::from_utf8(bytes).ok()
+}
+
 async fn ready(State(site): State<Arc<Site>>) -> impl IntoResponse {
-    match site.health.ready(site.sources.control.has_definitions()) {
+    match site.sources.ready() {
         Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
     }
@@ -125,5 +158,20 @@ mod tests {
         assert_eq!(health.ready(true), Ok(()));
         health.stopping();
         assert_eq!(health.ready(true), Err("stopping"));
+    }
+
+    #[test]
+    fn services_are_named_as_urls_name_them() {
+        let read = |query: &str| {
+            let mut names: Vec<_> = services(query)?.into_iter().collect();
+            names.sort();
+            Ok::<_, String>(names)
+        };
+        assert_eq!(read(""), Ok(vec![]));
+        assert_eq!(read("service=web&service=shop%2Fweb%3a80/tcp"), Ok(vec!["shop/web:80/tcp".into(), "web".into()]));
+        assert_eq!(read("service=a+b"), Ok(vec!["a b".into()]));
+        for query in ["servce=web", "service=%", "service=%4", "service=%zz", "service=%ff"] {
+            assert!(read(query).is_err(), "{query}");
+        }
     }
 }

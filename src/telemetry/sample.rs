@@ -1,34 +1,53 @@
 //! Everything that a scrape tells, read at one moment.
+//!
+//! Numbers are read where somebody asks; they are written down as text by a thread of their own, one scrape after another, so that neither
+//! the control thread nor the one that serves the API ever does it. An lcore does nothing for a scrape.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use super::metrics::{self, Recorded};
+use super::families::{self, Asks, Wanted};
+use super::http::Health;
+use super::process::Process;
+use super::recorded::Recorded;
 #[cfg(feature = "api")]
 use crate::api;
 use crate::control::{Client, Report};
 use crate::counters::{LcoreBlock, Totals};
+use crate::health::Counts;
 #[cfg(feature = "api")]
 use crate::proto;
+use crate::tls;
 
 /// Where a scrape reads.
 pub struct Sources {
+    /// The node's name.
+    pub node: String,
+    /// The kind of feed.
+    pub feed: &'static str,
     /// Names of the ports, in the configuration's order.
     pub ports: Vec<String>,
     pub lcores: Lcores,
+    /// Flows that each lcore can remember.
+    pub flow_capacity: usize,
+    /// Files of the node's own certificates.
+    pub certificates: Vec<PathBuf>,
+    pub health: Arc<Health>,
     pub control: Client,
     /// Asks the devices; this room knows none.
     pub device: Box<dyn Fn() -> Device + Send + Sync>,
     /// What is recorded when it happens.
     pub recorded: Recorded,
+    /// Held while a scrape is written down: thousands of services make megabytes of it.
+    pub writing: tokio::sync::Mutex<()>,
 }
 
 /// What the devices count.
 #[derive(Debug, Clone, Default)]
 pub struct Device {
-    /// By port: frames that the NIC lost because no lcore took them in time.
-    pub missed: Vec<u64>,
+    pub ports: Vec<PortCounts>,
     pub mbufs_in_use: u64,
     /// The mempool's size.
     pub mbufs: u64,
@@ -36,6 +55,22 @@ pub struct Device {
     /// Of health checks through services: answers that reached them, and packets either way that there was no room for.
     pub probe_answers: u64,
     pub probes_lost: u64,
+}
+
+/// What the device of one port counts by itself.
+#[derive(Debug, Clone, Default)]
+pub struct PortCounts {
+    /// Frames that the NIC lost because no lcore took them in time, or no buffer was free.
+    pub missed: u64,
+    pub received_bytes: u64,
+    pub sent_packets: u64,
+    pub sent_bytes: u64,
+    /// Frames that came damaged.
+    pub receive_errors: u64,
+    /// Frames that could not be sent.
+    pub send_errors: u64,
+    /// Has a link.
+    pub is_up: bool,
 }
 
 /// Frames between one port and its kernel twin.
@@ -92,11 +127,14 @@ impl Lcores {
             });
             let busy = f64::from_bits(ratio.load(Ordering::Relaxed));
             let polling = &block.polling;
+            let (busy_cycles, cycles) = (polling.busy_cycles.get(), polling.total_cycles.get());
             LcoreSample {
                 cpu: *cpu,
                 busy,
                 flows: polling.flows.get(),
                 probes: [polling.probes.get(), polling.probes_refused.get()],
+                cycles: [busy_cycles, cycles.saturating_sub(busy_cycles)],
+                polls: [polling.busy_polls.get(), polling.idle_polls.get()],
                 ports: totals.collect(),
             }
         })
@@ -111,15 +149,27 @@ pub(super) struct LcoreSample {
     pub flows: u64,
     /// Packets of health checks through services: sent, and refused.
     pub probes: [u64; 2],
+    /// Busy, and idle.
+    pub cycles: [u64; 2],
+    /// Busy, and idle.
+    pub polls: [u64; 2],
     /// By port.
     pub ports: Vec<Totals>,
 }
 
 /// A scrape's content.
-pub(super) struct Sample<'a> {
-    pub ports: &'a [String],
+pub(super) struct Sample {
+    pub node: String,
+    pub feed: &'static str,
+    pub ports: Vec<String>,
     pub lcores: Vec<LcoreSample>,
+    pub flow_capacity: usize,
     pub device: Device,
+    pub checks: Counts,
+    /// Each with its expiry, if it can be read.
+    pub certificates: Vec<(PathBuf, Option<SystemTime>)>,
+    pub is_ready: bool,
+    pub process: Process,
     /// Absent where none of its metrics is wanted.
     pub report: Option<Report>,
 }
@@ -138,7 +188,7 @@ impl Sources {
                 status.punted += totals.punted;
                 status.dropped += totals.dropped.iter().sum::<u64>();
             }
-            status.missed = device.missed.get(index).copied().unwrap_or(0);
+            status.missed = device.ports.get(index).map_or(0, |port| port.missed);
             status
         };
         let ports = self.ports.iter().enumerate().map(port).collect();
@@ -151,9 +201,28 @@ impl Sources {
         api::Facts { phase, lcores, ports, mbufs_in_use: device.mbufs_in_use, mbufs: device.mbufs }
     }
 
-    /// All metrics in Prometheus' text format, or at least those whose name begins so. `None` where the control side does not answer.
-    pub async fn render(&self, prefix: &str) -> Option<String> {
-        Some(metrics::render(&self.sample(prefix).await?, prefix) + &self.recorded.render())
+    /// What is wanted, or more, in Prometheus' text format. `None` where the control side does not answer.
+    pub async fn render(self: &Arc<Self>, wanted: Wanted) -> Option<String> {
+        let _alone = self.writing.lock().await;
+        let report = match wanted.asks() {
+            Asks::Nothing => None,
+            Asks::Outline => Some(self.control.outline().await?),
+            Asks::Report => Some(self.control.report().await?),
+        };
+        let this = self.clone();
+        let write = move || {
+            let mut text = families::render(&this.sample(report), &wanted);
+            if wanted.has_recorded() {
+                text += &this.recorded.render();
+            }
+            text
+        };
+        tokio::task::spawn_blocking(write).await.ok()
+    }
+
+    /// Whether traffic should be sent here; `Err`: why not.
+    pub fn ready(&self) -> Result<(), &'static str> {
+        self.health.ready(self.control.has_definitions())
     }
 
     /// Looks how busy the lcores are, for ever.
@@ -162,11 +231,24 @@ impl Sources {
         loop {
             period.tick().await;
             self.lcores.measure();
+            self.recorded.sort();
         }
     }
 
-    async fn sample(&self, prefix: &str) -> Option<Sample<'_>> {
-        let report = if metrics::needs_report(prefix) { Some(self.control.report().await?) } else { None };
-        Some(Sample { ports: &self.ports, lcores: self.lcores.iter().collect(), device: (self.device)(), report })
+    fn sample(&self, report: Option<Report>) -> Sample {
+        let with_expiry = |file: &PathBuf| (file.clone(), tls::expiry(file).ok());
+        Sample {
+            node: self.node.clone(),
+            feed: self.feed,
+            ports: self.ports.clone(),
+            lcores: self.lcores.iter().collect(),
+            flow_capacity: self.flow_capacity,
+            device: (self.device)(),
+            checks: self.control.health().counts(),
+            certificates: self.certificates.iter().map(with_expiry).collect(),
+            is_ready: self.ready().is_ok(),
+            process: Process::now(),
+            report,
+        }
     }
 }

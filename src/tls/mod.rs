@@ -6,6 +6,7 @@
 #[cfg(test)]
 pub(crate) mod authority;
 mod client;
+mod expiry;
 mod files;
 #[cfg(feature = "api")]
 mod names;
@@ -19,6 +20,7 @@ use tokio_rustls::rustls::crypto::CryptoProvider;
 use tokio_rustls::rustls::{self, CertificateError, crypto};
 
 pub use client::{Client, Stream};
+pub use expiry::expiry;
 #[cfg(feature = "api")]
 pub use server::{Accepted, Server};
 
@@ -33,6 +35,8 @@ pub enum Error {
     Empty { path: PathBuf, what: &'static str },
     #[error("{}: a certificate in it cannot be used: {error}", path.display())]
     Certificate { path: PathBuf, error: rustls::Error },
+    #[error("{}: no certificate that tells when it expires", path.display())]
+    NoExpiry { path: PathBuf },
     #[error("{} and {} do not make an identity: {error}", cert.display(), key.display())]
     Identity { cert: PathBuf, key: PathBuf, error: rustls::Error },
     #[error("no certificate authority of the system can be read; name one by `ca`: {0}")]

@@ -46,6 +46,8 @@ pub struct Options {
     pub flows: usize,
     /// The lines of [feed].
     pub feed: String,
+    /// More lines of [api].
+    pub api: String,
 }
 
 /// The DPDK driver of the port.
@@ -70,6 +72,7 @@ impl Default for Options {
             sources: "1024-32767",
             flows: 1 << 20,
             feed: FILE.to_owned(),
+            api: String::new(),
         }
     }
 }
@@ -314,6 +317,11 @@ impl Node {
         Ok(named.and_then(|endpoint| endpoint.parse::<SocketAddr>().ok()).map(|endpoint| endpoint.ip()))
     }
 
+    /// What `penstock schema … --json` prints.
+    pub fn schema(&self, of: &str) -> Result<String> {
+        output(Command::new(&self.program).args(["schema", of, "--json"]))
+    }
+
     /// What `penstock replay` prints.
     pub fn replay(&self, words: &[&str]) -> Result<String> {
         output(Command::new(&self.program).arg("replay").args(words))
@@ -376,8 +384,8 @@ impl Node {
     }
 
     fn configuration_text(&self, options: &Options) -> String {
-        let Options { lcores, idle, stop_grace, driver, mtu, hold, sources, flows, feed } = options;
-        let (directory, queues, api) = (self.directory.display(), lcores.len(), self.api());
+        let Options { lcores, idle, stop_grace, driver, mtu, hold, sources, flows, feed, api } = options;
+        let (directory, queues, socket) = (self.directory.display(), lcores.len(), self.api());
         let device = match driver {
             Driver::AfPacket => format!("net_af_packet0,iface={NIC},qpairs={queues}"),
             Driver::Pcap => format!("net_pcap0,rx_iface_in={NIC},tx_iface={NIC}"),
@@ -423,7 +431,8 @@ table_size = 65537
 {feed}
 
 [api]
-listen = ["{api}", "{API}"]
+listen = ["{socket}", "{API}"]
+{api}
 
 [metrics]
 listen = "{METRICS}"

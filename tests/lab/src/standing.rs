@@ -32,6 +32,10 @@ pub fn up() -> Result<()> {
             format!("{router} tcpdump -ni {TO_NODE}"),
         ),
         ("Its counters:", format!("{balancer} curl -s http://{METRICS}/metrics")),
+        (
+            "What they mean, and rules and a dashboard for them:",
+            "docs/metrics.md, conf/prometheus, conf/grafana".into(),
+        ),
         ("The services; saved, a change is in force; broken, it is refused:", services.display().to_string()),
         ("Why it was refused:", format!("tail {}", log.display())),
         ("The node's configuration:", configuration.display().to_string()),

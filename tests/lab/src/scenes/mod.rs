@@ -59,7 +59,6 @@ pub fn all() -> Vec<Scene> {
     let mut scenes = demo();
     scenes.extend([
         modes::SCENE,
-        prometheus::SCENE,
         publish::SCENE,
         new_mac::SCENE,
         swap::SCENE,
@@ -70,6 +69,7 @@ pub fn all() -> Vec<Scene> {
         crash::SCENE,
         two_lcores::SCENE,
         cpu::SCENE,
+        prometheus::SCENE,
     ]);
     scenes
 }
