@@ -5,6 +5,8 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::*;
@@ -291,6 +293,43 @@ async fn a_member_that_is_gone_is_passed_over() {
     }
     let mut feed = start(config);
     assert_eq!(next_set(&mut feed).await, ["a1"]);
+}
+
+/// A way to a server on which no connection lives for long; and how often it was taken.
+async fn short_lived(server: u16) -> (u16, Arc<AtomicUsize>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let taken = Arc::new(AtomicUsize::new(0));
+    let count = taken.clone();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            count.fetch_add(1, Ordering::Relaxed);
+            tokio::spawn(async move {
+                let mut server = tokio::net::TcpStream::connect(("127.0.0.1", server)).await?;
+                let copying = tokio::io::copy_bidirectional(&mut client, &mut server);
+                let _ = tokio::time::timeout(Duration::from_millis(100), copying).await;
+                Ok::<_, std::io::Error>(())
+            });
+        }
+    });
+    (port, taken)
+}
+
+#[tokio::test]
+async fn members_that_list_and_end_the_watch_at_once_are_not_asked_in_a_circle() {
+    let etcd = Etcd::start().await;
+    etcd.put("a", r#"{"x": 1}"#);
+    let (port, taken) = short_lived(etcd.ports[0]).await;
+    let endpoints = vec![format!("http://127.0.0.1:{port}").parse().unwrap(); 2];
+    let mut feed = start(config::Etcd { endpoints, ..etcd.config() });
+    assert_eq!(next_set(&mut feed).await, ["a1"]);
+    let end = tokio::time::Instant::now() + Duration::from_secs(3);
+    while let Ok((_, update)) = tokio::time::timeout_at(end, feed.next()).await {
+        assert!(matches!(update, Update::Unreachable(_)), "it is said to answer: {update:?}");
+    }
+    // Two at once, after a pause of at least half a second two more, and after one of a second.
+    let taken = taken.load(Ordering::Relaxed);
+    assert!((2..=6).contains(&taken), "{taken} times");
 }
 
 #[tokio::test]
