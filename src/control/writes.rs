@@ -4,7 +4,7 @@
 //! or two, and a thousand writers do, too.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 
@@ -133,7 +133,7 @@ impl Thread {
         }
         match definitions {
             Some(definitions) => {
-                self.feed_last_success = Some(SystemTime::now());
+                self.standing.taken();
                 self.put_in_force(definitions, since);
             }
             None => self.publish(since),
