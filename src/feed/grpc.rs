@@ -3,20 +3,18 @@
 //! The node says which version it has, so a stream that begins anew goes on where the last one ended. Sets that come faster than they are
 //! taken are replaced by the newest. A connection that gives no sign of life (HTTP/2 pings) is over.
 
-use std::io;
 use std::time::{Duration, Instant};
 
-use hyper_util::rt::TokioIo;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::Endpoint;
-use tonic::{Code, Request, Status, Streaming};
+use tonic::{Request, Streaming};
 
-use super::network::{chain, connect, secret};
+use super::network::{chain, connect, said, secret};
 use super::pace::Backoff;
 use super::{Line, Text, Update};
 use crate::config::Grpc;
 use crate::proto::feed_client::FeedClient;
-use crate::proto::{FeedWatchRequest, FeedWatchResponse, ServiceSet, tree_of_set};
+use crate::proto::{FeedWatchRequest, FeedWatchResponse, ServiceSet, channel_over, tree_of_set};
 use crate::tls;
 
 /// For the answer to the call itself, not for the first set.
@@ -115,20 +113,12 @@ impl Source {
         let url = &self.config.url;
         let stream = connect(url, &mut self.tls).await?;
         let ending = stream.ending();
-        let mut stream = Some(stream);
-        // The one connection; tonic would make the next by itself, without a word.
-        let connector = tower::service_fn(move |_| {
-            std::future::ready(stream.take().map(TokioIo::new).ok_or_else(|| io::Error::other(ending.to_string())))
-        });
-        // Encrypted or not is settled already, and tonic need not know.
-        let endpoint = Endpoint::from_shared(format!("http://{}", url.authority())).map_err(|error| chain(&error))?;
-        let channel = endpoint
+        let endpoint = Endpoint::from_shared(format!("http://{}", url.authority()))
+            .map_err(|error| chain(&error))?
             .http2_keep_alive_interval(PING)
             .keep_alive_timeout(PING)
-            .keep_alive_while_idle(true)
-            .connect_with_connector(connector)
-            .await
-            .map_err(|error| chain(&error))?;
+            .keep_alive_while_idle(true);
+        let channel = channel_over(stream, endpoint, ending).await.map_err(|error| chain(&error))?;
         let mut client = FeedClient::new(channel).max_decoding_message_size(self.config.max_bytes as usize);
         let mut request =
             Request::new(FeedWatchRequest { node: self.node.name.clone(), version: self.node.version.clone() });
@@ -154,15 +144,6 @@ impl Source {
     }
 }
 
-/// What a status says, and what is behind it.
-fn said(status: &Status) -> String {
-    match (status.code(), std::error::Error::source(status)) {
-        (Code::Unknown | Code::Unavailable | Code::Internal, Some(behind)) => chain(behind),
-        (code, _) if status.message().is_empty() => code.description().to_owned(),
-        (code, _) => format!("{code:?}: {}", status.message()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
@@ -172,11 +153,12 @@ mod tests {
     use futures_util::{Stream, StreamExt};
     use tokio::sync::{mpsc, oneshot};
     use tokio_stream::wrappers::TcpListenerStream;
-    use tonic::{Response, transport};
+    use tonic::{Response, Status, transport};
 
     use super::*;
     use crate::config;
     use crate::feed::Feed;
+    use crate::feed::heard::{expect_failure, wait_for};
     use crate::proto::Service;
     use crate::proto::feed_server::{Feed as Serves, FeedServer};
 
@@ -251,18 +233,13 @@ mod tests {
         Ok(FeedWatchResponse { definitions: Some(set) })
     }
 
-    async fn next(feed: &mut Feed) -> Update {
-        tokio::time::timeout(Duration::from_secs(10), feed.next()).await.expect("an update").1
-    }
-
     async fn next_text(feed: &mut Feed) -> String {
-        loop {
-            match next(feed).await {
-                Update::Set(Text { text, .. }) => return text,
-                Update::Unchanged => {}
-                Update::Unreachable(why) => panic!("{why}"),
-            }
-        }
+        let text = |update| match update {
+            Update::Set(Text { text, .. }) => Some(text),
+            Update::Unchanged => None,
+            Update::Unreachable(why) => panic!("{why}"),
+        };
+        wait_for(feed, text).await
     }
 
     #[tokio::test]
@@ -274,16 +251,7 @@ mod tests {
         stream.send(set("42", 1)).unwrap();
         assert_eq!(next_text(&mut feed).await, r#"{"version":"42","services":[{"name":"s0","backends":[]}]}"#);
         stream.send(Err(Status::unavailable("going home"))).unwrap();
-        loop {
-            match next(&mut feed).await {
-                Update::Unreachable(why) => {
-                    assert!(why.ends_with(": Unavailable: going home"), "{why}");
-                    break;
-                }
-                Update::Unchanged => {}
-                Update::Set(text) => panic!("{text:?}"),
-            }
-        }
+        expect_failure(&mut feed, ": Unavailable: going home").await;
         let (request, _, stream) = scene.call().await;
         assert_eq!(request.version.as_deref(), Some("42"));
         stream.send(set("43", 0)).unwrap();
@@ -318,12 +286,7 @@ mod tests {
         let address = scene.address;
         scene.stop.take();
         drop((scene, stream));
-        loop {
-            if let Update::Unreachable(why) = next(&mut feed).await {
-                assert!(why.starts_with(&format!("http://{address}")), "{why}");
-                break;
-            }
-        }
+        expect_failure(&mut feed, &format!("http://{address}")).await;
         let mut scene = Scene::at(address).await;
         let (request, _, stream) = loop {
             tokio::select! {
@@ -334,7 +297,7 @@ mod tests {
         assert_eq!(request.version.as_deref(), Some("1"));
         stream.send(set("2", 0)).unwrap();
         loop {
-            if let Update::Set(text) = next(&mut feed).await {
+            if let Update::Set(text) = feed.next().await.1 {
                 assert!(text.text.contains("\"2\""));
                 break;
             }
@@ -351,15 +314,6 @@ mod tests {
         let (_, shown, stream) = scene.call().await;
         assert_eq!(shown.as_deref(), Some("Bearer s3cret"));
         stream.send(set(&"x".repeat(2 << 20), 0)).unwrap();
-        loop {
-            match next(&mut feed).await {
-                Update::Unreachable(why) => {
-                    assert!(why.contains("too large"), "{why}");
-                    break;
-                }
-                Update::Unchanged => {}
-                Update::Set(_) => panic!("it was taken"),
-            }
-        }
+        expect_failure(&mut feed, "too large").await;
     }
 }

@@ -84,6 +84,17 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
     text
 }
 
+/// What a status says, and what is behind it.
+#[cfg(feature = "api")]
+pub fn said(status: &tonic::Status) -> String {
+    use tonic::Code;
+    match (status.code(), status.source()) {
+        (Code::Unknown | Code::Unavailable | Code::Internal, Some(behind)) => chain(behind),
+        (code, _) if status.message().is_empty() => code.description().to_owned(),
+        (code, _) => format!("{code:?}: {}", status.message()),
+    }
+}
+
 impl Stream {
     #[cfg(feature = "api")]
     pub fn ending(&self) -> Ending {

@@ -17,19 +17,18 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 use super::{Failure, print_json};
 use crate::config::{API_SOCKET, Identity, Tls};
-use crate::proto::LARGEST_MESSAGE;
 use crate::proto::backends_client::BackendsClient;
 use crate::proto::definitions_client::DefinitionsClient;
 use crate::proto::flows_client::FlowsClient;
 use crate::proto::node_client::NodeClient;
+use crate::proto::{LARGEST_MESSAGE, channel_over};
 use crate::tls;
 
 /// Which node, and how its answer is shown.
@@ -179,19 +178,13 @@ async fn connect(place: &Place) -> Result<Channel, Failure> {
     }
 }
 
-/// HTTP/2 over a connection that was made.
 async fn speak<S>(at: &At, stream: S) -> Result<Channel, Failure>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let mut stream = Some(TokioIo::new(stream));
-    let once = tower::service_fn(move |_: Uri| {
-        std::future::ready(stream.take().ok_or_else(|| io::Error::other("the connection is over")))
-    });
     // The name is never looked up.
     let endpoint = Endpoint::from_static("http://penstock").timeout(PATIENCE);
-    let connected = endpoint.connect_with_connector(once).await;
-    connected.map_err(|error| {
+    channel_over(stream, endpoint, "the connection is over").await.map_err(|error| {
         let advice =
             if matches!(at, At::Tcp { .. }) { "; where it wants TLS, name --ca, --cert and --key" } else { "" };
         Failure::Failed(format!("cannot talk to the node at {at}: {error}{advice}"))

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::feed::Feed;
+use crate::feed::heard::{expect_failure, next, wait_for};
 use crate::tls::authority::Authority;
 
 const PREFIX: &str = "/penstock/services/";
@@ -132,22 +133,6 @@ fn start(config: config::Etcd) -> Feed {
     Feed::start(&config::Feed::Etcd(config), "edge-1", None).unwrap()
 }
 
-/// The next word of the feed that is of interest; a feed that says anything but that fails the test, too.
-async fn wait_for<T>(feed: &mut Feed, of_interest: impl Fn(Update) -> Option<T>) -> T {
-    let waiting = async {
-        loop {
-            if let Some(found) = of_interest(feed.next().await.1) {
-                return found;
-            }
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("the feed does not say it")
-}
-
-async fn next(feed: &mut Feed) -> Update {
-    wait_for(feed, Some).await
-}
-
 /// The names of the next set, with the marks that tests put into values.
 async fn next_set(feed: &mut Feed) -> Vec<String> {
     let set = |update| if let Update::Set(set) = update { Some(names(&set.text)) } else { None };
@@ -158,16 +143,6 @@ fn names(document: &str) -> Vec<String> {
     let document: serde_json::Value = serde_json::from_str(document).unwrap();
     let services = document["services"].as_array().unwrap();
     services.iter().map(|service| format!("{}{}", service["name"].as_str().unwrap(), service["x"])).collect()
-}
-
-async fn expect_failure(feed: &mut Feed, expected: &str) {
-    let failure = |update| match update {
-        Update::Set(set) => panic!("{}, instead of: {expected}", set.text),
-        Update::Unchanged => None,
-        Update::Unreachable(why) => Some(why),
-    };
-    let why = wait_for(feed, failure).await;
-    assert!(why.contains(expected), "{why}\nhas no {expected:?}");
 }
 
 #[tokio::test]

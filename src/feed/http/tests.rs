@@ -15,6 +15,7 @@ use tokio_rustls::rustls::{RootCertStore, ServerConfig, crypto};
 
 use super::*;
 use crate::feed::Feed;
+use crate::feed::heard::{expect_failure, next, wait_for};
 use crate::tls::authority::Authority;
 
 /// What the server does with one request.
@@ -136,22 +137,6 @@ fn start(config: config::Http) -> Feed {
     Feed::start(&config::Feed::Http(config), "edge-1", None).unwrap()
 }
 
-/// The next word of the feed that is of interest; a feed that says anything but that fails the test, too.
-async fn wait_for<T>(feed: &mut Feed, of_interest: impl Fn(Update) -> Option<T>) -> T {
-    let waiting = async {
-        loop {
-            if let Some(found) = of_interest(feed.next().await.1) {
-                return found;
-            }
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), waiting).await.expect("the feed does not say it")
-}
-
-async fn next(feed: &mut Feed) -> Update {
-    wait_for(feed, Some).await
-}
-
 async fn expect(feed: &mut Feed, text: &str) {
     let set = |update| match update {
         Update::Set(set) => Some(set.text),
@@ -159,16 +144,6 @@ async fn expect(feed: &mut Feed, text: &str) {
         Update::Unreachable(why) => panic!("{why}, instead of {text}"),
     };
     assert_eq!(wait_for(feed, set).await, text);
-}
-
-async fn expect_failure(feed: &mut Feed, expected: &str) {
-    let failure = |update| match update {
-        Update::Set(set) => panic!("{}, instead of: {expected}", set.text),
-        Update::Unchanged => None,
-        Update::Unreachable(why) => Some(why),
-    };
-    let why = wait_for(feed, failure).await;
-    assert!(why.contains(expected), "{why}\nhas no {expected:?}");
 }
 
 #[tokio::test]
