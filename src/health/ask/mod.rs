@@ -43,7 +43,8 @@ impl Asker {
     pub async fn ask(&self, probe: &Probe) -> (Outcome, Duration) {
         let begun = Instant::now();
         let Subject { target: Target::Direct { address }, question } = &probe.subject;
-        let outcome = match self.put(question, *address, begun + probe.rhythm.timeout).await {
+        let asked = self.put(question, *address, begun + probe.rhythm.timeout).await;
+        let outcome = match asked.map_err(|fault| fault.at(*address)) {
             Ok(()) => Outcome::Good,
             Err(Fault::Backend(failure)) => Outcome::Failed(failure),
             Err(Fault::Ours(errno)) => Outcome::NoVerdict(errno),
@@ -78,6 +79,19 @@ async fn by<T>(deadline: Instant, late: Failure, step: impl Future<Output = io::
     match timeout_at(deadline, step).await {
         Ok(result) => result.map_err(Fault::from),
         Err(_) => Err(Fault::Backend(late)),
+    }
+}
+
+impl Fault {
+    /// What it means at this address. Over IPv6, the kernel says EACCES where somebody on the way answers that it is prohibited to go there
+    /// (ICMPv6 type 1, codes 1, 5 and 6; RFC 4443, 3.1); over IPv4, it says EHOSTUNREACH then, and EACCES only of its own accord.
+    fn at(self, address: SocketAddr) -> Self {
+        match self {
+            Self::Ours(errno) if errno == Errno::ACCESS.raw_os_error() && address.is_ipv6() => {
+                Self::Backend(Failure::Unreachable)
+            }
+            fault => fault,
+        }
     }
 }
 
@@ -127,6 +141,9 @@ mod tests {
         ] {
             assert_eq!(Fault::from(io::Error::from(theirs)), Fault::Backend(failure), "{theirs:?}");
         }
+        let prohibited = |address: &str| Fault::from(io::Error::from(E::ACCESS)).at(address.parse().unwrap());
+        assert_eq!(prohibited("[2001:db8::1]:80"), Fault::Backend(Failure::Unreachable));
+        assert_eq!(prohibited("192.0.2.1:80"), Fault::Ours(E::ACCESS.raw_os_error()));
         let end = io::Error::from(io::ErrorKind::UnexpectedEof);
         assert_eq!(Fault::from(end), Fault::Backend(Failure::Closed));
     }
