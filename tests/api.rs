@@ -800,6 +800,36 @@ fn over_tcp_a_caller_may_do_what_the_name_of_its_certificate_says() {
     drop(node);
 }
 
+#[test]
+fn waiting_for_a_drained_backend_ends_well_when_it_is_taken_away() {
+    use std::io::{BufRead, BufReader};
+
+    let directory = tempfile::tempdir().unwrap();
+    let node = Node::start(directory.path());
+    against(directory.path(), |channel| async move {
+        let mut client = DefinitionsClient::new(channel);
+        client.upsert_service(upsert(service("web", 1, &[1, 2]))).await.unwrap();
+    });
+    let mut drain = Command::new(env!("CARGO_BIN_EXE_penstock"))
+        .args(["drain", "10.1.0.1", "--wait", "--timeout", "20"])
+        .arg(format!("--api=unix:{}", socket(directory.path()).display()))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(drain.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let waits = said.next().unwrap();
+    assert!(waits.starts_with("unknown how many flows are left"), "{waits}");
+    against(directory.path(), |channel| async move {
+        let mut client = DefinitionsClient::new(channel);
+        client.upsert_service(upsert(service("web", 1, &[2]))).await.unwrap();
+    });
+    let rest: Vec<_> = said.collect();
+    assert_eq!(drain.wait().unwrap().code(), Some(0), "{rest:?}");
+    assert_eq!(rest, ["10.1.0.1 is gone: no service has a backend 10.1.0.1; what it had is chosen anew"]);
+    drop(node);
+}
+
 /// In a terminal of its own (`script` makes it).
 #[test]
 fn top_shows_a_node_says_when_it_is_gone_and_gives_the_terminal_back() {
