@@ -213,6 +213,16 @@ async fn a_server_that_only_says_that_it_waits_is_not_asked_in_a_circle() {
 }
 
 #[tokio::test]
+async fn a_server_that_was_not_asked_to_wait_is_asked_at_the_interval_whatever_it_says() {
+    let says = |text| document("Preference-Applied: wait=30\r\n", text);
+    let server = Server::start([says("one"), says("two")]).await;
+    let mut feed = start(config::Http { poll_interval: Duration::from_secs(3600), ..server.config() });
+    expect(&mut feed, "one").await;
+    let again = tokio::time::timeout(GAP * 6, feed.next()).await;
+    assert!(again.is_err(), "{again:?}");
+}
+
+#[tokio::test]
 async fn the_token_is_the_one_in_the_file_at_that_moment() {
     let directory = tempfile::tempdir().unwrap();
     let token_file = directory.path().join("token");
