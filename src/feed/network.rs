@@ -88,7 +88,7 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut next = Some(error);
     while let Some(error) = next {
         let said = match error.downcast_ref::<std::io::Error>() {
-            Some(error) => tls::reason(error),
+            Some(error) => tls::reason(error, tls::Peer::Server),
             None => error.to_string(),
         };
         // tonic's word for every cause that it has.
@@ -119,7 +119,7 @@ impl Stream {
 
     fn noted<T>(&self, done: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if let Poll::Ready(Err(error)) = &done {
-            let _ = self.ending.0.set(tls::reason(error));
+            let _ = self.ending.0.set(tls::reason(error, tls::Peer::Server));
         }
         done
     }
