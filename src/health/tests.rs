@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use rustix::io::Errno;
 use serde_json::json;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::time::sleep;
@@ -16,6 +16,7 @@ use tokio_rustls::rustls::{ServerConfig, crypto::ring, pki_types::PrivateKeyDer}
 use super::ask::Asker;
 use super::*;
 use crate::service::{self, CheckKind, Health};
+use crate::wire::checksum;
 
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
@@ -330,6 +331,36 @@ async fn udp_fails_where_the_port_is_closed_and_silence_is_good() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn udp_hears_that_the_host_is_unreachable() {
+    let Ok(router) = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)) else {
+        eprintln!("SKIPPED: to answer as a router does one must be root");
+        return;
+    };
+    let socket = UdpSocket::bind((V4, 0)).await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let answer = async {
+        let (_, from) = socket.recv_from(&mut [0; 2]).await.unwrap();
+        // Type 3, code 1, and the beginning of the question: its IPv4 header and ports (RFC 792).
+        let mut packet = [0; 8 + 20 + 8];
+        packet[..2].copy_from_slice(&[3, 1]);
+        packet[8..20].copy_from_slice(&[0x45, 0, 0, 29, 0, 0, 0x40, 0, 64, 17, 0, 0]);
+        packet[20..28].copy_from_slice(&[127, 0, 0, 1, 127, 0, 0, 1]);
+        packet[28..30].copy_from_slice(&from.port().to_be_bytes());
+        packet[30..32].copy_from_slice(&address.port().to_be_bytes());
+        packet[33] = 9;
+        let sum = !checksum::sum(&packet);
+        packet[2..4].copy_from_slice(&sum.to_be_bytes());
+        router.send_to(&packet, &SocketAddr::new(V4, 0).into()).unwrap();
+        std::future::pending::<Outcome>().await
+    };
+    let asked = tokio::select! {
+        asked = outcome(CheckKind::Udp, address) => asked,
+        never = answer => never,
+    };
+    assert_eq!(asked, Outcome::Failed(Failure::Unreachable));
 }
 
 #[tokio::test]
