@@ -1,6 +1,9 @@
 //! The gRPC API over a real control thread: calls, refusals, and that no acknowledged write is ever lost.
 #![cfg(feature = "api")]
 
+#[path = "../src/tls/authority.rs"]
+mod authority;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -9,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use authority::Authority;
 use hyper_util::rt::TokioIo;
 use penstock::api::{Api, Facts, LISTS, Listeners};
 use penstock::config::{Config, Listen};
@@ -935,33 +939,19 @@ fn a_socket_that_is_in_use_is_refused_and_one_that_was_left_is_taken() {
     assert!(group.unwrap_err().to_string().contains("no group \"no-such-group\""));
 }
 
-/// Certificates for a test.
-struct Authority(rcgen::Issuer<'static, rcgen::KeyPair>, String);
-
-impl Authority {
-    fn new() -> Self {
-        let mut params = rcgen::CertificateParams::default();
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let key = rcgen::KeyPair::generate().unwrap();
-        let pem = params.self_signed(&key).unwrap().pem();
-        Self(rcgen::Issuer::new(params, key), pem)
-    }
-
-    /// Puts NAME.pem and NAME.key into the directory, and gives their paths.
-    fn issue(&self, directory: &Path, file: &str, name: &str) -> (PathBuf, PathBuf) {
-        let (cert, key) = (directory.join(format!("{file}.pem")), directory.join(format!("{file}.key")));
-        let pair = rcgen::KeyPair::generate().unwrap();
-        let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
-        std::fs::write(&cert, params.signed_by(&pair, &self.0).unwrap().pem()).unwrap();
-        std::fs::write(&key, pair.serialize_pem()).unwrap();
-        (cert, key)
-    }
+/// Puts a certificate FILE.pem for the name and its FILE.key into the directory, and gives their paths.
+fn issue(authority: &Authority, directory: &Path, file: &str, name: &str) -> (PathBuf, PathBuf) {
+    let (cert, key) = (directory.join(format!("{file}.pem")), directory.join(format!("{file}.key")));
+    let (cert_pem, key_pem) = authority.issue(name);
+    std::fs::write(&cert, cert_pem).unwrap();
+    std::fs::write(&key, key_pem).unwrap();
+    (cert, key)
 }
 
 /// A node that listens on TCP in a directory with an authority's certificates.
 fn tls_node(directory: &Path, authority: &Authority) -> Node {
-    std::fs::write(directory.join("ca.pem"), &authority.1).unwrap();
-    authority.issue(directory, "node", "127.0.0.1");
+    std::fs::write(directory.join("ca.pem"), &authority.pem).unwrap();
+    issue(authority, directory, "node", "127.0.0.1");
     let more = r#"
         listen = ["127.0.0.1:0"]
         cert = "node.pem"
@@ -984,12 +974,8 @@ async fn tls_connect(
     let mut client = penstock::tls::Client::new(Tls { ca: Some(directory.join("ca.pem")), identity }, "h2");
     let stream = tokio::net::TcpStream::connect(address).await.unwrap();
     let stream = client.connect("127.0.0.1", stream).await.map_err(|error| error.to_string())?;
-    let mut stream = Some(TokioIo::new(stream));
-    let once = tower::service_fn(move |_: Uri| {
-        std::future::ready(stream.take().ok_or_else(|| std::io::Error::other("it is over")))
-    });
     let endpoint = Endpoint::from_static("http://penstock");
-    endpoint.connect_with_connector(once).await.map_err(|error| error.to_string())
+    channel_over(stream, endpoint, "it is over").await.map_err(|error| error.to_string())
 }
 
 #[test]
@@ -1007,7 +993,7 @@ fn callers_who_say_nothing_keep_no_other_waiting() {
             silent.push(socket.connect(address).await.unwrap());
         }
         let start = Instant::now();
-        let identity = authority.issue(directory.path(), "caller", "ops.example");
+        let identity = issue(&authority, directory.path(), "caller", "ops.example");
         let channel = tls_connect(directory.path(), address, Some(identity)).await.unwrap();
         NodeClient::new(channel).status(StatusRequest {}).await.unwrap();
         assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
@@ -1022,7 +1008,7 @@ fn what_a_caller_may_not_do_is_not_even_read() {
     let node = tls_node(directory.path(), &authority);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let identity = authority.issue(directory.path(), "caller", "somebody.example");
+        let identity = issue(&authority, directory.path(), "caller", "somebody.example");
         let channel = tls_connect(directory.path(), node.addresses[0], Some(identity)).await.unwrap();
         // More than a message of this call may have.
         let drain = DrainRequest { backend: "x".repeat(5 << 20), service: None };
@@ -1071,7 +1057,7 @@ fn over_tcp_a_caller_may_do_what_the_name_of_its_certificate_says() {
     runtime.block_on(async {
         // By name: what reading, draining and writing give.
         let may = async |name: &str| {
-            let channel = connect(Some(authority.issue(directory.path(), "caller", name))).await.unwrap();
+            let channel = connect(Some(issue(&authority, directory.path(), "caller", name))).await.unwrap();
             let read = NodeClient::new(channel.clone()).status(StatusRequest {}).await;
             let drain = DrainRequest { backend: "10.1.0.1".to_owned(), service: None };
             let drain = BackendsClient::new(channel.clone()).drain(drain).await;
@@ -1085,7 +1071,7 @@ fn over_tcp_a_caller_may_do_what_the_name_of_its_certificate_says() {
         assert_eq!(may("somebody.example").await, (None, denied, denied));
 
         // Without a certificate, or with a stranger's, nobody is heard at all.
-        let stranger = stranger.issue(directory.path(), "stranger", "orchestrator.example");
+        let stranger = issue(&stranger, directory.path(), "stranger", "orchestrator.example");
         for identity in [None, Some(stranger)] {
             let answered = match connect(identity).await {
                 Ok(channel) => NodeClient::new(channel).status(StatusRequest {}).await.is_ok(),
@@ -1095,14 +1081,44 @@ fn over_tcp_a_caller_may_do_what_the_name_of_its_certificate_says() {
         }
 
         // A certificate that is replaced is used from then on; rubbish in its place is not.
-        authority.issue(directory.path(), "node", "elsewhere.example");
-        let identity = || Some(authority.issue(directory.path(), "caller", "ops.example"));
+        issue(&authority, directory.path(), "node", "elsewhere.example");
+        let identity = || Some(issue(&authority, directory.path(), "caller", "ops.example"));
         assert!(connect(identity()).await.unwrap_err().contains("is for another name"));
         std::fs::write(file("node.pem"), "rubbish").unwrap();
         assert!(connect(identity()).await.unwrap_err().contains("is for another name"));
-        authority.issue(directory.path(), "node", "127.0.0.1");
+        issue(&authority, directory.path(), "node", "127.0.0.1");
         connect(identity()).await.unwrap();
     });
+    drop(node);
+}
+
+#[test]
+fn waiting_for_a_drained_backend_ends_well_when_it_is_taken_away() {
+    use std::io::{BufRead, BufReader};
+
+    let directory = tempfile::tempdir().unwrap();
+    let node = Node::start(directory.path());
+    against(directory.path(), |channel| async move {
+        let mut client = DefinitionsClient::new(channel);
+        client.upsert_service(upsert(service("web", 1, &[1, 2]))).await.unwrap();
+    });
+    let mut drain = Command::new(env!("CARGO_BIN_EXE_penstock"))
+        .args(["drain", "10.1.0.1", "--wait", "--timeout", "20"])
+        .arg(format!("--api=unix:{}", socket(directory.path()).display()))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(drain.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let waits = said.next().unwrap();
+    assert!(waits.starts_with("unknown how many flows are left"), "{waits}");
+    against(directory.path(), |channel| async move {
+        let mut client = DefinitionsClient::new(channel);
+        client.upsert_service(upsert(service("web", 1, &[2]))).await.unwrap();
+    });
+    let rest: Vec<_> = said.collect();
+    assert_eq!(drain.wait().unwrap().code(), Some(0), "{rest:?}");
+    assert_eq!(rest, ["10.1.0.1 is gone: no service has a backend 10.1.0.1; what it had is chosen anew"]);
     drop(node);
 }
 

@@ -61,7 +61,14 @@ fn completions_know_every_subcommand_and_each_shell_reads_its_own() {
     for (shell, check) in [("bash", "-n"), ("zsh", "-n"), ("fish", "--no-execute")] {
         let script = printed(&["completions", shell]);
         for (words, _) in commands().iter().skip(1) {
-            assert!(script.contains(words.last().unwrap().as_str()), "{shell}: no {words:?}");
+            let word = words.last().unwrap();
+            // As each shell's script offers a word; in bash's it is one of many.
+            let offer = match shell {
+                "zsh" => format!("\n'{word}:"),
+                "fish" => format!("-a \"{word}\""),
+                _ => continue,
+            };
+            assert!(script.contains(&offer), "{shell}: no {words:?}");
         }
         let file = directory.path().join(shell);
         fs::write(&file, script).unwrap();
@@ -70,11 +77,16 @@ fn completions_know_every_subcommand_and_each_shell_reads_its_own() {
             assert!(read.status.success() && read.stderr.is_empty(), "{shell}: {read:?}");
         }
     }
-    // Bash completes by it.
-    let ask =
-        ". \"$1\"; COMP_WORDS=(penstock dr); COMP_CWORD=1; _penstock penstock dr penstock; echo \"${COMPREPLY[*]}\"";
-    let completed = Command::new("bash").args(["-c", ask, "bash"]).arg(directory.path().join("bash")).output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&completed.stdout), "drain\n", "{completed:?}");
+    // Bash completes by it: each subcommand from all of its letters but the last.
+    let ask = r#". "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _penstock penstock "${@: -1}"; printf '%s\n' "${COMPREPLY[@]}""#;
+    for (words, _) in commands().iter().skip(1) {
+        let (last, before) = words.split_last().unwrap();
+        let mut bash = Command::new("bash");
+        bash.args(["-c", ask, "bash"]).arg(directory.path().join("bash")).arg("penstock").args(before);
+        let completed = bash.arg(&last[..last.len() - 1]).output().unwrap();
+        let offers = String::from_utf8_lossy(&completed.stdout);
+        assert!(offers.lines().any(|offer| offer == last), "{words:?}: {completed:?}");
+    }
     let refused = penstock(&["completions", "tcsh"]);
     assert_eq!(refused.status.code(), Some(2));
 }

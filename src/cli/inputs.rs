@@ -112,19 +112,24 @@ pub(super) fn find(config: &Path, services: Option<&Path>, annotations: BadAnnot
 /// Reads definitions by themselves; `-` is standard input.
 #[cfg(feature = "api")]
 pub fn definitions(path: &Path) -> Result<(Definitions, Vec<Warning>), Errors> {
-    if path != Path::new("-") {
+    let (name, document) = if path == Path::new("-") {
+        let name = "standard input".to_owned();
+        let document = whole(&name, std::io::read_to_string(std::io::stdin()).map(String::into_bytes))?;
+        (name, document)
+    } else {
         let name = path.display().to_string();
-        let document = std::fs::read(path).map_err(|error| Errors::whole(&name, format!("cannot be read: {error}")))?;
-        return service::native(document, &name, None);
-    }
-    const NAME: &str = "standard input";
-    let document = std::io::read_to_string(std::io::stdin())
-        .map_err(|error| Errors::whole(NAME, format!("cannot be read: {error}")))?;
-    service::native(document, NAME, None)
+        let document = whole(&name, std::fs::read(path))?;
+        (name, document)
+    };
+    service::native(document, &name, None)
 }
 
 fn read(path: &Path, previous: Option<&Definitions>, options: &kubernetes::Options) -> Result<Reading, Errors> {
     let file = path.display().to_string();
-    let document = std::fs::read(path).map_err(|error| Errors::whole(&file, format!("cannot be read: {error}")))?;
-    service::read(document, &file, previous, options)
+    service::read(whole(&file, std::fs::read(path))?, &file, previous, options)
+}
+
+/// The document, or that there is none.
+fn whole(file: &str, read: std::io::Result<Vec<u8>>) -> Result<Vec<u8>, Errors> {
+    read.map_err(|error| Errors::whole(file, format!("cannot be read: {error}")))
 }

@@ -15,6 +15,7 @@ mod loading;
 mod masks;
 mod memory;
 mod report;
+mod standing;
 mod traffic;
 mod writes;
 
@@ -25,7 +26,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
@@ -48,6 +49,7 @@ pub use loading::knows_numbers;
 use loading::{Loaded, load, load_bases, load_drained, load_health};
 use masks::Masks;
 pub use report::{Count, Report};
+use standing::Standing;
 use writes::{Writes, committed};
 
 /// Metrics that are recorded here when they happen.
@@ -187,9 +189,7 @@ struct Thread {
     /// When the newest snapshot was.
     published: Instant,
     sums: traffic::Sums,
-    feed_last_success: Option<SystemTime>,
-    /// Why the feed's newest word is not in force.
-    feed_error: Option<String>,
+    standing: Standing,
     /// What of the newest set is left out, or cut to what can be.
     left_out: Vec<LeftOut>,
 }
@@ -289,8 +289,7 @@ impl Thread {
             pending: None,
             published: Instant::now(),
             sums: traffic::Sums::default(),
-            feed_last_success: None,
-            feed_error: None,
+            standing: Standing::default(),
             left_out,
         };
         // What the lcores remember from now on is by these numbers, be the ones on disk others.
@@ -357,16 +356,11 @@ impl Thread {
     fn take(&mut self, noticed: Instant, update: Update) {
         match update {
             Update::Set(text) => self.judge(noticed, text),
-            Update::Unchanged => {
-                // What was refused does not become good by being read again.
-                if self.feed_error.is_none() {
-                    self.feed_last_success = Some(SystemTime::now());
-                }
-            }
+            Update::Unchanged => self.standing.unchanged(),
             Update::Unreachable(why) => {
                 metrics::counter!(FEED_ERRORS, "reason" => "unreachable").increment(1);
                 tracing::error!("{why}; what was in force stays");
-                self.feed_error = Some(why);
+                self.standing.unreachable(why);
             }
         }
     }
@@ -381,16 +375,16 @@ impl Thread {
             reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         });
         record("read", begun);
-        self.feed_error = read.as_ref().err().map(Errors::to_string);
         let Reading { definitions, warnings, left_out, .. } = match read {
             Ok(valid) => valid,
             Err(errors) => {
                 metrics::counter!(FEED_ERRORS, "reason" => "refused").increment(1);
                 tracing::error!("the new definitions are refused, what was in force stays:\n{errors}");
+                self.standing.refused(errors.to_string());
                 return;
             }
         };
-        self.feed_last_success = Some(SystemTime::now());
+        self.standing.taken();
         for warning in &warnings {
             tracing::warn!("{warning}");
         }
@@ -561,12 +555,12 @@ impl Thread {
         Report {
             masked: self.masks.over(self.definitions.as_ref().unwrap_or(&Arc::default())),
             drained: self.masks.drained().iter().cloned().collect(),
-            feed_error: self.feed_error.clone(),
+            feed_error: self.standing.error().map(str::to_owned),
             left_out: self.left_out.clone(),
             next_move: self.compiler.next_move().map(|next| next.0.saturating_sub((self.clock)().0)),
             moving,
             definitions: self.definitions.clone(),
-            feed_last_success: self.feed_last_success,
+            feed_last_success: self.standing.last_success(),
             unresolved: self.unresolved.len(),
             ..Report::default()
         }

@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 
@@ -149,7 +149,7 @@ impl Thread {
         self.writes.unanswered.extend(answers);
         match definitions {
             Some((definitions, all)) => {
-                self.feed_last_success = Some(SystemTime::now());
+                self.standing.taken();
                 self.writes.all = all;
                 if let Some(authored) = &self.writes.authored {
                     self.left_out.retain(|left_out| authored.left_out().contains(&*left_out.service));

@@ -1,34 +1,30 @@
 //! Definitions from an orchestrator that implements `penstock.v1.Feed`: whole sets on one stream.
 //!
-//! The node says which version it has, so a stream that begins anew goes on where the last one ended. Sets that come faster than they are
-//! taken are replaced by the newest. A connection that gives no sign of life (HTTP/2 pings) is over.
+//! The node says which version it received last, so a stream that begins anew goes on where the last one ended. Sets that come faster than
+//! they are taken are replaced by the newest. The kernel ends a connection whose other side is gone.
 
-use std::io;
 use std::time::{Duration, Instant};
 
-use hyper_util::rt::TokioIo;
+use tokio::time::{MissedTickBehavior, interval_at};
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::Endpoint;
-use tonic::{Code, Request, Status, Streaming};
+use tonic::{Request, Streaming};
 
-use super::network::{chain, connect, secret};
-use super::pace::Backoff;
+use super::network::{chain, connect, said, secret};
+use super::pace::{Backoff, LASTING};
 use super::{Line, Text, Update};
 use crate::config::Grpc;
 use crate::proto::feed_client::FeedClient;
-use crate::proto::{FeedWatchRequest, FeedWatchResponse, ServiceSet, tree_of_set};
+use crate::proto::{FeedWatchRequest, FeedWatchResponse, ServiceSet, channel_over, tree_of_set};
 use crate::tls;
 
 /// For the answer to the call itself, not for the first set.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// How often the connection is tried.
-const PING: Duration = if cfg!(test) { Duration::from_millis(500) } else { Duration::from_secs(10) };
+/// How often it is said that the source answers, while nothing changes: a stream that is open is one.
+const SIGN: Duration = if cfg!(test) { Duration::from_millis(500) } else { Duration::from_secs(10) };
 
-/// How often it is said that the source answers, while nothing changes.
-const SIGN: Duration = Duration::from_secs(10);
-
-/// Who follows, and what it has.
+/// Who follows, and what it received last.
 pub struct Node {
     pub name: String,
     pub version: Option<String>,
@@ -36,19 +32,19 @@ pub struct Node {
 
 /// Follows the orchestrator for as long as somebody receives.
 pub async fn follow(config: Grpc, node: Node, line: Line) {
-    let mut source = Source { tls: tls::Client::new(config.tls.clone(), "h2"), config, node, newest: None };
+    let tls = tls::Client::new(config.tls.clone(), "h2");
+    let mut source = Source { tls, has_set: node.version.is_some(), config, node, newest: None };
     let mut backoff = Backoff::default();
     loop {
-        let (answered, why) = tokio::select! {
+        let (lasted, why) = tokio::select! {
             ended = source.follow_stream(&line) => ended,
             () = line.reread.notified() => {
-                // Somebody wants an answer whatever it is.
-                source.node.version = None;
+                source.forget();
                 continue;
             }
             () = line.updates.closed() => return,
         };
-        if answered {
+        if lasted >= LASTING {
             backoff.reset();
         }
         let why = format!("{}: {why}", source.config.url);
@@ -62,7 +58,7 @@ pub async fn follow(config: Grpc, node: Node, line: Line) {
                 () = &mut pause => break,
                 () = line.wanted.notified(), if source.newest.is_some() => source.tell(&line).await,
                 () = line.reread.notified() => {
-                    source.node.version = None;
+                    source.forget();
                     break;
                 }
                 () = line.updates.closed() => return,
@@ -75,36 +71,48 @@ struct Source {
     config: Grpc,
     tls: tls::Client,
     node: Node,
+    /// Whether there is a set that silence means the same as.
+    has_set: bool,
     /// What nobody was told of, and since when.
     newest: Option<(Instant, ServiceSet)>,
 }
 
 impl Source {
-    /// Follows one stream until it ends; whether it ever answered, and why it ended.
-    async fn follow_stream(&mut self, line: &Line) -> (bool, String) {
+    /// Somebody wants an answer whatever it is.
+    fn forget(&mut self) {
+        (self.node.version, self.has_set) = (None, false);
+    }
+
+    /// Follows one stream until it ends; how long it was open, and why it ended.
+    async fn follow_stream(&mut self, line: &Line) -> (Duration, String) {
         let mut stream = match self.open().await {
             Ok(stream) => stream,
-            Err(why) => return (false, why),
+            Err(why) => return (Duration::ZERO, why),
         };
-        let mut sign = tokio::time::interval(SIGN);
+        let opened = tokio::time::Instant::now();
+        // One that ends at once is no answer.
+        let mut sign = interval_at(opened + SIGN, SIGN);
+        sign.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            let is_same = self.has_set && self.newest.is_none();
             tokio::select! {
                 biased;
                 message = stream.message() => match message {
                     Ok(Some(FeedWatchResponse { definitions: Some(set) })) => {
                         self.node.version.clone_from(&set.version);
+                        self.has_set = true;
                         let since = self.newest.take().map_or_else(Instant::now, |(since, _)| since);
                         self.newest = Some((since, set));
                     }
-                    Ok(Some(FeedWatchResponse { definitions: None })) => {
+                    Ok(Some(FeedWatchResponse { definitions: None })) if is_same => {
                         let _ = line.updates.try_send((Instant::now(), Update::Unchanged));
                     }
-                    Ok(None) => return (true, "it ended the stream".to_owned()),
-                    Err(status) => return (true, said(&status)),
+                    Ok(Some(FeedWatchResponse { definitions: None })) => {}
+                    Ok(None) => return (opened.elapsed(), "it ended the stream".to_owned()),
+                    Err(status) => return (opened.elapsed(), said(&status)),
                 },
                 () = line.wanted.notified(), if self.newest.is_some() => self.tell(line).await,
-                // The pings are answered, or the stream would be over.
-                _ = sign.tick(), if self.newest.is_none() && self.node.version.is_some() => {
+                _ = sign.tick(), if is_same => {
                     let _ = line.updates.try_send((Instant::now(), Update::Unchanged));
                 }
             }
@@ -115,20 +123,8 @@ impl Source {
         let url = &self.config.url;
         let stream = connect(url, &mut self.tls).await?;
         let ending = stream.ending();
-        let mut stream = Some(stream);
-        // The one connection; tonic would make the next by itself, without a word.
-        let connector = tower::service_fn(move |_| {
-            std::future::ready(stream.take().map(TokioIo::new).ok_or_else(|| io::Error::other(ending.to_string())))
-        });
-        // Encrypted or not is settled already, and tonic need not know.
         let endpoint = Endpoint::from_shared(format!("http://{}", url.authority())).map_err(|error| chain(&error))?;
-        let channel = endpoint
-            .http2_keep_alive_interval(PING)
-            .keep_alive_timeout(PING)
-            .keep_alive_while_idle(true)
-            .connect_with_connector(connector)
-            .await
-            .map_err(|error| chain(&error))?;
+        let channel = channel_over(stream, endpoint, ending).await.map_err(|error| chain(&error))?;
         let mut client = FeedClient::new(channel).max_decoding_message_size(self.config.max_bytes as usize);
         let mut request =
             Request::new(FeedWatchRequest { node: self.node.name.clone(), version: self.node.version.clone() });
@@ -154,29 +150,24 @@ impl Source {
     }
 }
 
-/// What a status says, and what is behind it.
-fn said(status: &Status) -> String {
-    match (status.code(), std::error::Error::source(status)) {
-        (Code::Unknown | Code::Unavailable | Code::Internal, Some(behind)) => chain(behind),
-        (code, _) if status.message().is_empty() => code.description().to_owned(),
-        (code, _) => format!("{code:?}: {}", status.message()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
     use std::pin::Pin;
-    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Arc, Mutex};
 
     use futures_util::{Stream, StreamExt};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
+    use tokio::net::{TcpListener, TcpStream};
     use tokio::sync::{mpsc, oneshot};
     use tokio_stream::wrappers::TcpListenerStream;
-    use tonic::{Response, transport};
+    use tonic::{Response, Status, transport};
 
     use super::*;
     use crate::config;
     use crate::feed::Feed;
+    use crate::feed::heard::{expect_failure, next, wait_for};
     use crate::proto::Service;
     use crate::proto::feed_server::{Feed as Serves, FeedServer};
 
@@ -215,7 +206,7 @@ mod tests {
         }
 
         async fn at(address: SocketAddr) -> Self {
-            let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+            let listener = TcpListener::bind(address).await.unwrap();
             let address = listener.local_addr().unwrap();
             let (sender, calls) = mpsc::unbounded_channel();
             let (stop, stopped) = oneshot::channel::<()>();
@@ -251,18 +242,13 @@ mod tests {
         Ok(FeedWatchResponse { definitions: Some(set) })
     }
 
-    async fn next(feed: &mut Feed) -> Update {
-        tokio::time::timeout(Duration::from_secs(10), feed.next()).await.expect("an update").1
-    }
-
     async fn next_text(feed: &mut Feed) -> String {
-        loop {
-            match next(feed).await {
-                Update::Set(Text { text, .. }) => return text,
-                Update::Unchanged => {}
-                Update::Unreachable(why) => panic!("{why}"),
-            }
-        }
+        let text = |update| match update {
+            Update::Set(Text { text, .. }) => Some(text),
+            Update::Unchanged => None,
+            Update::Unreachable(why) => panic!("{why}"),
+        };
+        wait_for(feed, text).await
     }
 
     #[tokio::test]
@@ -274,16 +260,7 @@ mod tests {
         stream.send(set("42", 1)).unwrap();
         assert_eq!(next_text(&mut feed).await, r#"{"version":"42","services":[{"name":"s0","backends":[]}]}"#);
         stream.send(Err(Status::unavailable("going home"))).unwrap();
-        loop {
-            match next(&mut feed).await {
-                Update::Unreachable(why) => {
-                    assert!(why.ends_with(": Unavailable: going home"), "{why}");
-                    break;
-                }
-                Update::Unchanged => {}
-                Update::Set(text) => panic!("{text:?}"),
-            }
-        }
+        expect_failure(&mut feed, ": Unavailable: going home").await;
         let (request, _, stream) = scene.call().await;
         assert_eq!(request.version.as_deref(), Some("42"));
         stream.send(set("43", 0)).unwrap();
@@ -318,12 +295,7 @@ mod tests {
         let address = scene.address;
         scene.stop.take();
         drop((scene, stream));
-        loop {
-            if let Update::Unreachable(why) = next(&mut feed).await {
-                assert!(why.starts_with(&format!("http://{address}")), "{why}");
-                break;
-            }
-        }
+        expect_failure(&mut feed, &format!("http://{address}")).await;
         let mut scene = Scene::at(address).await;
         let (request, _, stream) = loop {
             tokio::select! {
@@ -351,15 +323,79 @@ mod tests {
         let (_, shown, stream) = scene.call().await;
         assert_eq!(shown.as_deref(), Some("Bearer s3cret"));
         stream.send(set(&"x".repeat(2 << 20), 0)).unwrap();
-        loop {
-            match next(&mut feed).await {
-                Update::Unreachable(why) => {
-                    assert!(why.contains("too large"), "{why}");
-                    break;
-                }
-                Update::Unchanged => {}
-                Update::Set(_) => panic!("it was taken"),
+        expect_failure(&mut feed, "too large").await;
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_ends_at_once_is_no_answer_however_often_it_comes() {
+        let mut scene = Scene::start().await;
+        let mut feed = scene.feed(Some("41"), None);
+        for call in 0..3 {
+            let (.., stream) = scene.call().await;
+            stream.send(Err(Status::unavailable("not today"))).unwrap();
+            if call == 0 {
+                let Update::Unreachable(why) = next(&mut feed).await else { panic!("it answered") };
+                assert!(why.ends_with(": Unavailable: not today"), "{why}");
             }
         }
+        // All that was said since would be here by now.
+        let said = tokio::time::timeout(Duration::from_millis(100), feed.next()).await;
+        assert!(said.is_err(), "{said:?}");
+    }
+
+    #[tokio::test]
+    async fn an_open_stream_is_a_sign_of_life_also_after_sets_without_versions() {
+        let mut scene = Scene::start().await;
+        let mut feed = scene.feed(None, None);
+        let (.., stream) = scene.call().await;
+        // Silence means the same as before, and before there was nothing.
+        stream.send(Ok(FeedWatchResponse { definitions: None })).unwrap();
+        assert!(tokio::time::timeout(SIGN * 2, feed.next()).await.is_err());
+        let unnamed = ServiceSet { version: None, services: vec![] };
+        stream.send(Ok(FeedWatchResponse { definitions: Some(unnamed) })).unwrap();
+        assert_eq!(next_text(&mut feed).await, r#"{"services":[]}"#);
+        assert!(matches!(next(&mut feed).await, Update::Unchanged));
+    }
+
+    /// A way to a server that counts the pings which go there.
+    async fn counted(server: SocketAddr) -> (SocketAddr, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let pings = Arc::new(AtomicUsize::new(0));
+        let count = pings.clone();
+        tokio::spawn(async move {
+            let (mut from_client, mut to_client) = listener.accept().await.unwrap().0.into_split();
+            let (mut from_server, mut to_server) = TcpStream::connect(server).await.unwrap().into_split();
+            tokio::spawn(async move { copy(&mut from_server, &mut to_client).await });
+            // The connection preface, then frames (RFC 9113, 3.4 and 4.1).
+            let mut preface = [0; 24];
+            from_client.read_exact(&mut preface).await.unwrap();
+            to_server.write_all(&preface).await.unwrap();
+            let mut header = [0; 9];
+            while from_client.read_exact(&mut header).await.is_ok() {
+                let [high, middle, low, kind, flags, ..] = header;
+                let (is_ping, is_answer) = (kind == 6, flags & 1 == 1);
+                count.fetch_add(usize::from(is_ping && !is_answer), Ordering::Relaxed);
+                let mut payload = vec![0; u32::from_be_bytes([0, high, middle, low]) as usize];
+                from_client.read_exact(&mut payload).await.unwrap();
+                to_server.write_all(&[&header[..], &payload].concat()).await.unwrap();
+            }
+        });
+        (address, pings)
+    }
+
+    #[tokio::test]
+    async fn no_pings_are_sent_for_which_a_server_would_hang_up() {
+        let mut scene = Scene::start().await;
+        let (address, pings) = counted(scene.address).await;
+        scene.address = address;
+        let mut feed = scene.feed(None, None);
+        let (.., stream) = scene.call().await;
+        stream.send(set("1", 0)).unwrap();
+        next_text(&mut feed).await;
+        for _ in 0..4 {
+            assert!(matches!(next(&mut feed).await, Update::Unchanged));
+        }
+        assert_eq!(pings.load(Ordering::Relaxed), 0);
     }
 }

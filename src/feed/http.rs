@@ -53,8 +53,8 @@ pub async fn follow(config: config::Http, line: Line) {
                 backoff.reset();
                 let is_new = text.is_some();
                 let update = text.map_or(Update::Unchanged, |text| Update::Set(Text { name: source.name(), text }));
-                // An answer without news that was held for a moment only was not held for news.
-                let is_held = was_held && (is_new || asked.elapsed() > source.wait() / 2);
+                // An answer that nobody asked to be held was not; nor, for news, one without any that was held for a moment only.
+                let is_held = was_held && source.config.wait.is_some_and(|wait| is_new || asked.elapsed() > wait / 2);
                 (noticed, update, if is_held { GAP } else { spread(source.config.poll_interval) })
             }
             Err(Failure { why, retry_after }) => {

@@ -8,6 +8,8 @@ mod etcd;
 mod file;
 #[cfg(feature = "api")]
 mod grpc;
+#[cfg(test)]
+mod heard;
 mod http;
 mod network;
 mod pace;

@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{self, AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -16,6 +17,13 @@ use crate::tls;
 
 /// For one connection, its handshake included.
 const CONNECT: Duration = Duration::from_secs(5);
+
+/// A connection over which nothing comes is tried by the kernel (TCP's keepalive, RFC 9293, 3.8.4) after so long, then so often, so many
+/// times; after all of that it is over, as it is where what we send is not acknowledged for so long. HTTP/2's own pings would find a server
+/// that hangs as well, but gRPC's servers take them for abuse and end the connection where they come more often than every 5 minutes.
+const IDLE: Duration = Duration::from_secs(10);
+const TRY: Duration = Duration::from_secs(5);
+const TRIES: u32 = 2;
 
 /// A connection, encrypted or not.
 pub struct Stream {
@@ -44,6 +52,7 @@ pub async fn connect(url: &Url, tls: &mut tls::Client) -> Result<Stream, String>
         let stream = TcpStream::connect((url.host.as_str(), url.port)).await.map_err(|error| error.to_string())?;
         // Requests are small, and somebody waits for each.
         let _ = stream.set_nodelay(true);
+        watch_over(&stream).map_err(|error| error.to_string())?;
         if !url.is_tls {
             return Ok(Transport::Plain(stream));
         }
@@ -56,6 +65,13 @@ pub async fn connect(url: &Url, tls: &mut tls::Client) -> Result<Stream, String>
     metrics::counter!(super::CONNECTIONS, "result" => result).increment(1);
     let transport = connected?;
     Ok(Stream { transport, ending: Ending::default() })
+}
+
+/// Has the kernel end the connection when the other side is gone without a word.
+fn watch_over(stream: &TcpStream) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(IDLE).with_interval(TRY).with_retries(TRIES))?;
+    socket.set_tcp_user_timeout(Some(IDLE + TRY * TRIES))
 }
 
 /// A secret in a file, without the newline at its end; read each time, so it can be replaced at any time.
@@ -75,7 +91,7 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut next = Some(error);
     while let Some(error) = next {
         let said = match error.downcast_ref::<std::io::Error>() {
-            Some(error) => tls::reason(error),
+            Some(error) => tls::reason(error, tls::Peer::Server),
             None => error.to_string(),
         };
         // tonic's word for every cause that it has.
@@ -87,6 +103,17 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
     text
 }
 
+/// What a status says, and what is behind it.
+#[cfg(feature = "api")]
+pub fn said(status: &tonic::Status) -> String {
+    use tonic::Code;
+    match (status.code(), status.source()) {
+        (Code::Unknown | Code::Unavailable | Code::Internal, Some(behind)) => chain(behind),
+        (code, _) if status.message().is_empty() => code.description().to_owned(),
+        (code, _) => format!("{code:?}: {}", status.message()),
+    }
+}
+
 impl Stream {
     #[cfg(feature = "api")]
     pub fn ending(&self) -> Ending {
@@ -95,7 +122,7 @@ impl Stream {
 
     fn noted<T>(&self, done: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if let Poll::Ready(Err(error)) = &done {
-            let _ = self.ending.0.set(tls::reason(error));
+            let _ = self.ending.0.set(tls::reason(error, tls::Peer::Server));
         }
         done
     }
@@ -137,5 +164,25 @@ impl AsyncWrite for Stream {
             Transport::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Transport::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_kernel_watches_over_a_connection() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let mut tls = tls::Client::new(crate::config::Tls::default(), "h2");
+        let stream = connect(&url, &mut tls).await.unwrap();
+        let Transport::Plain(stream) = &stream.transport else { panic!("it is encrypted") };
+        let socket = SockRef::from(stream);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), IDLE);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), TRY);
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), TRIES);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(20)));
     }
 }

@@ -10,6 +10,11 @@ const LONGEST: Duration = Duration::from_secs(30);
 /// The longest pause that a server may ask for (Retry-After): whoever mends it does not want to wait for days.
 const LONGEST_ASKED: Duration = Duration::from_secs(300);
 
+/// A connection that lasted so long was a good one, however it ended. One that ends sooner, again and again, is a failure each time, be
+/// what came over it good.
+#[cfg(feature = "api")]
+pub const LASTING: Duration = if cfg!(test) { Duration::from_secs(2) } else { Duration::from_secs(10) };
+
 /// Failures in a row.
 #[derive(Debug, Default)]
 pub struct Backoff(u32);
@@ -38,7 +43,7 @@ fn fraction() -> f64 {
     f64::from((RandomState::new().hash_one(()) >> 32) as u32) / f64::from(u32::MAX)
 }
 
-/// Any order of so many things.
+/// Any of so many things, by its index; another each time, and on each node.
 #[cfg(feature = "etcd")]
 pub fn any_index(of: usize) -> usize {
     (RandomState::new().hash_one(()) % (of.max(1) as u64)) as usize

@@ -126,15 +126,21 @@ impl Thread {
             this.take_set();
             this.count(&mut batch);
             this.begin_due();
+            shared.counters.running.store(this.running as u64, Relaxed);
             this.tell();
             let next = this.next();
             tokio::select! {
                 _ = results.recv_many(&mut batch, 1024) => {}
                 () = shared.woken.notified() => {}
                 () = tokio::time::sleep_until(next.unwrap_or(Instant::now())), if next.is_some() => {}
-                () = tokio::task::yield_now(), if !this.todo.is_empty() => {}
+                () = tokio::task::yield_now(), if this.has_set() => {}
             }
         }
+    }
+
+    /// Whether there is a set to go on with, or one that nobody may wake us for any more: it came while another was taken.
+    fn has_set(&self) -> bool {
+        !self.todo.is_empty() || self.shared.inbox().is_some()
     }
 
     /// Goes on with the set that is wanted; with a newer one when that is done.
@@ -281,7 +287,6 @@ impl Thread {
                 self.turn(place);
             }
         }
-        shared.counters.running.store(self.running as u64, Relaxed);
     }
 
     fn turn(&mut self, place: u32) {

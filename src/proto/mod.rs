@@ -1,7 +1,10 @@
-//! The gRPC contract of `proto/penstock/v1`: its messages and calls as code, and definitions to and from its messages.
+//! The gRPC contract of `proto/penstock/v1`: its messages and calls as code, definitions to and from its messages, and a
+//! channel to call by.
 
+mod channel;
 mod convert;
 
+pub use channel::channel_over;
 pub use convert::{message_of, message_of_set, tree_of, tree_of_set};
 pub use generated::*;
 

@@ -280,7 +280,7 @@ fn unknown(name: &str, keys: &[Key]) -> String {
     format!("unknown key; did you mean {near:?}?{known}")
 }
 
-fn check_twice(members: &[(Cow<'_, str>, Value<'_>)], path: &Path<'_>, report: &mut Report) {
+pub fn check_twice(members: &[(Cow<'_, str>, Value<'_>)], path: &Path<'_>, report: &mut Report) {
     let mut seen: HashMap<&str, u32> = HashMap::with_capacity(members.len());
     for (name, _) in members {
         let times = seen.entry(name).or_default();

@@ -1,6 +1,6 @@
-//! A certificate authority for tests.
+//! A certificate authority for tests, those in `tests/` too.
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
 pub struct Authority {
     pub pem: String,
@@ -21,14 +21,7 @@ impl Authority {
         self.sign(CertificateParams::new(vec![name.to_owned()]).unwrap())
     }
 
-    /// One that was good until 2020.
-    pub fn issue_expired(&self, name: &str) -> (String, String) {
-        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        (params.not_before, params.not_after) = (date_time_ymd(2019, 1, 1), date_time_ymd(2020, 1, 1));
-        self.sign(params)
-    }
-
-    fn sign(&self, params: CertificateParams) -> (String, String) {
+    pub fn sign(&self, params: CertificateParams) -> (String, String) {
         let key = KeyPair::generate().unwrap();
         (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
     }

@@ -7,7 +7,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use tokio_rustls::{TlsConnector, client};
 
-use super::{Error, files, provider, reason};
+use super::{Error, Peer, files, provider, reason};
 use crate::config::Tls;
 
 /// An encrypted connection to a server that proved its name.
@@ -43,10 +43,11 @@ impl Client {
     pub async fn connect(&mut self, host: &str, stream: TcpStream) -> Result<Stream, Error> {
         let connector = TlsConnector::from(self.config()?);
         let name = ServerName::try_from(host.to_owned()).map_err(|_| Error::Name(host.to_owned()))?;
-        connector.connect(name, stream).await.map_err(|error| Error::Handshake(reason(&error)))
+        connector.connect(name, stream).await.map_err(|error| Error::Handshake(reason(&error, Peer::Server)))
     }
 
-    /// The configuration by the files as they are now; the same one (with its sessions to resume) while they are.
+    /// The configuration by the files as they are now; the same one (with its sessions to resume) while they are. The system's authorities
+    /// are read when it is made.
     pub fn config(&mut self) -> Result<Arc<ClientConfig>, Error> {
         let identity = self.files.identity.as_ref();
         let of = Contents {

@@ -51,14 +51,27 @@ pub enum Error {
     Handshake(String),
 }
 
-fn provider() -> Arc<CryptoProvider> {
+/// By whose code all TLS is made.
+pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(crypto::ring::default_provider())
 }
 
+/// Who is on the other side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    Server,
+    #[cfg(feature = "api")]
+    Caller,
+}
+
+/// What was wrong, where it was TLS.
+pub fn fault(error: &std::io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
+}
+
 /// Why a handshake, or what followed it, failed; the same each time, so without rustls' clocks in it.
-pub fn reason(error: &std::io::Error) -> String {
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    let fault = match inner {
+pub fn reason(error: &std::io::Error, peer: Peer) -> String {
+    let fault = match fault(error) {
         Some(rustls::Error::InvalidCertificate(fault)) => fault,
         Some(other) => return format!("TLS: {other}"),
         None => return error.to_string(),
@@ -75,5 +88,10 @@ pub fn reason(error: &std::io::Error) -> String {
         }
         other => format!("is refused: {other}"),
     };
-    format!("TLS: the server's certificate {fault}")
+    let whose = match peer {
+        Peer::Server => "server",
+        #[cfg(feature = "api")]
+        Peer::Caller => "caller",
+    };
+    format!("TLS: the {whose}'s certificate {fault}")
 }

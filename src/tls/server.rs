@@ -8,7 +8,7 @@ use tokio_rustls::rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 use tokio_rustls::{TlsAcceptor, server};
 
-use super::{Error, files, names, provider, reason};
+use super::{Error, Peer, files, names, provider, reason};
 use crate::config::ApiTls;
 
 /// An encrypted connection from a caller who proved who they are.
@@ -18,7 +18,14 @@ pub type Accepted = server::TlsStream<TcpStream>;
 #[derive(Debug)]
 pub struct Server {
     files: ApiTls,
-    made: Mutex<Option<Made>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    made: Option<Made>,
+    /// What is wrong with the files of now.
+    fault: Option<String>,
 }
 
 /// A configuration, and the bytes of the files it was made of.
@@ -31,7 +38,7 @@ struct Made {
 impl Server {
     /// Reads the files once, so that what is wrong with them is known from the start.
     pub fn new(files: ApiTls) -> Result<Self, Error> {
-        let this = Self { files, made: Mutex::default() };
+        let this = Self { files, state: Mutex::default() };
         this.config()?;
         Ok(this)
     }
@@ -39,34 +46,47 @@ impl Server {
     /// The handshake; gives the DNS names of the caller's certificate, too.
     pub async fn accept(&self, stream: TcpStream) -> Result<(Accepted, Vec<String>), Error> {
         let acceptor = TlsAcceptor::from(self.config()?);
-        let stream = acceptor.accept(stream).await.map_err(|error| Error::Handshake(reason(&error)))?;
+        let stream = acceptor.accept(stream).await.map_err(|error| Error::Handshake(reason(&error, Peer::Caller)))?;
         let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let names = certificates.first().map(names::dns_names).unwrap_or_default();
         Ok((stream, names))
     }
 
-    /// By the files as they are now. While a new file cannot be used, the old one serves on.
+    /// By the files as they are now. While a new file cannot be used, the old one serves on, and the log says so once.
     fn config(&self) -> Result<Arc<ServerConfig>, Error> {
+        let (config, news) = self.look()?;
+        if let Some(fault) = news {
+            tracing::warn!("api: {fault}; the certificates of before are used on");
+        }
+        Ok(config)
+    }
+
+    /// The configuration, and what is wrong with the files where that was not known yet.
+    fn look(&self) -> Result<(Arc<ServerConfig>, Option<String>), Error> {
         let ApiTls { identity, ca, .. } = &self.files;
-        let read = || Ok([files::read(&identity.cert)?, files::read(&identity.key)?, files::read(ca)?]);
-        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh = read().and_then(|of| match &*made {
-            Some(made) if made.of == of => Ok(None),
-            _ => self.make(&of).map(|config| Some(Made { of, config: Arc::new(config) })),
-        });
-        match (fresh, &*made) {
-            (Ok(Some(fresh)), _) => {
-                let config = fresh.config.clone();
-                *made = Some(fresh);
+        let read = || Ok::<_, Error>([files::read(&identity.cert)?, files::read(&identity.key)?, files::read(ca)?]);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let State { made, fault } = &mut *state;
+        let fresh = read().and_then(|of| match made {
+            Some(made) if made.of == of => Ok(made.config.clone()),
+            _ => {
+                let config = Arc::new(self.make(&of)?);
+                *made = Some(Made { of, config: config.clone() });
                 Ok(config)
             }
-            (Ok(None), Some(made)) => Ok(made.config.clone()),
+        });
+        match (fresh, made) {
+            (Ok(config), _) => {
+                *fault = None;
+                Ok((config, None))
+            }
             (Err(error), Some(made)) => {
-                tracing::warn!("api: {error}; the certificates of before are used on");
-                Ok(made.config.clone())
+                let text = error.to_string();
+                let is_new = fault.as_ref() != Some(&text);
+                *fault = Some(text.clone());
+                Ok((made.config.clone(), is_new.then_some(text)))
             }
             (Err(error), None) => Err(error),
-            (Ok(None), None) => unreachable!("nothing made is nothing known"),
         }
     }
 
@@ -100,4 +120,67 @@ fn roots(path: &Path, ca: &[u8]) -> Result<RootCertStore, Error> {
         roots.add(certificate).map_err(|error| Error::Certificate { path: path.to_owned(), error })?;
     }
     Ok(roots)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::fs;
+
+    use super::*;
+    use crate::config::Identity;
+    use crate::tls::authority::Authority;
+
+    #[test]
+    fn a_file_that_cannot_be_used_is_said_once_and_the_old_one_serves_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let authority = Authority::new();
+        let renew = || {
+            let (cert, key) = authority.issue("node.example");
+            fs::write(path("cert"), cert).unwrap();
+            fs::write(path("key"), key).unwrap();
+        };
+        fs::write(path("ca"), &authority.pem).unwrap();
+        renew();
+        let identity = Identity { cert: path("cert"), key: path("key") };
+        let server = Server::new(ApiTls { identity, ca: path("ca"), roles: BTreeMap::default() }).unwrap();
+        let first = server.config().unwrap();
+        for rubbish in ["rubbish", "-----BEGIN CERTIFICATE-----"] {
+            fs::write(path("cert"), rubbish).unwrap();
+            let (config, news) = server.look().unwrap();
+            assert!(Arc::ptr_eq(&config, &first));
+            assert!(news.is_some_and(|fault| fault.starts_with(&path("cert").display().to_string())));
+            assert_eq!(server.look().unwrap().1, None);
+        }
+        renew();
+        assert!(!Arc::ptr_eq(&server.config().unwrap(), &first));
+        fs::write(path("cert"), "rubbish").unwrap();
+        assert!(server.look().unwrap().1.is_some(), "what was mended may break again");
+    }
+
+    #[tokio::test]
+    async fn a_caller_whose_certificate_is_refused_is_not_told_of_as_a_server() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let (authority, stranger) = (Authority::new(), Authority::new());
+        fs::write(path("ca"), &authority.pem).unwrap();
+        for (name, (cert, key)) in
+            [("node", authority.issue("127.0.0.1")), ("caller", stranger.issue("caller.example"))]
+        {
+            fs::write(path(name), cert).unwrap();
+            fs::write(path(name).with_extension("key"), key).unwrap();
+        }
+        let identity = |name: &str| Identity { cert: path(name), key: path(name).with_extension("key") };
+        let server =
+            Server::new(ApiTls { identity: identity("node"), ca: path("ca"), roles: BTreeMap::default() }).unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let tls = crate::config::Tls { ca: Some(path("ca")), identity: Some(identity("caller")) };
+        let mut client = crate::tls::Client::new(tls, "h2");
+        let accepting = async { server.accept(listener.accept().await.unwrap().0).await };
+        let (accepted, _) = tokio::join!(accepting, client.connect("127.0.0.1", stream));
+        let why = accepted.unwrap_err().to_string();
+        assert!(why.starts_with("TLS: the caller's certificate is not signed"), "{why}");
+    }
 }

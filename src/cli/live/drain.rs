@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use serde_json::json;
+use tonic::Code;
 
 use super::table::grouped;
 use super::{Failure, Live, Node, ask, print_json};
@@ -13,7 +14,7 @@ use crate::proto::{DrainRequest, ListBackendsRequest, UndrainRequest};
 /// Give a backend no new flow, until it is undrained; its flows stay
 ///
 /// It lasts whatever the feed says, and over restarts. Exit code 0: it drains; with --wait: none of its flows is left that this
-/// node knows of.
+/// node knows of, as where it is taken out of the definitions meanwhile.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -94,7 +95,14 @@ async fn wait_for(node: &Node, backend: &str, service: &Option<String>, timeout:
     let mut said = String::new();
     loop {
         let request = ListBackendsRequest { service: service.clone(), backend: Some(backend.to_owned()) };
-        let list = node.call(node.backends().list(request)).await?.backends;
+        let list = match node.backends().list(request).await {
+            Ok(list) => list.into_inner().backends,
+            Err(status) if status.code() == Code::NotFound => {
+                say(format_args!("{backend} is gone: {}; what it had is chosen anew", status.message()));
+                return Ok(0);
+            }
+            Err(status) => return Err(node.failure(&status)),
+        };
         let (flows, unsettled) = list
             .iter()
             .fold((0, 0), |sum, backend| (sum.0 + backend.flows, sum.1 + u64::from(backend.unsettled_slots)));

@@ -17,19 +17,18 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 use super::{Failure, print_json};
 use crate::config::{API_SOCKET, Identity, Tls};
-use crate::proto::LARGEST_MESSAGE;
 use crate::proto::backends_client::BackendsClient;
 use crate::proto::definitions_client::DefinitionsClient;
 use crate::proto::flows_client::FlowsClient;
 use crate::proto::node_client::NodeClient;
+use crate::proto::{LARGEST_MESSAGE, channel_over};
 use crate::tls;
 
 /// Which node, and how its answer is shown.
@@ -96,8 +95,9 @@ impl fmt::Display for At {
     }
 }
 
-/// An answer is waited for so long.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// A connection is waited for so long, its handshake included; then an answer.
+const CONNECT: Duration = if cfg!(test) { Duration::from_millis(300) } else { Duration::from_secs(10) };
+const PATIENCE: Duration = if cfg!(test) { Duration::from_millis(400) } else { Duration::from_secs(30) };
 
 /// Does what asks a node, on a runtime of its own.
 fn ask<T>(live: &Live, asking: impl AsyncFnOnce(Node) -> Result<T, Failure>) -> Result<T, Failure> {
@@ -151,9 +151,11 @@ impl Node {
             Code::InvalidArgument | Code::NotFound => Failure::BadInput(text.to_owned()),
             Code::FailedPrecondition | Code::Aborted => Failure::Failed(text.to_owned()),
             Code::Unavailable => Failure::Failed(format!("the node at {} does not answer: {text}", self.at)),
-            Code::DeadlineExceeded => {
-                Failure::Failed(format!("the node at {} did not answer within {PATIENCE:?}", self.at))
-            }
+            // The second: our own limit, in tonic's words.
+            Code::DeadlineExceeded | Code::Cancelled => Failure::Failed(format!(
+                "the node at {} did not answer within {PATIENCE:?}; is its process stopped, or are its CPUs all busy? Its log may say more",
+                self.at
+            )),
             Code::PermissionDenied => Failure::Failed(text.to_owned()),
             Code::Unimplemented => {
                 Failure::Failed(format!("the node at {} does not know this call: it is of another release", self.at))
@@ -164,6 +166,15 @@ impl Node {
 }
 
 async fn connect(place: &Place) -> Result<Channel, Failure> {
+    let at = &place.api;
+    let late = || {
+        let late = io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {CONNECT:?}"));
+        Err(Failure::Failed(unreachable(at, &late)))
+    };
+    tokio::time::timeout(CONNECT, connect_at_last(place)).await.unwrap_or_else(|_| late())
+}
+
+async fn connect_at_last(place: &Place) -> Result<Channel, Failure> {
     let at = &place.api;
     let failed = |error: io::Error| Failure::Failed(unreachable(at, &error));
     match at {
@@ -179,19 +190,13 @@ async fn connect(place: &Place) -> Result<Channel, Failure> {
     }
 }
 
-/// HTTP/2 over a connection that was made.
 async fn speak<S>(at: &At, stream: S) -> Result<Channel, Failure>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let mut stream = Some(TokioIo::new(stream));
-    let once = tower::service_fn(move |_: Uri| {
-        std::future::ready(stream.take().ok_or_else(|| io::Error::other("the connection is over")))
-    });
     // The name is never looked up.
     let endpoint = Endpoint::from_static("http://penstock").timeout(PATIENCE);
-    let connected = endpoint.connect_with_connector(once).await;
-    connected.map_err(|error| {
+    channel_over(stream, endpoint, "the connection is over").await.map_err(|error| {
         let advice =
             if matches!(at, At::Tcp { .. }) { "; where it wants TLS, name --ca, --cert and --key" } else { "" };
         Failure::Failed(format!("cannot talk to the node at {at}: {error}{advice}"))
@@ -213,7 +218,63 @@ fn unreachable(at: &At, error: &io::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use socket2::{Domain, Socket, Type};
+
     use super::*;
+    use crate::proto::StatusRequest;
+    use crate::tls::authority::Authority;
+
+    /// What is said of a node that cannot be asked.
+    fn said(place: Place) -> String {
+        let asked = ask(&Live { place, json: false }, async |node| {
+            node.call(node.node().status(StatusRequest::default())).await
+        });
+        match asked {
+            Err(Failure::Failed(why)) => why,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn place(api: At) -> Place {
+        Place { api, ca: None, cert: None, key: None }
+    }
+
+    #[test]
+    fn a_node_that_takes_connections_and_says_nothing_is_not_waited_for_for_ever() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("api.sock");
+        let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let why = said(place(At::Unix(path)));
+        assert!(
+            why.contains("did not answer within 400ms; is its process stopped, or are its CPUs all busy?"),
+            "{why}"
+        );
+    }
+
+    #[test]
+    fn a_connection_that_does_not_come_is_not_waited_for_for_ever() {
+        // One whose backlog is full, and one that says nothing when TLS should begin.
+        let full = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        full.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        full.listen(0).unwrap();
+        let address = full.local_addr().unwrap().as_socket().unwrap();
+        let _held = std::net::TcpStream::connect(address).unwrap();
+        let at = |port| At::Tcp { host: "127.0.0.1".to_owned(), port };
+        let why = said(place(at(address.port())));
+        assert!(why.contains(": no connection within 300ms; is `penstock run` running there"), "{why}");
+
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let authority = Authority::new();
+        let (cert, key) = authority.issue("caller.example");
+        let file = |name: &str, text: &str| {
+            std::fs::write(directory.path().join(name), text).unwrap();
+            Some(directory.path().join(name))
+        };
+        let (ca, cert, key) = (file("ca", &authority.pem), file("cert", &cert), file("key", &key));
+        let why = said(Place { api: at(silent.local_addr().unwrap().port()), ca, cert, key });
+        assert!(why.contains(": no connection within 300ms; is `penstock run` running there"), "{why}");
+    }
 
     #[test]
     fn where_a_node_is() {

@@ -14,9 +14,9 @@ mod session;
 #[cfg(test)]
 mod tests;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::pace::{Backoff, any_index};
+use super::pace::{Backoff, LASTING, any_index};
 use super::{Line, Text, Update};
 use crate::config;
 use services::Services;
@@ -30,7 +30,7 @@ pub async fn follow(config: config::Etcd, line: Line) {
     let mut member = any_index(source.config.endpoints.len());
     let mut failed = 0;
     loop {
-        let (answered, why) = tokio::select! {
+        let (lasted, why) = tokio::select! {
             ended = source.follow_member(member, &line) => ended,
             () = line.reread.notified() => {
                 source.is_asked = true;
@@ -38,7 +38,7 @@ pub async fn follow(config: config::Etcd, line: Line) {
             }
             () = line.updates.closed() => return,
         };
-        if answered {
+        if lasted >= LASTING {
             (failed, backoff) = (0, Backoff::default());
         }
         let why = format!("{}: {why}", source.config.endpoints[member]);
@@ -84,15 +84,13 @@ impl Source {
         Self { config, tls, services, changed: None, is_asked: false }
     }
 
-    /// Follows one member until that ends; whether it gave a list, and why it ended.
-    async fn follow_member(&mut self, member: usize, line: &Line) -> (bool, String) {
+    /// Follows one member until that ends; how long it watched, and why it ended.
+    async fn follow_member(&mut self, member: usize, line: &Line) -> (Duration, String) {
         let mut session = match self.begin(member).await {
             Ok(session) => session,
-            Err(why) => return (false, why),
+            Err(why) => return (Duration::ZERO, why),
         };
-        if self.changed.is_none() {
-            let _ = line.updates.send((Instant::now(), Update::Unchanged)).await;
-        }
+        let began = Instant::now();
         loop {
             tokio::select! {
                 // What has come already belongs into the next document.
@@ -100,18 +98,19 @@ impl Source {
                 news = session.next() => {
                     let applied = match news {
                         Ok(Some(response)) => self.services.apply(response),
-                        Ok(None) if self.changed.is_none() => {
+                        // That a watch has begun says nothing yet.
+                        Ok(None) if self.changed.is_none() && began.elapsed() > LASTING / 2 => {
                             // Where the last word was not heard yet, this one is not missed.
                             let _ = line.updates.try_send((Instant::now(), Update::Unchanged));
                             Ok(false)
                         }
                         Ok(None) => Ok(false),
-                        Err(why) => return (true, why),
+                        Err(why) => return (began.elapsed(), why),
                     };
                     match applied {
                         Ok(true) => _ = self.changed.get_or_insert_with(Instant::now),
                         Ok(false) => {}
-                        Err(why) => return (true, why),
+                        Err(why) => return (began.elapsed(), why),
                     }
                 }
                 () = line.wanted.notified(), if self.changed.is_some() => self.tell(line).await,

@@ -1,17 +1,15 @@
 //! One connection to one member of the cluster: log in, list, watch.
 
 use std::collections::VecDeque;
-use std::io;
 use std::time::Duration;
 
 use hyper::http::uri::PathAndQuery;
-use hyper_util::rt::TokioIo;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tonic::client::Grpc;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Status, Streaming};
+use tonic::{Request, Streaming};
 use tonic_prost::ProstCodec;
 
 use super::messages::{
@@ -20,7 +18,8 @@ use super::messages::{
 };
 use super::services::Listing;
 use crate::config::{self, Url};
-use crate::feed::network::{chain, connect, secret};
+use crate::feed::network::{chain, connect, said, secret};
+use crate::proto::channel_over;
 use crate::tls;
 
 /// For one answer.
@@ -60,19 +59,11 @@ impl Session {
     pub async fn open(url: &Url, tls: &mut tls::Client, config: &config::Etcd) -> Result<Self, String> {
         let stream = connect(url, tls).await?;
         let ending = stream.ending();
-        let mut stream = Some(stream);
-        // The one connection; tonic would make the next by itself, without a word.
-        let connector = tower::service_fn(move |_| {
-            std::future::ready(stream.take().map(TokioIo::new).ok_or_else(|| io::Error::other(ending.to_string())))
-        });
-        // Encrypted or not is settled already, and tonic need not know.
-        let endpoint = Endpoint::from_shared(format!("http://{}", url.authority())).map_err(|error| chain(&error))?;
-        let channel = endpoint
+        let endpoint = Endpoint::from_shared(format!("http://{}", url.authority()))
+            .map_err(|error| chain(&error))?
             .http2_keep_alive_interval(PING)
-            .keep_alive_timeout(ANSWER)
-            .connect_with_connector(connector)
-            .await
-            .map_err(|error| chain(&error))?;
+            .keep_alive_timeout(ANSWER);
+        let channel = channel_over(stream, endpoint, ending).await.map_err(|error| chain(&error))?;
         let grpc = Grpc::new(channel).max_decoding_message_size(config.max_bytes as usize + OVERHEAD);
         let mut session = Self { grpc, token: None, watch: None };
         session.token = session.log_in(config).await?;
@@ -217,18 +208,6 @@ impl Watch {
 
 async fn in_time<T>(answer: impl Future<Output = Result<T, String>>) -> Result<T, String> {
     tokio::time::timeout(ANSWER, answer).await.unwrap_or_else(|_| Err(format!("no answer within {ANSWER:?}")))
-}
-
-/// What a status says, and what is behind it.
-fn said(status: &Status) -> String {
-    let message = match status.message() {
-        "" => status.code().description(),
-        message => message,
-    };
-    match (status.code(), std::error::Error::source(status)) {
-        (Code::Unknown | Code::Unavailable, Some(behind)) => chain(behind),
-        _ => message.to_owned(),
-    }
 }
 
 /// The first key after all that begin with the prefix; a zero byte: there is none.

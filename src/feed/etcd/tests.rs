@@ -5,10 +5,13 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::*;
 use crate::feed::Feed;
+use crate::feed::heard::{expect_failure, next, wait_for};
 use crate::tls::authority::Authority;
 
 const PREFIX: &str = "/penstock/services/";
@@ -130,22 +133,6 @@ fn start(config: config::Etcd) -> Feed {
     Feed::start(&config::Feed::Etcd(config), "edge-1", None).unwrap()
 }
 
-/// The next word of the feed that is of interest; a feed that says anything but that fails the test, too.
-async fn wait_for<T>(feed: &mut Feed, of_interest: impl Fn(Update) -> Option<T>) -> T {
-    let waiting = async {
-        loop {
-            if let Some(found) = of_interest(feed.next().await.1) {
-                return found;
-            }
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("the feed does not say it")
-}
-
-async fn next(feed: &mut Feed) -> Update {
-    wait_for(feed, Some).await
-}
-
 /// The names of the next set, with the marks that tests put into values.
 async fn next_set(feed: &mut Feed) -> Vec<String> {
     let set = |update| if let Update::Set(set) = update { Some(names(&set.text)) } else { None };
@@ -156,16 +143,6 @@ fn names(document: &str) -> Vec<String> {
     let document: serde_json::Value = serde_json::from_str(document).unwrap();
     let services = document["services"].as_array().unwrap();
     services.iter().map(|service| format!("{}{}", service["name"].as_str().unwrap(), service["x"])).collect()
-}
-
-async fn expect_failure(feed: &mut Feed, expected: &str) {
-    let failure = |update| match update {
-        Update::Set(set) => panic!("{}, instead of: {expected}", set.text),
-        Update::Unchanged => None,
-        Update::Unreachable(why) => Some(why),
-    };
-    let why = wait_for(feed, failure).await;
-    assert!(why.contains(expected), "{why}\nhas no {expected:?}");
 }
 
 #[tokio::test]
@@ -291,6 +268,43 @@ async fn a_member_that_is_gone_is_passed_over() {
     }
     let mut feed = start(config);
     assert_eq!(next_set(&mut feed).await, ["a1"]);
+}
+
+/// A way to a server on which no connection lives for long; and how often it was taken.
+async fn short_lived(server: u16) -> (u16, Arc<AtomicUsize>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let taken = Arc::new(AtomicUsize::new(0));
+    let count = taken.clone();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            count.fetch_add(1, Ordering::Relaxed);
+            tokio::spawn(async move {
+                let mut server = tokio::net::TcpStream::connect(("127.0.0.1", server)).await?;
+                let copying = tokio::io::copy_bidirectional(&mut client, &mut server);
+                let _ = tokio::time::timeout(Duration::from_millis(100), copying).await;
+                Ok::<_, std::io::Error>(())
+            });
+        }
+    });
+    (port, taken)
+}
+
+#[tokio::test]
+async fn members_that_list_and_end_the_watch_at_once_are_not_asked_in_a_circle() {
+    let etcd = Etcd::start().await;
+    etcd.put("a", r#"{"x": 1}"#);
+    let (port, taken) = short_lived(etcd.ports[0]).await;
+    let endpoints = vec![format!("http://127.0.0.1:{port}").parse().unwrap(); 2];
+    let mut feed = start(config::Etcd { endpoints, ..etcd.config() });
+    assert_eq!(next_set(&mut feed).await, ["a1"]);
+    let end = tokio::time::Instant::now() + Duration::from_secs(3);
+    while let Ok((_, update)) = tokio::time::timeout_at(end, feed.next()).await {
+        assert!(matches!(update, Update::Unreachable(_)), "it is said to answer: {update:?}");
+    }
+    // Two at once, after a pause of at least half a second two more, and after one of a second.
+    let taken = taken.load(Ordering::Relaxed);
+    assert!((2..=6).contains(&taken), "{taken} times");
 }
 
 #[tokio::test]

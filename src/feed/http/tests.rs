@@ -15,6 +15,7 @@ use tokio_rustls::rustls::{RootCertStore, ServerConfig, crypto};
 
 use super::*;
 use crate::feed::Feed;
+use crate::feed::heard::{expect_failure, next, wait_for};
 use crate::tls::authority::Authority;
 
 /// What the server does with one request.
@@ -136,22 +137,6 @@ fn start(config: config::Http) -> Feed {
     Feed::start(&config::Feed::Http(config), "edge-1", None).unwrap()
 }
 
-/// The next word of the feed that is of interest; a feed that says anything but that fails the test, too.
-async fn wait_for<T>(feed: &mut Feed, of_interest: impl Fn(Update) -> Option<T>) -> T {
-    let waiting = async {
-        loop {
-            if let Some(found) = of_interest(feed.next().await.1) {
-                return found;
-            }
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), waiting).await.expect("the feed does not say it")
-}
-
-async fn next(feed: &mut Feed) -> Update {
-    wait_for(feed, Some).await
-}
-
 async fn expect(feed: &mut Feed, text: &str) {
     let set = |update| match update {
         Update::Set(set) => Some(set.text),
@@ -159,16 +144,6 @@ async fn expect(feed: &mut Feed, text: &str) {
         Update::Unreachable(why) => panic!("{why}, instead of {text}"),
     };
     assert_eq!(wait_for(feed, set).await, text);
-}
-
-async fn expect_failure(feed: &mut Feed, expected: &str) {
-    let failure = |update| match update {
-        Update::Set(set) => panic!("{}, instead of: {expected}", set.text),
-        Update::Unchanged => None,
-        Update::Unreachable(why) => Some(why),
-    };
-    let why = wait_for(feed, failure).await;
-    assert!(why.contains(expected), "{why}\nhas no {expected:?}");
 }
 
 #[tokio::test]
@@ -235,6 +210,16 @@ async fn a_server_that_only_says_that_it_waits_is_not_asked_in_a_circle() {
     assert!(matches!(next(&mut feed).await, Update::Unchanged));
     assert!(tokio::time::timeout(GAP * 6, feed.next()).await.is_err());
     assert_eq!(server.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn a_server_that_was_not_asked_to_wait_is_asked_at_the_interval_whatever_it_says() {
+    let says = |text| document("Preference-Applied: wait=30\r\n", text);
+    let server = Server::start([says("one"), says("two")]).await;
+    let mut feed = start(config::Http { poll_interval: Duration::from_secs(3600), ..server.config() });
+    expect(&mut feed, "one").await;
+    let again = tokio::time::timeout(GAP * 6, feed.next()).await;
+    assert!(again.is_err(), "{again:?}");
 }
 
 #[tokio::test]
@@ -392,6 +377,13 @@ async fn encrypted(authority: &Authority, directory: &Path, server: Option<Arc<S
     (this, feed)
 }
 
+/// A certificate that was good until 2020.
+fn expired(authority: &Authority, name: &str) -> (String, String) {
+    let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+    (params.not_before, params.not_after) = (rcgen::date_time_ymd(2019, 1, 1), rcgen::date_time_ymd(2020, 1, 1));
+    authority.sign(params)
+}
+
 #[tokio::test]
 async fn a_server_must_prove_its_name_by_the_authority() {
     let (authority, other) = (Authority::new(), Authority::new());
@@ -402,7 +394,7 @@ async fn a_server_must_prove_its_name_by_the_authority() {
             Some("TLS: the server's certificate is not signed by an authority that is trusted here"),
         ),
         (authority.issue("feed.example"), Some("TLS: the server's certificate is for another name")),
-        (authority.issue_expired("127.0.0.1"), Some("TLS: the server's certificate has expired")),
+        (expired(&authority, "127.0.0.1"), Some("TLS: the server's certificate has expired")),
     ];
     for (certificate, expected) in cases {
         let directory = tempfile::tempdir().unwrap();

@@ -62,7 +62,8 @@ impl Asker {
             Err(error) => return (Outcome::NoVerdict(error.raw_os_error().unwrap_or(EIO)), Duration::ZERO),
         };
         let begun = Instant::now();
-        let outcome = match self.put(question, &to, begun + probe.rhythm.timeout).await {
+        let asked = self.put(question, &to, begun + probe.rhythm.timeout).await;
+        let outcome = match asked.map_err(|fault| fault.at(to.address)) {
             Ok(()) => Outcome::Good,
             Err(Fault::Backend(failure)) => Outcome::Failed(failure),
             Err(Fault::Ours(errno)) => Outcome::NoVerdict(errno),
@@ -107,6 +108,19 @@ async fn by<T>(deadline: Instant, late: Failure, step: impl Future<Output = io::
     match timeout_at(deadline, step).await {
         Ok(result) => result.map_err(Fault::from),
         Err(_) => Err(Fault::Backend(late)),
+    }
+}
+
+impl Fault {
+    /// What it means at this address. Over IPv6, the kernel says EACCES where somebody on the way answers that it is prohibited to go there
+    /// (ICMPv6 type 1, codes 1, 5 and 6; RFC 4443, 3.1); over IPv4, it says EHOSTUNREACH then, and EACCES only of its own accord.
+    fn at(self, address: SocketAddr) -> Self {
+        match self {
+            Self::Ours(errno) if errno == Errno::ACCESS.raw_os_error() && address.is_ipv6() => {
+                Self::Backend(Failure::Unreachable)
+            }
+            fault => fault,
+        }
     }
 }
 
@@ -156,6 +170,9 @@ mod tests {
         ] {
             assert_eq!(Fault::from(io::Error::from(theirs)), Fault::Backend(failure), "{theirs:?}");
         }
+        let prohibited = |address: &str| Fault::from(io::Error::from(E::ACCESS)).at(address.parse().unwrap());
+        assert_eq!(prohibited("[2001:db8::1]:80"), Fault::Backend(Failure::Unreachable));
+        assert_eq!(prohibited("192.0.2.1:80"), Fault::Ours(E::ACCESS.raw_os_error()));
         let end = io::Error::from(io::ErrorKind::UnexpectedEof);
         assert_eq!(Fault::from(end), Fault::Backend(Failure::Closed));
     }

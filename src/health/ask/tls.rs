@@ -12,18 +12,19 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::client::Resumption;
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
+use tokio_rustls::rustls::crypto::CryptoProvider;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 
 use super::{Failure, Fault, To, by, tcp};
 use crate::health::probe::Question;
+use crate::tls;
 
 pub struct Client(TlsConnector);
 
 impl Client {
     pub fn new() -> Self {
-        let provider = Arc::new(ring::default_provider());
+        let provider = tls::provider();
         let mut config = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .expect("ring speaks TLS 1.2 and 1.3")
@@ -60,8 +61,7 @@ fn name(question: &Question, address: SocketAddr) -> ServerName<'static> {
 
 /// What was wrong, where it was TLS.
 pub fn failure(error: &std::io::Error) -> Option<Failure> {
-    let error = error.get_ref()?.downcast_ref::<Error>()?;
-    Some(Failure::Tls(error.to_string().into()))
+    Some(Failure::Tls(tls::fault(error)?.to_string().into()))
 }
 
 /// Takes any certificate.

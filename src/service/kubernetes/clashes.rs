@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Said;
-use super::join::cut;
+use super::join::{NONE_LEFT, cut};
 use crate::service::{Protocol, Service};
 
 /// What the services so far have taken.
@@ -56,6 +56,10 @@ impl Taken {
             });
         }
         if service.backends.is_empty() && all > 0 {
+            // Of one, that was said with its reason.
+            if all > 1 {
+                said.of(&name, NONE_LEFT);
+            }
             return None;
         }
         self.frontends.insert((vip, protocol, port), name.clone());

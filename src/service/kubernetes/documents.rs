@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::objects::{Node, Service, Slice};
 use crate::service::problem::{Path, Report};
+use crate::service::shape::check_twice;
 use crate::service::tree::{Value, quote};
 
 /// Every object of a document, or of a stream of them.
@@ -74,6 +75,7 @@ impl Objects {
         let (kind, group) = (text("kind"), text("apiVersion"));
         let has = |key: &str| members.iter().any(|(name, _)| name == key);
         if has("items") {
+            check_twice(members, path, report);
             // The items of `ServiceList` and the like need not say what they are.
             let of_items = kind.as_deref().and_then(|kind| kind.strip_suffix("List")).filter(|kind| !kind.is_empty());
             let of_items = of_items.map(|kind| (kind.to_owned(), group));
@@ -83,6 +85,7 @@ impl Objects {
             normalize(document);
             self.take_named(document, &kind, group.as_deref(), path, report);
         } else if has("services") {
+            check_twice(members, path, report);
             normalize(document);
             for (key, kind) in LISTS {
                 self.take_list(document, key, path, report, |found, object, path, report| {

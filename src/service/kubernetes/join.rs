@@ -167,6 +167,7 @@ impl Joint<'_> {
         let keeps = |candidate: &Candidate<'_>| changes_port || candidate.port == frontend.port;
         ports.extend(candidates.iter().filter(|candidate| !keeps(candidate)).map(|candidate| candidate.port));
         candidates.retain(keeps);
+        let mut reasons = usize::from(!ports.is_empty());
         if !ports.is_empty() {
             let ports = ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", ");
             let (own, mode) = (frontend.port, self.wishes.forwarding.name());
@@ -186,9 +187,14 @@ impl Joint<'_> {
                 None => return true,
             };
             said.of(name, cut(1, all, why));
+            reasons += 1;
             false
         });
         if candidates.is_empty() && all > 0 {
+            // Where one reason took all, that was said with it.
+            if reasons > 1 {
+                said.of(name, NONE_LEFT);
+            }
             return None;
         }
         if candidates.len() > MOST_BACKENDS {
@@ -222,10 +228,13 @@ impl Joint<'_> {
     }
 }
 
+/// What is said of a service whose endpoints were all cut, for more than one reason.
+pub const NONE_LEFT: &str = "left out, for no endpoint is left";
+
 /// Says that so many of all endpoints are left out.
 pub fn cut(count: usize, all: usize, why: impl Display) -> String {
     match count {
-        _ if count == all => format!("left out, for no endpoint is left: {why}"),
+        _ if count == all => format!("{NONE_LEFT}: {why}"),
         1 => format!("1 of {all} endpoints is left out: {why}"),
         count => format!("{count} of {all} endpoints are left out: {why}"),
     }

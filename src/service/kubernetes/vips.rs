@@ -9,7 +9,7 @@ use super::{Options, Said};
 /// The VIPs of a service, in order, each once; none where it is not for us.
 ///
 /// They are the addresses that a load balancer has been given (`status`) in the mode "VIP" (KEP-1860: behind the other one, "Proxy", is
-/// somebody who ends connections), and `spec.externalIPs`; only where neither says anything, the deprecated `spec.loadBalancerIP`, which
+/// somebody who ends connections), and `spec.externalIPs`; only where neither gives any, the deprecated `spec.loadBalancerIP`, which
 /// is a wish. A ClusterIP is the cluster's own.
 pub fn vips(service: &Service, options: &Options, said: &mut Said<'_>) -> BTreeSet<IpAddr> {
     // Of an ExternalName there are no endpoints: it is an alias in the DNS.
@@ -20,7 +20,7 @@ pub fn vips(service: &Service, options: &Options, said: &mut Said<'_>) -> BTreeS
     let given = service.ingress.iter().filter(|ingress| ingress.mode == IpMode::Vip);
     let mut vips: BTreeSet<_> = given.filter_map(|ingress| ingress.address).collect();
     vips.extend(&service.external_ips);
-    let is_wish = service.kind == ServiceKind::LoadBalancer && service.ingress.is_empty() && vips.is_empty();
+    let is_wish = service.kind == ServiceKind::LoadBalancer && vips.is_empty();
     if let Some(text) = service.load_balancer_ip.as_ref().filter(|_| is_wish) {
         match text.parse() {
             Ok(vip) => drop(vips.insert(vip)),

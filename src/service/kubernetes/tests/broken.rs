@@ -26,6 +26,16 @@ const GOOD: &str = r#"{
 fn changes() -> Vec<(&'static str, &'static str, &'static str)> {
     vec![
         // The lists, and what is in them.
+        (
+            r#""services": ["#,
+            r#""services": [], "services": ["#,
+            "services: this key stands twice in one object; keep one",
+        ),
+        (
+            "\"endpoints\": [{\n",
+            "\"endpoints\": null, \"endpoints\": [{\n",
+            "endpoints: this key stands twice in one object; keep one",
+        ),
         (r#""services": ["#, r#""services": 7, "x": ["#, "services: 7 is not a list"),
         (r#""services": ["#, r#""services": [7, "#, "services[0]: 7 is not an object"),
         (r#""services": ["#, r#""servies": ["#, "services: required, but absent. The v1 Services; [] for none."),

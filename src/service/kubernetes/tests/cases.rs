@@ -198,7 +198,11 @@ fn vips_are_what_a_load_balancer_was_given_and_external_ips_else_the_wish() {
         served("type: LoadBalancer, loadBalancerIP: 192.0.2.4, externalIPs: [192.0.2.3]", ""),
         at(&["192.0.2.3"])
     );
-    assert_eq!(served("type: LoadBalancer, loadBalancerIP: 192.0.2.4", "{ip: 192.0.2.1, ipMode: Proxy}"), at(&[]));
+    assert_eq!(
+        served("type: LoadBalancer, loadBalancerIP: 192.0.2.4", "{ip: 192.0.2.1, ipMode: Proxy}"),
+        at(&["192.0.2.4"])
+    );
+    assert_eq!(served("type: LoadBalancer, loadBalancerIP: 192.0.2.4", "{hostname: lb.example}"), at(&["192.0.2.4"]));
     assert_eq!(served("type: NodePort, loadBalancerIP: 192.0.2.4", ""), at(&[]));
     assert_eq!(
         served("type: LoadBalancer, loadBalancerIP: pool-a", ""),
@@ -448,6 +452,39 @@ fn what_cannot_be_is_left_out_or_cut_and_holds_nothing_else_back() {
             "! shop/web:80/tcp@192.0.2.10: 1 of 7 endpoints is left out: 127.0.0.1 is a loopback address",
             "! shop/web:80/tcp@192.0.2.10: 1 of 7 endpoints is left out: 192.0.2.10 is the service's own VIP: the packet would come straight back",
             "! shop/web:38412/sctp@192.0.2.10: left out: SCTP is not balanced, only TCP and UDP are",
+        ],
+    );
+}
+
+#[test]
+fn a_service_without_an_endpoint_left_is_said_to_be_out_whatever_the_reasons() {
+    let slices = [
+        slice("web", "{port: 80}", &[ready("192.0.2.10"), ready("127.0.0.1")].join(", ")),
+        slice("web", "{port: 8080}", &ready("10.1.0.3")),
+    ];
+    become_usually(
+        &[balanced("web", PORT_80, &["192.0.2.10"])],
+        &slices,
+        &[
+            "! shop/web:80/tcp@192.0.2.10: 1 of 3 endpoints is left out: port 8080 differs from the service's 80, and \"ipip\" cannot \
+             change ports; let them listen on 80, or annotate the service with a mode that can, as \"dnat\" (penstock.io/forwarding)",
+            "! shop/web:80/tcp@192.0.2.10: 1 of 3 endpoints is left out: 127.0.0.1 is a loopback address",
+            "! shop/web:80/tcp@192.0.2.10: 1 of 3 endpoints is left out: 192.0.2.10 is the service's own VIP: the packet would come straight back",
+            "! shop/web:80/tcp@192.0.2.10: left out, for no endpoint is left",
+        ],
+    );
+    let dnat = |name: &str, vip: &str| annotated(name, "penstock.io/forwarding: dnat", PORT_80, &[vip]);
+    let endpoints = [ready("10.1.0.1"), ready("10.1.0.2")].join(", ");
+    become_usually(
+        &[dnat("a", "192.0.2.10"), dnat("b", "192.0.2.11")],
+        &[slice("a", "{port: 80}", &endpoints), slice("b", "{port: 80}", &endpoints)],
+        &[
+            "shop/a:80/tcp@192.0.2.10 dnat | 10.1.0.1 | 10.1.0.2",
+            "! shop/b:80/tcp@192.0.2.11: 1 of 2 endpoints is left out: 10.1.0.1:80 is an endpoint of shop/a:80/tcp@192.0.2.10 too, and \
+             \"dnat\" could not tell whose replies come from it",
+            "! shop/b:80/tcp@192.0.2.11: 1 of 2 endpoints is left out: 10.1.0.2:80 is an endpoint of shop/a:80/tcp@192.0.2.10 too, and \
+             \"dnat\" could not tell whose replies come from it",
+            "! shop/b:80/tcp@192.0.2.11: left out, for no endpoint is left",
         ],
     );
 }
