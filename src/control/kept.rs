@@ -3,7 +3,7 @@
 //!
 //! A file is a text under one line that tells whether all of it is there. It is written aside, synced and renamed: after a crash the old
 //! one or the new one stands there, whole. A thread of its own writes, since a sync may take longer than anything else that the control
-//! side does.
+//! side does; and another the bases, which are of all services, so that a change of one need not wait for them.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -87,7 +87,7 @@ impl Kept {
         if is_whole { Ok(Some(text.to_owned())) } else { Err(damaged("the text does not match its checksum")) }
     }
 
-    /// If that fails the old text stays.
+    /// If that fails the old text stays, where somebody is told so.
     fn save(self, state_dir: &Path, text: &str) -> Result<(), Error> {
         let path = self.path(state_dir);
         let (aside, old) = (path.with_extension("new"), path.with_extension("old"));
@@ -96,13 +96,16 @@ impl Kept {
             writeln!(file, "{}", self.first_line(text))?;
             file.write_all(text.as_bytes())?;
             file.sync_all()?;
-            let has_old = link(&path, &old)?;
+            let is_answered = matches!(self, Self::Definitions | Self::Drained);
+            let has_old = is_answered && link(&path, &old)?;
             let written = fs::rename(&aside, &path).and_then(|()| sync_directory(state_dir));
-            if written.is_err() {
+            if written.is_err() && is_answered {
                 // It may stand there all the same, but nobody was told so.
                 let _ = if has_old { fs::rename(&old, &path) } else { fs::remove_file(&path) };
             }
-            let _ = remove(&old);
+            if has_old {
+                let _ = remove(&old);
+            }
             written
         };
         write().map_err(|error| {
@@ -133,13 +136,58 @@ pub fn split_changes(text: &str) -> (Option<u64>, &str) {
 pub struct Keeper {
     given: Option<mpsc::Sender<Given>>,
     thread: Option<JoinHandle<()>>,
+    bases: BasesKeeper,
 }
 
 enum Given {
     Definitions(String),
-    Bases(Saved),
     Health(Vec<LastState>),
     Commit(Commit),
+}
+
+/// Writes bases.
+struct BasesKeeper {
+    given: Option<mpsc::Sender<OfBases>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+enum OfBases {
+    Keep(Saved),
+    /// Says so when all that was given before is on disk.
+    Settle(mpsc::Sender<()>),
+}
+
+impl BasesKeeper {
+    fn start(state_dir: PathBuf) -> io::Result<Self> {
+        let (given, receiver) = mpsc::channel::<OfBases>();
+        let work = move || {
+            while let Ok(first) = receiver.recv() {
+                let (mut newest, mut waiting) = (None, Vec::new());
+                for given in [first].into_iter().chain(receiver.try_iter()) {
+                    match given {
+                        OfBases::Keep(saved) => newest = Some(saved),
+                        OfBases::Settle(done) => waiting.push(done),
+                    }
+                }
+                if let Some(saved) = newest {
+                    save(&state_dir, Kept::Bases, &saved.to_text());
+                }
+                waiting.into_iter().for_each(|done| drop(done.send(())));
+            }
+        };
+        let thread = std::thread::Builder::new().name("bases".to_owned()).spawn(work)?;
+        Ok(Self { given: Some(given), thread: Some(thread) })
+    }
+}
+
+/// Waits until what was given is on disk.
+impl Drop for BasesKeeper {
+    fn drop(&mut self) {
+        self.given = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
 }
 
 /// What somebody waits for to be on disk.
@@ -164,21 +212,17 @@ impl Keeper {
     pub fn start(state_dir: PathBuf, last_segment: Option<u64>) -> io::Result<Self> {
         let journal = last_segment.map(|number| Journal::open(&state_dir, number)).transpose()?;
         let (sender, receiver) = mpsc::channel::<Given>();
-        let mut writer = Writer::new(state_dir, journal);
+        let bases = BasesKeeper::start(state_dir.clone())?;
+        let mut writer = Writer { bases: bases.given.clone(), ..Writer::new(state_dir, journal) };
         let work = move || {
             while let Ok(first) = receiver.recv() {
-                let (mut definitions, mut bases, mut health, mut commits) = (None, None, None, Vec::new());
+                let (mut definitions, mut health, mut commits) = (None, None, Vec::new());
                 for given in [first].into_iter().chain(receiver.try_iter()) {
                     match given {
                         Given::Definitions(text) => definitions = Some(text),
-                        Given::Bases(saved) => bases = Some(saved),
                         Given::Health(states) => health = Some(states),
                         Given::Commit(commit) => commits.push(commit),
                     }
-                }
-                // Bases of definitions that are not there yet hold nothing; definitions without their bases would move flows.
-                if let Some(bases) = bases {
-                    writer.save(Kept::Bases, &bases.to_text());
                 }
                 if let Some(text) = definitions {
                     writer.keep_text(&text);
@@ -188,13 +232,13 @@ impl Keeper {
                 }
                 if let Some(states) = health {
                     let line = |state: &LastState| serde_json::to_string(state).expect("plain data") + "\n";
-                    writer.save(Kept::Health, &states.iter().map(line).collect::<String>());
+                    save(&writer.state_dir, Kept::Health, &states.iter().map(line).collect::<String>());
                 }
             }
             writer.finish_rewriting();
         };
         let thread = std::thread::Builder::new().name("keeper".to_owned()).spawn(work)?;
-        Ok(Self { given: Some(sender), thread: Some(thread) })
+        Ok(Self { given: Some(sender), thread: Some(thread), bases })
     }
 
     /// Returns at once.
@@ -202,9 +246,11 @@ impl Keeper {
         self.give(Given::Definitions(text));
     }
 
-    /// Returns at once. Definitions that are given later are written later.
+    /// Returns at once. Whole definitions that are given later are written later.
     pub fn keep_bases(&self, saved: Saved) {
-        self.give(Given::Bases(saved));
+        if let Some(bases) = &self.bases.given {
+            let _ = bases.send(OfBases::Keep(saved));
+        }
     }
 
     /// Returns at once.
@@ -250,22 +296,29 @@ struct Writer {
     newest: Option<Arc<Definitions>>,
     /// Whether there may be changes, or a set before the set, that nobody needs behind a feed's text.
     has_changes: bool,
+    /// To who writes bases.
+    bases: Option<mpsc::Sender<OfBases>>,
 }
 
 impl Writer {
     fn new(state_dir: PathBuf, journal: Option<Journal>) -> Self {
-        Self { state_dir, journal, base_bytes: 0, rewriting: None, newest: None, has_changes: true }
+        Self { state_dir, journal, base_bytes: 0, rewriting: None, newest: None, has_changes: true, bases: None }
     }
 
-    fn save(&self, kept: Kept, text: &str) {
-        if let Err(error) = kept.save(&self.state_dir, text) {
-            metrics::counter!(STATE_ERRORS).increment(1);
-            tracing::error!("what a restart needs cannot be kept: {error}");
+    /// Waits until all bases are on disk that were given before now. Changes may be there before the bases of others: they say which they are
+    /// of. But a whole set in the place of another would leave nobody who knows what bases before it were of.
+    fn settle_bases(&self) {
+        let (done, settled) = mpsc::channel();
+        if let Some(bases) = &self.bases
+            && bases.send(OfBases::Settle(done)).is_ok()
+        {
+            let _ = settled.recv();
         }
     }
 
     /// Keeps a feed's text, which has no changes behind it.
     fn keep_text(&mut self, text: &str) {
+        self.settle_bases();
         if let Err(error) = Kept::Definitions.save(&self.state_dir, text) {
             metrics::counter!(STATE_ERRORS).increment(1);
             return tracing::error!("what a restart needs cannot be kept: {error}");
@@ -315,6 +368,7 @@ impl Writer {
     fn write_whole(&mut self, definitions: &Definitions) -> Result<Position, Error> {
         // It would end later, with an older set.
         self.finish_rewriting();
+        self.settle_bases();
         let failed = |error| Error::Io(self.state_dir.clone(), error);
         let first_before = self.keep_before().map_err(failed)?;
         let number = journal::next(&self.state_dir).map_err(failed)?;
@@ -349,6 +403,7 @@ impl Writer {
         }
         self.finish_rewriting();
         let Some(definitions) = self.newest.clone() else { return };
+        self.settle_bases();
         let begin = || {
             let number = journal::next(&self.state_dir)?;
             let journal = Journal::begin(&self.state_dir, number)?;
@@ -369,6 +424,13 @@ impl Writer {
             Ok(Err(error)) => tracing::warn!("definitions cannot be written anew, their changes grow on: {error}"),
             Err(panic) => std::panic::resume_unwind(panic),
         }
+    }
+}
+
+fn save(state_dir: &Path, kept: Kept, text: &str) {
+    if let Err(error) = kept.save(state_dir, text) {
+        metrics::counter!(STATE_ERRORS).increment(1);
+        tracing::error!("what a restart needs cannot be kept: {error}");
     }
 }
 
@@ -551,6 +613,36 @@ mod tests {
         write_anew(directory.path(), 3, &set("b", &["web"])).unwrap_err();
         assert!(!before.exists());
         assert_eq!(on_disk(directory.path()), (Some("b".to_owned()), vec![]));
+    }
+
+    #[test]
+    fn a_change_waits_for_no_bases_and_a_whole_set_does() {
+        use crate::service::{Ports, Protocol};
+
+        let directory = tempfile::tempdir().unwrap();
+        let keeper = Keeper::start(directory.path().to_owned(), None).unwrap();
+        let commit = |version: &str, lines: Option<String>| {
+            let (done, receiver) = oneshot::channel();
+            let what = What::Definitions { all: set(version, &["web"]), lines };
+            keeper.commit(Commit { what, done });
+            receiver.blocking_recv().unwrap().unwrap();
+        };
+        commit("a", None);
+        // Of very many services.
+        let key = crate::snapshot::Key {
+            vip: "192.0.2.1/32".parse().unwrap(),
+            ports: Ports::one(80),
+            protocol: Protocol::Tcp,
+        };
+        let endpoint = |number: u32| (std::net::SocketAddr::from((number.to_be_bytes(), 80)), number);
+        let numbers = [(key, false, (0..300_000).map(endpoint).collect())].into_iter().collect();
+        let saved = Saved { bases: Vec::new(), numbers, memory: 1, of: Default::default() };
+        keeper.keep_bases(saved);
+        commit("a#1", Some(line("a#1")));
+        let has_bases = || Kept::Bases.path(directory.path()).exists();
+        assert!(!has_bases(), "they are still being written");
+        commit("b", None);
+        assert!(has_bases());
     }
 
     #[test]
