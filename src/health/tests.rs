@@ -123,9 +123,7 @@ fn checks_through_services_that_differ_are_not_shared() {
         let prefix = json!({"forwarding": "ipip", "vip": vip, "backends": [{"address": "10.1.0.1"}]});
         assert_eq!(targets(prefix), [target(asked, "10.1.0.1:80", "Ipip")]);
     }
-    let v6 = |vip: &str| {
-        targets(json!({"forwarding": "ipip", "vip": vip, "backends": [{"address": "10.1.0.1"}]}))
-    };
+    let v6 = |vip: &str| targets(json!({"forwarding": "ipip", "vip": vip, "backends": [{"address": "10.1.0.1"}]}));
     assert_eq!(v6("2001:db8::/64"), [target("[2001:db8::1]:80", "10.1.0.1:80", "Ipip")]);
     assert_eq!(v6("2001:db8::7"), [target("[2001:db8::7]:80", "10.1.0.1:80", "Ipip")]);
 }

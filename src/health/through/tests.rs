@@ -13,10 +13,8 @@ use crate::health::ask::Asker;
 use crate::health::{Failure, Outcome, Probe, Question, Rhythm, Subject, Target};
 use crate::service::{CheckKind, Forwarding};
 
-const SOURCE: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)),
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1)),
-];
+const SOURCE: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1))];
 const VIP: [&str; 2] = ["192.0.2.1:80", "[2001:db8:1::1]:80"];
 const PORTS: Ports = Ports { first: 61000, last: 61001 };
 
