@@ -333,8 +333,8 @@ fn what_a_device_has_no_room_for_is_dropped_tx_full() {
 fn packets_of_health_checks_are_sent_and_counted_apart() {
     let wire = Wire::new([DROP; 5]);
     let (mut producer, probes) = ring::single(eal(), 256).unwrap();
-    let devices = [&*wire.device("net_pcap_probes")];
-    let poll = Loop::start_with("probes", &devices, Idle::Pause, vec![], Some(probes));
+    let device = wire.device("net_pcap_probes");
+    let poll = Loop::start_with("probes", &[&device], Idle::Pause, vec![], Some(probes));
     for kind in [FORWARD, DROP, FORWARD, PUNT].into_iter().cycle().take(100) {
         let mut mbuf = poll.pool.alloc().unwrap();
         mbuf.append(60).unwrap().fill(kind);

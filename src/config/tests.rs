@@ -378,8 +378,8 @@ fn broken() -> Vec<(String, Vec<String>)> {
         ("{node-1 = \"10.0.9.1\"}", "{node-1 = \"x\"}", "feed.node_addresses.node-1: \"x\" is not an IPv4 or IPv6 address".into()),
         ("listen = \"127.0.0.1:9342\"", "listen = 9342", "metrics.listen: 9342 is not an address and port like \"127.0.0.1:9341\", or \"none\"".into()),
         ("\"unix:/run/penstock/api.sock\"", "\"unix:api.sock\"", "api.listen[0]: \"unix:api.sock\" is not \"unix:\" and the path of a socket, or an address and port".into()),
-        ("[flows]", "[flows", "line 44, column 7: not TOML: unclosed table, expected `]`".into()),
-        ("[flows]", "[hash]", "line 44, column 2: not TOML: duplicate key".into()),
+        ("[flows]", "[flows", "line 49, column 7: not TOML: unclosed table, expected `]`".into()),
+        ("[flows]", "[hash]", "line 49, column 2: not TOML: duplicate key".into()),
         ("burst = 7", "burst = 7\nburst = 8", "line 30, column 1: not TOML: duplicate key".into()),
     ];
     let mut broken: Vec<_> = cases

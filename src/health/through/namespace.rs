@@ -37,7 +37,6 @@ impl Namespace {
             let device = DeviceBuilder::new().name("probes").layer(Layer::L3);
             let device = device.with(|options| _ = options.packet_information(false)).build_sync()?;
             device.set_nonblocking(true)?;
-            device.set_tx_queue_len(WAITING)?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(route(device.if_index()?, own))?;
             Ok((inside, device))
@@ -72,7 +71,7 @@ impl Namespace {
 async fn route(device: u32, own: Vec<IpAddr>) -> io::Result<()> {
     let (connection, handle, _) = rtnetlink::new_connection()?;
     tokio::spawn(connection);
-    let link = LinkUnspec::new_with_index(device).mtu(MTU as u32).up().build();
+    let link = LinkUnspec::new_with_index(device).mtu(MTU as u32).txqueuelen(WAITING).up().build();
     handle.link().set(link).execute().await.map_err(refused)?;
     for address in own {
         match (address, reach(&handle, device, address).await) {

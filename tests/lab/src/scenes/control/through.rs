@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{Scene, require};
 use crate::backend::DNAT_PORT;
-use crate::lab::{Lab, NODE, VIP, backend_address, services};
+use crate::lab::{Lab, NODE, TO_NODE, VIP, backend_address, services};
 use crate::node::{Node, Options};
 use crate::say::Story;
 use crate::wait::{PATIENCE, until};
@@ -44,7 +44,7 @@ fn play(lab: &mut Lab, story: &mut Story) -> Result<()> {
 }
 
 fn tell(lab: &mut Lab, story: &mut Story, set: &serde_json::Value) -> Result<()> {
-    let mut capture = lab.capture_at_node("through", &format!("src host {NODE} and {TUNNELLED}"))?;
+    let mut capture = lab.capture_at_router(TO_NODE, "through", &format!("src host {NODE} and {TUNNELLED}"))?;
     lab.node.start_anew(&Options::default(), set)?;
 
     story.claim("all are up: asked by `ipip` and by `dnat`, and no service counts that", || {
