@@ -6,6 +6,7 @@
 
 mod backends;
 mod caller;
+mod capture;
 mod definitions;
 mod flows;
 mod listen;
@@ -18,6 +19,7 @@ use std::time::SystemTime;
 use tonic::transport::Server as Transport;
 use tonic::transport::server::Router;
 
+use crate::capture::Captures;
 use crate::control::Client;
 use crate::proto::{self, DESCRIPTORS, LARGEST_MESSAGE};
 
@@ -34,6 +36,8 @@ pub struct Api {
     pub metrics: Box<Metrics>,
     /// The flows that each lcore remembers, with its CPU.
     pub remembered: Vec<(u16, crate::flow::Remembered)>,
+    /// Takes frames from the lcores, in the order of `[dpdk] lcores`.
+    pub captures: Arc<Captures>,
 }
 
 /// Renders metrics, at least those whose name begins so; nothing where the node is about to end.

@@ -13,14 +13,13 @@ mod state_dir;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-#[cfg(feature = "api")]
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use dpdk::{Eal, Mempool, Running};
+use dpdk::{Eal, Mempool, Running, cycles};
 
 #[cfg(feature = "api")]
 use crate::api::{self, Api, Listeners};
+use crate::capture::{Captures, Moment};
 use crate::config::{self, Config};
 use crate::control::{self, Control, Setup};
 use crate::counters::LcoreBlock;
@@ -130,6 +129,8 @@ struct Node {
     punt: Option<Punt>,
     /// Ends after the lcores, whose snapshots it frees.
     control: Control,
+    #[cfg(feature = "api")]
+    captures: Arc<Captures>,
 }
 
 impl Node {
@@ -167,16 +168,24 @@ impl Node {
         let Wiring { lanes, bridges, counts } = wire(eal, &mut opened, taps, cpus.len())?;
         let punt = if bridges.is_empty() { None } else { Some(Punt::start(eal, pool, bridges)?) };
 
+        let rate = cycles::tsc_hz(eal);
+        let moment = move || Moment { time: SystemTime::now(), ticks: cycles::tsc(), rate };
+        let (captures, takers) = Captures::new(cpus.len(), moment);
+        #[cfg(not(feature = "api"))]
+        drop(captures);
         let stop = Arc::new(AtomicBool::new(false));
         let mut lcores = Vec::new();
         let mut blocks = Vec::new();
-        let parts = lanes.into_iter().zip(readers).zip(Handoff::of(cpus.len())).zip(pipelines);
-        for ((lcore, &cpu), (((ports, reader), handoff), pipeline)) in eal.lcores().into_iter().zip(cpus).zip(parts) {
+        let ends = Handoff::of(cpus.len()).into_iter().zip(takers);
+        let parts = lanes.into_iter().zip(readers).zip(ends).zip(pipelines);
+        for ((lcore, &cpu), (((ports, reader), (handoff, taker)), pipeline)) in
+            eal.lcores().into_iter().zip(cpus).zip(parts)
+        {
             let counters = Arc::new(LcoreBlock::new(ports.len()));
             blocks.push((cpu, counters.clone()));
             let plan = Plan {
                 ports,
-                work: Forwarding::new(pipeline, reader, handoff),
+                work: Forwarding::new(pipeline, reader, handoff, taker),
                 counters,
                 clock,
                 idle: idle(config.dpdk.idle),
@@ -215,6 +224,8 @@ impl Node {
             lcores,
             punt,
             control,
+            #[cfg(feature = "api")]
+            captures,
         })
     }
 
@@ -232,6 +243,7 @@ impl Node {
                 Box::pin(async move { sources.render(&prefix).await })
             }),
             remembered: self.remembered.clone(),
+            captures: self.captures.clone(),
         })
     }
 

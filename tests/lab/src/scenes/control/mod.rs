@@ -1,6 +1,7 @@
 //! The control side: gRPC in other hands, the command line on a live node, and what happens where the control side dies or stands still.
 //! `make lab-control`.
 
+mod capture;
 mod drain;
 mod killed;
 mod live;
@@ -15,7 +16,7 @@ use crate::lab::{Lab, services};
 use crate::node::{NO_FEED, Options};
 
 pub fn scenes() -> Vec<Scene> {
-    vec![orchestrator::SCENE, live::SCENE, drain::SCENE, killed::SCENE, stuck::SCENE]
+    vec![orchestrator::SCENE, live::SCENE, capture::SCENE, drain::SCENE, killed::SCENE, stuck::SCENE]
 }
 
 /// Silent for so long, connections are forgotten: longer than any is silent here.
