@@ -11,6 +11,7 @@ pub mod mode; // one file a forwarding mode: `prepare` before any packet, `apply
 pub mod snapshot; // definitions + next hops -> the immutable thing an lcore reads
 pub mod quiescent; // publish snapshots, retire them once every lcore has let go
 pub mod pipeline; // a burst in, verdicts out: parse -> match -> select -> mode
+pub mod capture; // frames of a running node with their verdict: taken by lcores, sampled and bounded
 #[cfg(feature = "dpdk")]
 pub mod lcore; // the poll loop: rx, pipeline, tx, punt
 pub mod replay; // a capture through the same pipeline, N lcores in one thread

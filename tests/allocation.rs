@@ -1,4 +1,5 @@
-//! The pipeline allocates nothing: a counting allocator watches it over everything that the fuzz corpus has.
+//! The pipeline allocates nothing, nor does a capture of all that goes through: a counting allocator watches them over everything that the
+//! fuzz corpus has.
 
 #[path = "../fuzz/harness/mod.rs"]
 mod harness;
@@ -8,17 +9,45 @@ mod oracle;
 use std::alloc::System;
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::SystemTime;
 
+use penstock::capture::{Captures, Filter, MOST_BYTES, MOST_RATE, Moment, Wanted};
 use penstock::config::Config;
+use penstock::counters::Reason;
 use penstock::flow::Nat;
 use penstock::pipeline::{BURST, Pipeline, Verdict};
 use penstock::replay::Buffer;
 use penstock::service;
-use penstock::snapshot::{Compiler, Millis, PortIndex};
+use penstock::snapshot::{Compiler, Millis, PortIndex, Snapshot};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// Slots run out on the way, too.
+fn a_capture_allocates_nothing(snapshot: &Snapshot, pipeline: &mut Pipeline) {
+    let moment = || Moment { time: SystemTime::UNIX_EPOCH, ticks: 0, rate: 1 };
+    let (captures, mut takers) = Captures::new(1, moment);
+    let filter = Filter::new::<&str>(&[], &[], None).unwrap();
+    let capture = captures.begin(Wanted { filter, bytes: MOST_BYTES, rate: MOST_RATE, sent: true }).unwrap();
+    let taker = &mut takers[0];
+    for _ in 0..3 {
+        let mut bursts = bursts();
+        let region = Region::new(ALLOCATOR);
+        for (frames, second) in bursts.iter_mut().zip(0..) {
+            taker.begin_round();
+            let now = Millis(1000 * second);
+            let mut watch = taker.watch(snapshot, now, second, PortIndex(0)).unwrap();
+            pipeline.process_witnessed(snapshot, now, PortIndex(0), frames, &mut [Verdict::Punt; BURST], &mut watch);
+            taker.refuse(Reason::TxFull, 1, |verdict| verdict.port().is_some());
+        }
+        taker.begin_round();
+        let change = region.change();
+        assert_eq!((change.allocations, change.reallocations, change.deallocations), (0, 0, 0));
+    }
+    let counts = capture.counts();
+    assert!(counts.taken > 100 && counts.lost > 0, "{counts:?}");
+}
 
 /// The frames of each kept input.
 fn bursts() -> Vec<Vec<Buffer>> {
@@ -58,6 +87,7 @@ fn bursts_of_everything_allocate_nothing() {
         }));
     }
     assert_eq!(seen.len(), 6, "only {seen:?} were seen");
+    a_capture_allocates_nothing(&snapshot, &mut pipeline);
 
     let region = Region::new(ALLOCATOR);
     std::hint::black_box(vec![1]);

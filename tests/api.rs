@@ -15,22 +15,26 @@ use std::time::{Duration, Instant, SystemTime};
 use authority::Authority;
 use hyper_util::rt::TokioIo;
 use penstock::api::{Api, Facts, LISTS, Listeners};
+use penstock::capture::{Captures, Moment};
 use penstock::config::{Config, Listen};
 use penstock::control::{Control, Setup};
 use penstock::flow::{Clients, Flow as Remembers, Flows, Remembered, Stage};
+use penstock::pipeline::{BURST, Pipeline, Verdict};
 use penstock::proto::backends_client::BackendsClient;
 use penstock::proto::definitions_client::DefinitionsClient;
 use penstock::proto::flows_client::FlowsClient;
 use penstock::proto::node_client::NodeClient;
 use penstock::proto::*;
 use penstock::quiescent::Reader;
-use penstock::snapshot::{Millis, Snapshot};
+use penstock::replay::Buffer;
+use penstock::snapshot::{Millis, PortIndex, Snapshot};
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-/// A node without ports of its own: control thread and API on a socket in `directory`, and an lcore that adopts whatever comes.
+/// A node without ports of its own: control thread and API on a socket in `directory`, and an lcore that adopts whatever
+/// comes, and receives a burst a round while they are captured.
 struct Node {
     control: Option<Control>,
     stop: Arc<AtomicBool>,
@@ -106,11 +110,24 @@ impl Node {
         };
         let (control, mut readers) = Control::start(setup).unwrap();
         let mut reader: Reader<Snapshot> = readers.remove(0);
+        let ticks = move || start.elapsed().as_nanos() as u64;
+        let moment = move || Moment { time: SystemTime::now(), ticks: ticks(), rate: 1_000_000_000 };
+        let (captures, mut takers) = Captures::new(1, moment);
+        let mut taker = takers.remove(0);
         let stop = Arc::new(AtomicBool::new(false));
         let is_over = stop.clone();
         let lcore = std::thread::spawn(move || {
+            let mut pipeline = Pipeline::new(0);
             while !is_over.load(Ordering::Relaxed) {
-                reader.quiescent();
+                taker.begin_round();
+                let snapshot = reader.quiescent();
+                let now = Millis(start.elapsed().as_millis() as u64);
+                if let Some(mut watch) = taker.watch(snapshot, now, ticks(), PortIndex(0)) {
+                    let mut frames: Vec<_> =
+                        [80, 81].iter().cycle().take(BURST).map(|&port| Buffer::new(&packet(port))).collect();
+                    let mut verdicts = [Verdict::Punt; BURST];
+                    pipeline.process_witnessed(snapshot, now, PortIndex(0), &mut frames, &mut verdicts, &mut watch);
+                }
                 std::thread::sleep(Duration::from_micros(50));
             }
         });
@@ -122,6 +139,7 @@ impl Node {
             metrics: Box::new(|_| Box::pin(async { Some("# HELP up\nup{a=\"b\"} 1\nother 2\n".to_owned()) })),
             remembered: remembered.into_iter().map(|remembered| (1, remembered)).collect(),
             lists: Arc::new(tokio::sync::Semaphore::new(LISTS)),
+            captures,
         });
         let (serving, addresses) = runtime.block_on(async {
             let listeners = Listeners::bind(&config.api).await.unwrap();
@@ -182,6 +200,15 @@ fn service(name: &str, vip: u8, backends: &[u8]) -> Service {
 
 fn upsert(service: Service) -> UpsertServiceRequest {
     UpsertServiceRequest { service: Some(service), ..UpsertServiceRequest::default() }
+}
+
+/// From a client to this port of the VIP of `service("…", 1, …)`.
+fn packet(port: u16) -> Vec<u8> {
+    let ip =
+        etherparse::PacketBuilder::ethernet2([2; 6], [2, 0, 0, 0, 0, 1]).ipv4([198, 51, 100, 7], [192, 0, 2, 1], 64);
+    let mut frame = Vec::new();
+    ip.tcp(40_000, port, 1, 512).syn().write(&mut frame, &[0; 20]).unwrap();
+    frame
 }
 
 async fn names(client: &mut DefinitionsClient<Channel>) -> (Option<String>, Vec<String>) {
@@ -1166,4 +1193,119 @@ fn top_shows_a_node_says_when_it_is_gone_and_gives_the_terminal_back() {
     let all = seen.lock().unwrap();
     let (opened, closed) = ("\u{1b}[?1049h", "\u{1b}[?1049l");
     assert!(all.find(opened) < all.rfind(closed) && all.contains(closed), "{all:?}");
+}
+
+/// Begins a capture, once no other is under way.
+async fn capture(channel: &Channel, request: &CaptureRequest) -> (CaptureResponse, tonic::Streaming<CaptureResponse>) {
+    let start = Instant::now();
+    loop {
+        match NodeClient::new(channel.clone()).capture(request.clone()).await {
+            Ok(parts) => {
+                let mut parts = parts.into_inner();
+                return (parts.message().await.unwrap().expect("a first message"), parts);
+            }
+            Err(status) => {
+                assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+                assert!(start.elapsed() < Duration::from_secs(5), "the one before never ends");
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[test]
+fn frames_are_captured_with_their_verdict_until_there_are_enough() {
+    against_a_node(|channel| async move {
+        DefinitionsClient::new(channel.clone()).upsert_service(upsert(service("web", 1, &[1]))).await.unwrap();
+        let wanted = |reason: &str, service: Option<&str>| CaptureRequest {
+            reasons: vec![reason.to_owned()],
+            service: service.map(str::to_owned),
+            count: 100,
+            snap_length: 60,
+            ..CaptureRequest::default()
+        };
+        let before = SystemTime::now();
+        for (port, reason, service) in [(81, "no_service", None), (80, "no_next_hop", Some("web"))] {
+            let (first, mut parts) = capture(&channel, &wanted(reason, service)).await;
+            assert_eq!((first.ports, first.frames), (vec!["wan0".to_owned()], vec![]));
+            let (mut frames, mut counts) = (Vec::new(), None);
+            while let Some(part) = parts.message().await.unwrap() {
+                frames.extend(part.frames);
+                counts = part.counts;
+            }
+            assert_eq!(frames.len(), 100);
+            for frame in &frames {
+                assert_eq!((frame.verdict.as_str(), frame.reason.as_str()), ("dropped", reason));
+                assert_eq!((frame.port.as_str(), frame.lcore, frame.sent), ("wan0", 0, false));
+                assert_eq!(frame.service, service.unwrap_or_default());
+                assert_eq!((&frame.data[..], frame.length), (&packet(port)[..60], packet(port).len() as u32));
+                let time = SystemTime::try_from(frame.time.unwrap()).unwrap();
+                assert!(time >= before - Duration::from_secs(1) && time <= SystemTime::now() + Duration::from_secs(1));
+            }
+            assert!(frames.is_sorted_by_key(|frame| frame.time.map(|time| (time.seconds, time.nanos))));
+            assert!(counts.unwrap().taken >= 100);
+        }
+    });
+}
+
+#[test]
+fn one_capture_at_a_time_and_it_ends_with_who_asked_for_it() {
+    against_a_node(|channel| async move {
+        let (_, parts) = capture(&channel, &CaptureRequest::default()).await;
+        let status = NodeClient::new(channel.clone()).capture(CaptureRequest::default()).await.unwrap_err();
+        assert_eq!(status.code(), Code::FailedPrecondition);
+        assert!(status.message().contains("another capture is under way"), "{status}");
+        drop(parts);
+        let duration = Some(prost_types::Duration { seconds: 0, nanos: 50_000_000 });
+        let request = CaptureRequest { reasons: vec!["tx_full".to_owned()], duration, ..CaptureRequest::default() };
+        let (_, mut parts) = capture(&channel, &request).await;
+        // Nothing comes, and it ends by itself.
+        let start = Instant::now();
+        while let Some(part) = parts.message().await.unwrap() {
+            assert_eq!(part.frames, []);
+        }
+        assert!(
+            (Duration::from_millis(40)..Duration::from_secs(5)).contains(&start.elapsed()),
+            "{:?}",
+            start.elapsed()
+        );
+    });
+}
+
+#[test]
+fn who_takes_frames_too_slowly_loses_them_and_is_told() {
+    against_a_node(|channel| async move {
+        let request = CaptureRequest { rate: 100_000, snap_length: 16_384, ..CaptureRequest::default() };
+        let (_, mut parts) = capture(&channel, &request).await;
+        let start = Instant::now();
+        loop {
+            // Nothing is read until all that may be on the way is, and more has come.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            for _ in 0..1000 {
+                let counts = parts.message().await.unwrap().unwrap().counts.unwrap();
+                if counts.lost > 0 {
+                    return;
+                }
+                assert!(start.elapsed() < Duration::from_secs(30), "nothing is lost: {counts:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn captures_that_cannot_be_are_refused_with_the_field() {
+    against_a_node(|channel| async move {
+        let all = CaptureRequest::default;
+        let cases = [
+            (CaptureRequest { verdicts: vec!["drop".to_owned()], ..all() }, "verdicts"),
+            (CaptureRequest { reasons: vec!["dropped".to_owned()], ..all() }, "reasons"),
+            (CaptureRequest { snap_length: 16_385, ..all() }, "snap_length"),
+            (CaptureRequest { rate: 100_001, ..all() }, "rate"),
+            (CaptureRequest { duration: Some(prost_types::Duration { seconds: -1, nanos: 0 }), ..all() }, "duration"),
+        ];
+        for (request, field) in cases {
+            let status = NodeClient::new(channel.clone()).capture(request).await.unwrap_err();
+            assert_eq!((status.code(), violations(&status)[0].0.as_str()), (Code::InvalidArgument, field));
+        }
+    });
 }

@@ -12,7 +12,7 @@ use dpdk::port::Config;
 use dpdk::{Batch, Eal, Mbuf, Mempool, Port, eal, ring};
 
 use penstock::counters::{LcoreBlock, Reason, Totals};
-use penstock::lcore::{self, Bells, Clock, Handed, Handoff, Idle, Lane, Plan, Work};
+use penstock::lcore::{self, Bells, Clock, Handed, Handoff, Idle, Lane, Plan, Refused, Work};
 use penstock::pipeline::{BURST, Verdict};
 use penstock::snapshot::{Millis, PortIndex};
 use penstock::wire::Frame;
@@ -37,11 +37,12 @@ struct AsTold {
     kept: Vec<Mbuf>,
     /// The only lcore's.
     handoff: Handoff,
+    refused: Arc<Mutex<Vec<(usize, Refused)>>>,
 }
 
 impl Default for AsTold {
     fn default() -> Self {
-        Self { kept: Vec::new(), handoff: Handoff::of(1).remove(0) }
+        Self { kept: Vec::new(), handoff: Handoff::of(1).remove(0), refused: Arc::default() }
     }
 }
 
@@ -99,7 +100,12 @@ impl Work for AsTold {
     }
 
     fn hand_over(&mut self, port: PortIndex, frames: &mut Batch, verdicts: &[Verdict]) {
-        self.handoff.push_all(port, 1, frames, verdicts);
+        let refused = self.handoff.push_all(port, 1, frames, verdicts);
+        assert_eq!(refused.count_ones() as usize, frames.len());
+    }
+
+    fn refused(&mut self, count: usize, by: Refused) {
+        self.refused.lock().unwrap().push((count, by));
     }
 
     fn release(&mut self, _: Millis, frames: &mut Batch, verdicts: &mut [Verdict; BURST]) -> Option<PortIndex> {
@@ -164,6 +170,7 @@ struct Loop {
     ports: Vec<Port>,
     counters: Arc<LcoreBlock>,
     bells: Bells,
+    refused: Arc<Mutex<Vec<(usize, Refused)>>>,
     stop: Arc<AtomicBool>,
     thread: thread::JoinHandle<()>,
 }
@@ -193,14 +200,14 @@ impl Loop {
         let (lanes, counters) = (lanes.collect::<Vec<_>>(), Arc::new(LcoreBlock::new(devices.len())));
         let stop = Arc::new(AtomicBool::new(false));
         let (block, flag, clock) = (counters.clone(), stop.clone(), Clock::start(eal(), Millis(0)));
-        let bells = Bells::default();
-        let hung = bells.clone();
+        let (bells, refused) = (Bells::default(), Arc::<Mutex<_>>::default());
+        let (hung, told) = (bells.clone(), refused.clone());
         let thread = thread::spawn(move || {
             let _registered = dpdk::Registered::new(eal()).unwrap();
             lcore::run(Plan {
                 ports: lanes,
                 probes,
-                work: AsTold::default(),
+                work: AsTold { refused: told, ..AsTold::default() },
                 counters: block,
                 clock,
                 idle,
@@ -208,7 +215,12 @@ impl Loop {
                 stop: flag,
             });
         });
-        Self { pool, ports, counters, bells, stop, thread }
+        Self { pool, ports, counters, bells, refused, stop, thread }
+    }
+
+    /// How many frames the work was told of that found no room there.
+    fn refused(&self, by: Refused) -> usize {
+        self.refused.lock().unwrap().iter().filter(|(_, other)| *other == by).map(|(count, _)| count).sum()
     }
 
     fn totals(&self, port: usize) -> Totals {
@@ -314,6 +326,7 @@ fn what_the_punt_ring_has_no_room_for_is_dropped_punt_full() {
     let (producer, twin) = ring::single(eal(), 70).unwrap();
     let poll = Loop::start("puntfull", &[&wire.device("net_pcap_puntfull")], Idle::Pause, vec![(Some(producer), None)]);
     poll.wait_until("100 received", |poll| poll.totals(0).received == 100);
+    assert_eq!(poll.refused(Refused::Twin), 30);
     let totals = &poll.end(twin)[0];
     assert_eq!((totals.punted, totals.dropped[Reason::PuntFull as usize]), (70, 30));
 }
@@ -325,6 +338,7 @@ fn what_a_device_has_no_room_for_is_dropped_tx_full() {
     let memif = format!("net_memif_full,role=server,socket-abstract=no,socket={}", wire.path("memif").display());
     let poll = Loop::start("txfull", &[&wire.device("net_pcap_txfull"), &memif], Idle::Pause, vec![]);
     poll.wait_until("300 received", |poll| poll.totals(0).received == 300);
+    assert_eq!(poll.refused(Refused::Port(PortIndex(1))), 100);
     let totals = &poll.end(())[0];
     assert_eq!((totals.forwarded, totals.dropped[Reason::TxFull as usize]), (100, 100));
 }

@@ -6,6 +6,7 @@
 
 mod backends;
 mod caller;
+mod capture;
 mod counted;
 mod definitions;
 mod flows;
@@ -21,6 +22,7 @@ use tonic::transport::Server as Transport;
 use tonic::transport::server::Router;
 use tower::layer::util::{Identity, Stack};
 
+use crate::capture::Captures;
 use crate::control::Client;
 use crate::proto::{self, DESCRIPTORS, LARGEST_MESSAGE};
 use caller::Guarded;
@@ -48,6 +50,8 @@ pub struct Api {
     pub remembered: Vec<(u16, crate::flow::Remembered)>,
     /// So many callers may be told of flows at once: each holds a thread, and a snapshot, for as long as it listens.
     pub lists: Arc<Semaphore>,
+    /// Takes frames from the lcores, in the order of `[dpdk] lcores`.
+    pub captures: Arc<Captures>,
 }
 
 /// For [`Api::lists`].

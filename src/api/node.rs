@@ -7,14 +7,14 @@ use tonic::{Request, Response, Status};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use super::{Api, backends, refusal};
+use super::{Api, backends, capture, refusal};
 use crate::config;
 use crate::control::{Client, Report};
 use crate::health::View;
 use crate::proto::node_server::Node;
 use crate::proto::{
-    BackendOut, Counter, CountersRequest, CountersResponse, Drained, FeedStatus, LeftOut, MovingService, StatusRequest,
-    StatusResponse,
+    BackendOut, CaptureRequest, Counter, CountersRequest, CountersResponse, Drained, FeedStatus, LeftOut,
+    MovingService, StatusRequest, StatusResponse,
 };
 
 #[tonic::async_trait]
@@ -69,6 +69,12 @@ impl Node for Api {
         let text = (self.metrics)(&prefix).await.ok_or_else(refusal::stopping)?;
         let counters = text.lines().filter_map(counter).filter(|counter| counter.name.starts_with(&prefix));
         Ok(Response::new(CountersResponse { counters: counters.collect() }))
+    }
+
+    type CaptureStream = capture::Stream;
+
+    async fn capture(&self, request: Request<CaptureRequest>) -> Result<Response<capture::Stream>, Status> {
+        capture::capture(self, request.into_inner()).map(Response::new)
     }
 }
 

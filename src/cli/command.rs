@@ -32,6 +32,8 @@ pub enum Command {
     #[cfg(feature = "api")]
     Flows(live::flows::Args),
     #[cfg(feature = "api")]
+    Capture(live::capture::Args),
+    #[cfg(feature = "api")]
     Drain(live::drain::Args),
     #[cfg(feature = "api")]
     Undrain(live::drain::UndrainArgs),
@@ -63,6 +65,8 @@ impl Command {
             Self::Backends(args) => live::backends::run(args),
             #[cfg(feature = "api")]
             Self::Flows(args) => live::flows::run(args),
+            #[cfg(feature = "api")]
+            Self::Capture(args) => live::capture::run(args),
             #[cfg(feature = "api")]
             Self::Drain(args) => live::drain::run(args),
             #[cfg(feature = "api")]

@@ -172,7 +172,9 @@ impl BasesKeeper {
                 if let Some(saved) = newest {
                     save(&state_dir, Kept::Bases, &saved.to_text());
                 }
-                waiting.into_iter().for_each(|done| drop(done.send(())));
+                for done in waiting {
+                    let _ = done.send(());
+                }
             }
         };
         let thread = std::thread::Builder::new().name("bases".to_owned()).spawn(work)?;

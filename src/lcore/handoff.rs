@@ -36,22 +36,25 @@ impl Handoff {
     }
 
     /// Passes frames of `port` on to the lcores that `verdicts` name in their order ([`Verdict::HandOver`]), after `lcores` have looked
-    /// at them. What there is no room for stays in `frames`.
-    pub fn push_all(&self, port: PortIndex, lcores: u8, frames: &mut Batch, verdicts: &[Verdict]) {
+    /// at them. What there is no room for stays in `frames`; gives which these were, in their order, a bit each.
+    pub fn push_all(&self, port: PortIndex, lcores: u8, frames: &mut Batch, verdicts: &[Verdict]) -> u32 {
         let mut targets = verdicts.iter().filter_map(|verdict| match verdict {
             Verdict::HandOver(lcore) => Some(*lcore),
             _ => None,
         });
         // Out they come from the end.
         frames.reverse();
-        let mut refused = Batch::new();
-        while let Some(frame) = frames.pop() {
+        let (mut refused, mut places) = (Batch::new(), 0);
+        for place in 0..frames.len() {
+            let Some(frame) = frames.pop() else { break };
             let to = targets.next().unwrap_or(u16::MAX);
             if let Err(frame) = self.push(to, Handed { frame, port, lcores }) {
                 let _ = refused.push(frame); // it has room for all
+                places |= 1 << place;
             }
         }
         *frames = refused;
+        places
     }
 
     /// Passes a frame on; gives it back where the ring is full, or there is no such lcore.

@@ -18,6 +18,11 @@ impl Frame for Mbuf {
     }
 
     #[inline(always)]
+    fn length(&self) -> usize {
+        self.frame_length()
+    }
+
+    #[inline(always)]
     fn reshape(&mut self, front: usize, length: usize) -> Option<&mut [u8]> {
         Mbuf::reshape(self, front, length)
     }

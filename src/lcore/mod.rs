@@ -40,6 +40,7 @@ pub use clock::Clock;
 pub use handoff::{Handed, Handoff};
 pub use idle::{Bell, Bells, Idle};
 
+use crate::capture::Taker;
 use crate::counters::{LcoreBlock, LoopBlock, PortBlock, Reason};
 use crate::pipeline::{BURST, Held, Pipeline, Verdict};
 use crate::quiescent::Reader;
@@ -106,11 +107,23 @@ pub trait Work {
     /// stays in `frames`.
     fn hand_over(&mut self, _port: PortIndex, _frames: &mut Batch, _verdicts: &[Verdict]) {}
 
+    /// A device or a ring had no room for the last so many frames of the batch under way that were to leave by a port, or to be punted: they
+    /// are dropped after all.
+    fn refused(&mut self, _count: usize, _by: Refused) {}
+
     /// Fills `frames` with some of one port that need wait no longer, or that other lcores passed on, and says what becomes of them.
     #[inline]
     fn release(&mut self, _now: Millis, _frames: &mut Batch, _verdicts: &mut [Verdict; BURST]) -> Option<PortIndex> {
         None
     }
+}
+
+/// What has no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    Port(PortIndex),
+    /// The ring to the kernel twin.
+    Twin,
 }
 
 /// The work of a running node: the pipeline, on the snapshot published last.
@@ -120,6 +133,7 @@ pub struct Forwarding {
     pipeline: Pipeline,
     held: Held<Mbuf>,
     handoff: Handoff,
+    taker: Taker,
     /// How many lcores had the batch under way before.
     lcores: u8,
     /// To be decided on again, but not with the batch under way.
@@ -127,8 +141,43 @@ pub struct Forwarding {
 }
 
 impl Forwarding {
-    pub fn new(pipeline: Pipeline, snapshots: Reader<Snapshot>, handoff: Handoff) -> Self {
-        Self { snapshots, pipeline, held: Held::default(), handoff, lcores: 0, next: None }
+    pub fn new(pipeline: Pipeline, snapshots: Reader<Snapshot>, handoff: Handoff, taker: Taker) -> Self {
+        Self { snapshots, pipeline, held: Held::default(), handoff, taker, lcores: 0, next: None }
+    }
+
+    /// As [`Pipeline::process`], while frames are captured.
+    #[cold]
+    #[inline(never)]
+    fn process_watched(
+        &mut self,
+        now: Millis,
+        port: PortIndex,
+        frames: &mut [Mbuf],
+        verdicts: &mut [Verdict; BURST],
+    ) -> Option<PortIndex> {
+        let snapshot = self.snapshots.quiescent();
+        match self.taker.watch(snapshot, now, cycles::tsc(), port) {
+            Some(mut watch) => self.pipeline.process_witnessed(snapshot, now, port, frames, verdicts, &mut watch),
+            None => self.pipeline.process(snapshot, now, port, frames, verdicts),
+        }
+    }
+
+    /// As [`Pipeline::again`], while frames are captured.
+    #[cold]
+    #[inline(never)]
+    fn process_again_watched(
+        &mut self,
+        now: Millis,
+        port: PortIndex,
+        frames: &mut [Mbuf],
+        verdicts: &mut [Verdict; BURST],
+    ) {
+        let snapshot = self.snapshots.quiescent();
+        let watch = self.taker.watch(snapshot, now, cycles::tsc(), port);
+        self.pipeline.again(self.lcores, |pipeline| match watch {
+            Some(mut watch) => pipeline.process_witnessed(snapshot, now, port, frames, verdicts, &mut watch),
+            None => pipeline.process(snapshot, now, port, frames, verdicts),
+        });
     }
 
     /// The next frame that is to be decided on again.
@@ -145,6 +194,7 @@ impl Work for Forwarding {
     #[inline]
     fn begin_round(&mut self) {
         self.snapshots.quiescent();
+        self.taker.begin_round();
     }
 
     #[inline]
@@ -156,6 +206,9 @@ impl Work for Forwarding {
         verdicts: &mut [Verdict; BURST],
     ) -> Option<PortIndex> {
         self.lcores = 0;
+        if self.taker.is_on() {
+            return self.process_watched(now, port, frames, verdicts);
+        }
         self.pipeline.process(self.snapshots.quiescent(), now, port, frames, verdicts)
     }
 
@@ -176,13 +229,25 @@ impl Work for Forwarding {
             let Some(frame) = frames.pop() else { break };
             if let Err(frame) = self.held.keep(frame, port, until) {
                 let _ = frames.push(frame); // where it was a moment ago
+                self.taker.refuse(Reason::FragmentUnknown, frames.len(), |verdict| verdict == Verdict::Hold);
                 break;
             }
         }
     }
 
     fn hand_over(&mut self, port: PortIndex, frames: &mut Batch, verdicts: &[Verdict]) {
-        self.handoff.push_all(port, self.lcores.saturating_add(1), frames, verdicts);
+        let refused = self.handoff.push_all(port, self.lcores.saturating_add(1), frames, verdicts);
+        if refused != 0 {
+            self.taker.refuse_handed(refused);
+        }
+    }
+
+    #[cold]
+    fn refused(&mut self, count: usize, by: Refused) {
+        match by {
+            Refused::Port(port) => self.taker.refuse(Reason::TxFull, count, |verdict| verdict.port() == Some(port)),
+            Refused::Twin => self.taker.refuse(Reason::PuntFull, count, |verdict| verdict == Verdict::Punt),
+        }
     }
 
     #[inline]
@@ -202,6 +267,10 @@ impl Work for Forwarding {
             let _ = frames.push(another.frame);
         }
         self.lcores = lcores;
+        if self.taker.is_on() {
+            self.process_again_watched(now, port, frames, verdicts);
+            return Some(port);
+        }
         let snapshot = self.snapshots.quiescent();
         match lcores {
             0 => self.pipeline.process_released(snapshot, now, port, frames, verdicts),
@@ -249,8 +318,13 @@ pub fn run<W: Work>(plan: Plan<W>) {
                 let counters = &counters.ports[index];
                 // Nearly every burst goes on by one port as a whole, and need not be sorted.
                 match only.and_then(|port| ports.get_mut(usize::from(port.0))) {
-                    Some(lane) => forward(lane, &mut received, counters),
-                    None => settle(&mut ports, index, &mut received, &verdicts, &mut sorted, counters),
+                    Some(lane) => {
+                        let refused = forward(lane, &mut received, counters);
+                        if refused > 0 {
+                            only.into_iter().for_each(|port| work.refused(refused, Refused::Port(port)));
+                        }
+                    }
+                    None => settle(&mut work, &mut ports, index, &mut received, &verdicts, &mut sorted, counters),
                 }
                 set_aside(&mut work, now, PortIndex(index as u8), &mut sorted, &verdicts[..count], counters);
             }
@@ -269,7 +343,7 @@ pub fn run<W: Work>(plan: Plan<W>) {
             let index = usize::from(port.0);
             let (count, counters) = (received.len(), &counters.ports[index]);
             again += count;
-            settle(&mut ports, index, &mut received, &verdicts, &mut sorted, counters);
+            settle(&mut work, &mut ports, index, &mut received, &verdicts, &mut sorted, counters);
             set_aside(&mut work, now, port, &mut sorted, &verdicts[..count], counters);
         }
         frames += again;
@@ -303,20 +377,22 @@ const SORTED_HOLD: usize = 2;
 const SORTED_HAND_OVER: usize = 3;
 const SORTED_PORTS: usize = 4;
 
-/// Sends a whole burst by one port.
+/// Sends a whole burst by one port; gives how many of it found no room.
 #[inline(always)]
-fn forward(lane: &mut Lane, received: &mut Batch, counters: &PortBlock) {
+fn forward(lane: &mut Lane, received: &mut Batch, counters: &PortBlock) -> usize {
     let count = received.len() as u64;
-    let refused = lane.queue.send(received) as u64;
+    let refused = lane.queue.send(received);
     counters.received.add(count);
-    counters.forwarded.add(count - refused);
+    counters.forwarded.add(count - refused as u64);
     if refused > 0 {
-        counters.dropped[Reason::TxFull as usize].add(refused);
+        counters.dropped[Reason::TxFull as usize].add(refused as u64);
     }
+    refused
 }
 
 /// Does with each frame that came by port `from` what its verdict says, and counts it.
-fn settle(
+fn settle<W: Work>(
+    work: &mut W,
     ports: &mut [Lane],
     from: usize,
     received: &mut Batch,
@@ -364,6 +440,7 @@ fn settle(
             forwarded -= less_forwarded;
             answered -= less_answered;
             counters.dropped[Reason::TxFull as usize].add(less_forwarded + less_answered);
+            work.refused(refused, Refused::Port(PortIndex(index as u8)));
         }
     }
     if punted > 0 {
@@ -374,6 +451,9 @@ fn settle(
         sorted[SORTED_PUNT].clear();
         punted -= refused;
         counters.dropped[Reason::PuntFull as usize].add(refused);
+        if refused > 0 {
+            work.refused(refused as usize, Refused::Twin);
+        }
     }
     sorted[SORTED_DROP].clear();
 

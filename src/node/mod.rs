@@ -15,14 +15,13 @@ use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-#[cfg(feature = "api")]
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use dpdk::{Eal, Mempool, Running};
+use dpdk::{Eal, Mempool, Running, cycles};
 
 #[cfg(feature = "api")]
 use crate::api::{self, Api, Listeners};
+use crate::capture::{Captures, Moment};
 use crate::config::{self, Config};
 use crate::control::{self, Control, Setup};
 use crate::counters::LcoreBlock;
@@ -133,6 +132,8 @@ struct Node {
     punt: Option<Punt>,
     /// Ends after the lcores, whose snapshots it frees.
     control: Control,
+    #[cfg(feature = "api")]
+    captures: Arc<Captures>,
 }
 
 impl Node {
@@ -182,11 +183,17 @@ impl Node {
         let bell = Bell::default();
         let punt = if bridges.is_empty() { None } else { Some(Punt::start(eal, pool, bridges, probes, bell.clone())?) };
 
+        let rate = cycles::tsc_hz(eal);
+        let moment = move || Moment { time: SystemTime::now(), ticks: cycles::tsc(), rate };
+        let (captures, takers) = Captures::new(cpus.len(), moment);
+        #[cfg(not(feature = "api"))]
+        drop(captures);
         let stop = Arc::new(AtomicBool::new(false));
         let mut lcores = Vec::new();
         let mut blocks = Vec::new();
-        let parts = lanes.into_iter().zip(bells).zip(readers).zip(Handoff::of(cpus.len())).zip(pipelines);
-        for ((lcore, &cpu), ((((ports, lcore_bell), reader), handoff), pipeline)) in
+        let ends = Handoff::of(cpus.len()).into_iter().zip(takers);
+        let parts = lanes.into_iter().zip(bells).zip(readers).zip(ends).zip(pipelines);
+        for ((lcore, &cpu), ((((ports, lcore_bell), reader), (handoff, taker)), pipeline)) in
             eal.lcores().into_iter().zip(cpus).zip(parts)
         {
             let counters = Arc::new(LcoreBlock::new(ports.len()));
@@ -194,7 +201,7 @@ impl Node {
             let plan = Plan {
                 ports,
                 probes: to_lcore.take(),
-                work: Forwarding::new(pipeline, reader, handoff),
+                work: Forwarding::new(pipeline, reader, handoff, taker),
                 counters,
                 clock,
                 idle: idle(config.dpdk.idle),
@@ -243,6 +250,8 @@ impl Node {
             lcores,
             punt,
             control,
+            #[cfg(feature = "api")]
+            captures,
         })
     }
 
@@ -261,6 +270,7 @@ impl Node {
             }),
             remembered: self.remembered.clone(),
             lists: Arc::new(tokio::sync::Semaphore::new(api::LISTS)),
+            captures: self.captures.clone(),
         })
     }
 

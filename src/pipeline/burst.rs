@@ -689,7 +689,8 @@ impl Burst {
         }
     }
 
-    /// Sends each packet to its train's target; `refuse` says what becomes of those that cannot go there. Gives the port by which
+    /// Sends each packet to its train's target; `refuse` says what becomes of those, by their
+    /// places, that cannot go there. Gives the port by which
     /// all frames go, where it is one.
     #[inline(always)]
     pub fn apply<F: Frame>(
@@ -698,7 +699,7 @@ impl Burst {
         targets: &[&Target; BURST],
         state: &mut State,
         verdicts: &mut [Verdict; BURST],
-        refuse: impl Fn(&mut F, Refused) -> Verdict,
+        refuse: impl FnMut(usize, &mut F, Refused) -> Verdict,
     ) -> Option<PortIndex> {
         // What does not go straight, a bit each: left to a loop of its own, so that this one calls nothing.
         let mut others = 0_u32;
@@ -749,7 +750,7 @@ impl Burst {
         targets: &[&Target; BURST],
         state: &mut State,
         verdicts: &mut [Verdict; BURST],
-        refuse: impl Fn(&mut F, Refused) -> Verdict,
+        mut refuse: impl FnMut(usize, &mut F, Refused) -> Verdict,
     ) -> Ports {
         let mut ports = self.forward(self.frames() & !others, targets, verdicts);
         let (mut last, mut packet) = (BURST, Parsed::NOTHING.packet);
@@ -776,11 +777,23 @@ impl Burst {
                     ports.others = true;
                     self.sent[train].take(total);
                     let (service, room) = (self.services[train], target.room);
-                    refuse(frame, Refused { reason, packet, service, room, vip: None })
+                    refuse(at, frame, Refused { reason, packet, service, room, vip: None })
                 }
             };
         }
         ports
+    }
+
+    /// The train of the packet in frame `at`, if it is a service's, and which.
+    #[inline]
+    pub fn train(&self, at: usize) -> Option<(usize, ServiceIndex)> {
+        let train = self.trains[at];
+        (train != NO_TRAIN).then(|| (usize::from(train) % BURST, self.services[usize::from(train) % BURST]))
+    }
+
+    /// Every train's service, and how many packets it has.
+    pub fn services(&self) -> impl Iterator<Item = (ServiceIndex, u32)> {
+        self.services[..self.count].iter().copied().zip(self.sent.iter().map(|sent| sent.packets()))
     }
 
     /// Counts what went to the targets.

@@ -11,12 +11,13 @@ use crate::wire::{Frame, be16, ethernet, icmp, ipv4, ipv6};
 
 const TTL: u8 = 64;
 
-/// Turns an echo request, untagged, into its reply, which leaves by the route to the client.
-pub fn answer<F: Frame>(parsed: &Parsed, frame: &mut F, snapshot: &Snapshot) -> Verdict {
+/// Turns an echo request, untagged, into its reply, which leaves by the route to the client; `tell` is called right before.
+pub fn answer<F: Frame>(parsed: &Parsed, frame: &mut F, snapshot: &Snapshot, tell: impl FnOnce(&F)) -> Verdict {
     let Some(hop) = snapshot.next_hop(parsed.source) else { return Verdict::Drop(Reason::NoNextHop) };
     if parsed.packet.total > hop.mtu {
         return Verdict::Drop(Reason::TooBig);
     }
+    tell(frame);
     let length = parsed.packet.sent_length(frame);
     let turned = frame.reshape(0, length).and_then(|bytes| turn_round(bytes, parsed, hop));
     match turned.filter(|()| hop.tag(frame, parsed.packet.priority)) {

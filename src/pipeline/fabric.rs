@@ -20,7 +20,15 @@ const LEAST_V6: u16 = 1280;
 
 /// The verdict on an error about a packet of a tunnel of ours; `None`: it is none, or it tells too little, and nothing changed
 /// but what is known of the way.
-pub fn relay<F: Frame>(parsed: &Parsed, frame: &mut F, snapshot: &Snapshot, now: Millis) -> Option<Verdict> {
+///
+/// `tell` is called right before the frame changes.
+pub fn relay<F: Frame>(
+    parsed: &Parsed,
+    frame: &mut F,
+    snapshot: &Snapshot,
+    now: Millis,
+    tell: impl FnOnce(&F),
+) -> Option<Verdict> {
     let is_error = matches!(parsed.kind, Kind::OtherIcmp | Kind::Error) && parsed.fault.is_none();
     if !is_error || !snapshot.is_outer_source(parsed.destination) {
         return None;
@@ -47,6 +55,7 @@ pub fn relay<F: Frame>(parsed: &Parsed, frame: &mut F, snapshot: &Snapshot, now:
     }
 
     // The inner packet takes the error's place in the frame.
+    tell(frame);
     let mut told = || {
         let quoted_at = message_at + icmp::HEADER;
         if let Some(at) = tunnel.vip_at {

@@ -17,6 +17,7 @@ pub mod probe;
 mod recall;
 mod refusal;
 mod translation;
+mod witness;
 
 use std::sync::Arc;
 
@@ -37,6 +38,8 @@ use parse::{Kind, Parsed};
 pub use recall::spot;
 use refusal::Refused;
 use translation::Round;
+use witness::Nobody;
+pub use witness::{Outcome, Trains, Whose, Witness, places};
 
 /// Frames taken from a queue at once.
 pub const BURST: usize = 32;
@@ -166,6 +169,32 @@ impl Pipeline {
         frames: &mut [F],
         verdicts: &mut [Verdict; BURST],
     ) -> Option<PortIndex> {
+        self.decide(snapshot, now, port, frames, verdicts, &mut Nobody)
+    }
+
+    /// As [`Pipeline::process`], while `witness` looks on.
+    pub fn process_witnessed<F: Frame, W: Witness<F>>(
+        &mut self,
+        snapshot: &Snapshot,
+        now: Millis,
+        port: PortIndex,
+        frames: &mut [F],
+        verdicts: &mut [Verdict; BURST],
+        witness: &mut W,
+    ) -> Option<PortIndex> {
+        self.decide(snapshot, now, port, frames, verdicts, witness)
+    }
+
+    #[inline(always)]
+    fn decide<F: Frame, W: Witness<F>>(
+        &mut self,
+        snapshot: &Snapshot,
+        now: Millis,
+        port: PortIndex,
+        frames: &mut [F],
+        verdicts: &mut [Verdict; BURST],
+        witness: &mut W,
+    ) -> Option<PortIndex> {
         let count = frames.len().min(BURST);
         let frames = &mut frames[..count];
         self.state.now = translation::seconds(now);
@@ -174,7 +203,8 @@ impl Pipeline {
         while others != 0 {
             let at = others.trailing_zeros() as usize;
             others &= others - 1;
-            match self.find_any(&mut frames[at], snapshot, now, port) {
+            witness.unread(at, &frames[at]);
+            match self.find_any(at, &mut frames[at], snapshot, now, port, witness) {
                 Ok((parsed, service)) => {
                     if let Err(reason) = self.add(at, &frames[at], &parsed, service, snapshot) {
                         verdicts[at] = Verdict::Drop(reason);
@@ -185,11 +215,17 @@ impl Pipeline {
         }
         let mut targets = [snapshot.target(TargetIndex::NOBODY); BURST];
         self.burst.select(snapshot, &mut self.state, &mut targets);
-        let port = self.burst.apply(frames, &targets, &mut self.state, verdicts, |frame, refused| {
-            refusal::answer(frame, refused, snapshot, now)
+        witness.chosen(frames, &Trains::new(&self.burst, &targets, snapshot));
+        let only = self.burst.apply(frames, &targets, &mut self.state, verdicts, |at, frame, refused| {
+            let service = refused.service;
+            let whose = || Whose { service: Some(service), backend: None };
+            refusal::answer(frame, refused, snapshot, now, |frame, outcome| {
+                witness.rewriting(at, frame, outcome, whose);
+            })
         });
         self.burst.count(&targets, snapshot.traffic(self.lcore));
-        port
+        witness.decided(frames, verdicts, &Trains::new(&self.burst, &targets, snapshot), only);
+        only
     }
 
     /// Decides on packets of health checks that go through a service, each behind its [`probe::Ticket`]: they are sent to the backend
@@ -218,10 +254,7 @@ impl Pipeline {
         frames: &mut [F],
         verdicts: &mut [Verdict; BURST],
     ) -> Option<PortIndex> {
-        self.may_hold = false;
-        let only = self.process(snapshot, now, port, frames, verdicts);
-        self.may_hold = true;
-        only
+        self.again(0, |this| this.process(snapshot, now, port, frames, verdicts))
     }
 
     /// As [`Pipeline::process`], of frames that [`Verdict::HandOver`] sent here, after `lcores` had looked at them.
@@ -234,20 +267,27 @@ impl Pipeline {
         frames: &mut [F],
         verdicts: &mut [Verdict; BURST],
     ) -> Option<PortIndex> {
+        self.again(lcores, |this| this.process(snapshot, now, port, frames, verdicts))
+    }
+
+    /// Has frames processed that were released (`lcores` is 0), or that so many lcores have looked at.
+    pub fn again<T>(&mut self, lcores: u8, process: impl FnOnce(&mut Self) -> T) -> T {
         (self.round, self.may_hold) = (Round(lcores), false);
-        let only = self.process(snapshot, now, port, frames, verdicts);
+        let processed = process(self);
         (self.round, self.may_hold) = (Round::RECEIVED, true);
-        only
+        processed
     }
 
     /// Reads and matches any frame: a packet of a service, with the tags off its frame, or the verdict.
     #[inline(never)]
-    fn find_any<F: Frame>(
+    fn find_any<F: Frame, W: Witness<F>>(
         &mut self,
+        at: usize,
         frame: &mut F,
         snapshot: &Snapshot,
         now: Millis,
         port: PortIndex,
+        witness: &mut W,
     ) -> Result<(Parsed, ServiceIndex), Verdict> {
         let (state, fragments, seconds) = (&mut self.state, &mut self.fragments, translation::seconds(now));
         let mut parsed = Parsed::of(frame.bytes(), snapshot.port(port));
@@ -257,7 +297,10 @@ impl Pipeline {
         }
         let strip = |frame: &mut F| link::strip_tags(frame, usize::from(parsed.link));
         if !snapshot.sources().is_empty()
-            && let Some(verdict) = translation::homeward(frame, &parsed, snapshot, state, now, strip)
+            && let Some(verdict) =
+                translation::homeward(frame, &parsed, snapshot, state, now, strip, &mut |frame, outcome, vip| {
+                    witness.rewriting(at, frame, outcome, || Whose::of_reply(&parsed.flow, vip, snapshot));
+                })
         {
             remember(&parsed, fragments, now);
             return Err(verdict);
@@ -277,8 +320,12 @@ impl Pipeline {
         }
         match found {
             Match::Service(service) => Ok((parsed, service)),
-            Match::Reply(reply) => Err(translate(reply, &parsed, frame, snapshot, now)),
-            Match::Echo => Err(echo::answer(&parsed, frame, snapshot)),
+            Match::Reply(reply) => Err(translate(reply, &parsed, frame, snapshot, now, |frame, outcome| {
+                witness.rewriting(at, frame, outcome, || Whose::of_endpoint(&parsed.flow, snapshot));
+            })),
+            Match::Echo => Err(echo::answer(&parsed, frame, snapshot, |frame| {
+                witness.rewriting(at, frame, Outcome::Answered, Whose::default);
+            })),
             Match::Other(verdict) if matching::may_wait(&parsed, verdict, snapshot) => {
                 Err(if self.may_hold { Verdict::Hold } else { Verdict::Drop(Reason::FragmentUnknown) })
             }
@@ -288,7 +335,8 @@ impl Pipeline {
                     // Its later fragments are the kernel's, too, and need not wait.
                     fragments.remember(datagram, (parsed.flow.source_port, parsed.flow.destination_port), now);
                 }
-                Err(fabric::relay(&parsed, frame, snapshot, now).unwrap_or(Verdict::Punt))
+                let told = |frame: &F| witness.rewriting(at, frame, Outcome::Answered, Whose::default);
+                Err(fabric::relay(&parsed, frame, snapshot, now, told).unwrap_or(Verdict::Punt))
             }
             Match::Other(verdict) => Err(verdict),
         }
@@ -339,13 +387,22 @@ fn find_server<F: Frame>(
     snapshot.server(service, quic::servers_connection_id(datagram)?)
 }
 
-/// Sends a reply on to its client.
-fn translate<F: Frame>(reply: &Reply, parsed: &Parsed, frame: &mut F, snapshot: &Snapshot, now: Millis) -> Verdict {
-    match snapshot.next_hop(parsed.destination) {
-        None => Verdict::Drop(Reason::NoNextHop),
-        Some(hop) => match reply.apply(frame, &parsed.packet, hop) {
-            Ok(port) => Verdict::Forward(port),
-            Err(reason) => refusal::answer(frame, Refused::reply(reason, parsed.packet, reply.vip, hop), snapshot, now),
-        },
+/// Sends a reply on to its client; `tell` is called right before it changes.
+fn translate<F: Frame>(
+    reply: &Reply,
+    parsed: &Parsed,
+    frame: &mut F,
+    snapshot: &Snapshot,
+    now: Millis,
+    mut tell: impl FnMut(&F, Outcome),
+) -> Verdict {
+    let Some(hop) = snapshot.next_hop(parsed.destination) else { return Verdict::Drop(Reason::NoNextHop) };
+    tell(frame, Outcome::Forwarded);
+    match reply.apply(frame, &parsed.packet, hop) {
+        Ok(port) => Verdict::Forward(port),
+        Err(reason) => {
+            let refused = Refused::reply(reason, parsed.packet, reply.vip, hop);
+            refusal::answer(frame, refused, snapshot, now, tell)
+        }
     }
 }

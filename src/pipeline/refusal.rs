@@ -4,8 +4,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::Verdict;
 use super::parse::Parsed;
+use super::{Outcome, Verdict};
 use crate::counters::Reason;
 use crate::mode::{Content, NextHop, Packet};
 use crate::service::NoBackend;
@@ -59,10 +59,16 @@ impl Icmp {
     }
 }
 
-/// Turns the frame into what its sender is told, where there is something to tell and somebody to tell it to.
+/// Turns the frame into what its sender is told, where there is something to tell and somebody to tell it to; `tell` is called right before.
 #[cold]
 #[inline(never)]
-pub fn answer<F: Frame>(frame: &mut F, refused: Refused, snapshot: &Snapshot, now: Millis) -> Verdict {
+pub fn answer<F: Frame>(
+    frame: &mut F,
+    refused: Refused,
+    snapshot: &Snapshot,
+    now: Millis,
+    tell: impl FnOnce(&F, Outcome),
+) -> Verdict {
     let Refused { reason, packet, service, room, vip } = refused;
     let dropped = Verdict::Drop(reason);
     // An error about an error, or about a part without a beginning, is never sent (RFC 1122, section 3.2.2; RFC 4443, section 2.4 e).
@@ -86,14 +92,16 @@ pub fn answer<F: Frame>(frame: &mut F, refused: Refused, snapshot: &Snapshot, no
     if !snapshot.limiter().allow(now) {
         return dropped;
     }
+    let is_rejected = reason == Reason::NoBackend;
+    tell(frame, if is_rejected { Outcome::Dropped(reason) } else { Outcome::Answered });
     let from = vip.unwrap_or(parsed.destination);
     let made = match answer {
-        Answer::Icmp(error) => tell(frame, packet, hop, from, error),
+        Answer::Icmp(error) => say(frame, packet, hop, from, error),
         Answer::Reset => reset_in_place(frame, packet, hop, from),
     };
     match made.filter(|()| hop.tag(frame, packet.priority)) {
         None => Verdict::Drop(Reason::Malformed),
-        Some(()) if reason == Reason::NoBackend => Verdict::Reject(hop.port),
+        Some(()) if is_rejected => Verdict::Reject(hop.port),
         Some(()) => Verdict::Answer(hop.port),
     }
 }
@@ -112,7 +120,7 @@ pub fn tell_too_big<F: Frame>(
         IpAddr::V4(_) => Ipv4::of(packet_bytes)?.destination().into(),
         IpAddr::V6(_) => ipv6::Ipv6::of(packet_bytes)?.destination().into(),
     };
-    tell(frame, packet, hop, vip, Icmp::too_big(room))?;
+    say(frame, packet, hop, vip, Icmp::too_big(room))?;
     hop.tag(frame, packet.priority).then_some(hop.port)
 }
 
@@ -140,14 +148,14 @@ fn quote<'a, F: Frame>(
 }
 
 /// Turns the frame into an error from `from` about its packet.
-fn tell<F: Frame>(frame: &mut F, packet: Packet, hop: &NextHop, from: IpAddr, error: Icmp) -> Option<()> {
+fn say<F: Frame>(frame: &mut F, packet: Packet, hop: &NextHop, from: IpAddr, error: Icmp) -> Option<()> {
     match from {
-        IpAddr::V4(from) => tell_v4(frame, packet, hop, from, error),
-        IpAddr::V6(from) => tell_v6(frame, packet, hop, from, error),
+        IpAddr::V4(from) => say_v4(frame, packet, hop, from, error),
+        IpAddr::V6(from) => say_v6(frame, packet, hop, from, error),
     }
 }
 
-fn tell_v4<F: Frame>(frame: &mut F, packet: Packet, hop: &NextHop, from: Ipv4Addr, error: Icmp) -> Option<()> {
+fn say_v4<F: Frame>(frame: &mut F, packet: Packet, hop: &NextHop, from: Ipv4Addr, error: Icmp) -> Option<()> {
     const HEADERS: usize = ipv4::HEADER + icmp::HEADER;
     let (headers, quote) = quote(frame, packet, hop, HEADERS, MOST_V4, ethernet::IPV4)?;
     let (ip, message) = headers.split_first_chunk_mut::<{ ipv4::HEADER }>()?;
@@ -159,7 +167,7 @@ fn tell_v4<F: Frame>(frame: &mut F, packet: Packet, hop: &NextHop, from: Ipv4Add
     Some(())
 }
 
-fn tell_v6<F: Frame>(frame: &mut F, packet: Packet, hop: &NextHop, from: Ipv6Addr, error: Icmp) -> Option<()> {
+fn say_v6<F: Frame>(frame: &mut F, packet: Packet, hop: &NextHop, from: Ipv6Addr, error: Icmp) -> Option<()> {
     const HEADERS: usize = ipv6::HEADER + icmp::HEADER;
     let (headers, quote) = quote(frame, packet, hop, HEADERS, MOST_V6, ethernet::IPV6)?;
     let (ip, message) = headers.split_first_chunk_mut::<{ ipv6::HEADER }>()?;

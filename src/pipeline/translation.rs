@@ -6,10 +6,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::Verdict;
 use super::parse::{Kind, Parsed, Tuple};
 use super::recall;
 use super::refusal::{self, Refused};
+use super::{Outcome, Verdict};
 use crate::counters::Reason;
 use crate::flow::{Address, Dealing, Ends, Head, KeyV4, Nat, Seconds, Slot, Translation, Via};
 use crate::mode::rewrite::{self, Family, V4, V6};
@@ -225,7 +225,8 @@ fn port_of(endpoint: SocketAddr, parsed: &Parsed) -> u16 {
     if endpoint.port() == 0 { parsed.flow.destination_port } else { endpoint.port() }
 }
 
-/// What becomes of a packet to a source of `snat`; `None`: it belongs to no flow.
+/// What becomes of a packet to a source of `snat`; `None`: it belongs to no flow. `tell` is called right before the frame changes, with the
+/// VIP and port whose reply it is.
 pub fn homeward<F: Frame>(
     frame: &mut F,
     parsed: &Parsed,
@@ -233,6 +234,7 @@ pub fn homeward<F: Frame>(
     state: &mut State,
     now: Millis,
     strip: impl FnOnce(&mut F) -> bool,
+    tell: &mut impl FnMut(&F, Outcome, SocketAddr),
 ) -> Option<Verdict> {
     let is_one = matches!(parsed.kind, Kind::Ported | Kind::Error)
         && parsed.fault.is_none()
@@ -245,8 +247,8 @@ pub fn homeward<F: Frame>(
         return Some(Verdict::HandOver(owner as u16));
     }
     let verdict = match parsed.flow.destination {
-        IpAddr::V4(_) => reply::<V4, F>(frame, parsed, snapshot, &mut state.nat, now, strip)?,
-        IpAddr::V6(_) => reply::<V6, F>(frame, parsed, snapshot, &mut state.nat, now, strip)?,
+        IpAddr::V4(_) => reply::<V4, F>(frame, parsed, snapshot, &mut state.nat, now, strip, tell)?,
+        IpAddr::V6(_) => reply::<V6, F>(frame, parsed, snapshot, &mut state.nat, now, strip, tell)?,
     };
     Some(verdict)
 }
@@ -272,6 +274,7 @@ fn reply<A: Spoken, F: Frame>(
     nat: &mut Nat,
     now: Millis,
     strip: impl FnOnce(&mut F) -> bool,
+    tell: &mut impl FnMut(&F, Outcome, SocketAddr),
 ) -> Option<Verdict>
 where
     A::Octets: Address + Ord,
@@ -290,12 +293,14 @@ where
     let Some(hop) = snapshot.next_hop(A::say(client.0)) else {
         return Some(Verdict::Drop(Reason::NoNextHop));
     };
+    let vip = SocketAddr::new(A::say(vip.0), vip.1);
+    tell(frame, Outcome::Forwarded, vip);
     let keeps = is_kept::<A>(table.get(slot), parsed, snapshot);
     Some(match snat::reply::<A, F>(frame, &parsed.packet, slot, table, keeps.then_some(seconds(now)), hop) {
         Ok(port) => Verdict::Forward(port),
         Err(reason) => {
-            let refused = Refused::reply(reason, parsed.packet, A::say(vip.0), hop);
-            refusal::answer(frame, refused, snapshot, now)
+            let refused = Refused::reply(reason, parsed.packet, vip.ip(), hop);
+            refusal::answer(frame, refused, snapshot, now, |frame, outcome| tell(frame, outcome, vip))
         }
     })
 }

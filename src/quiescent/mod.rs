@@ -100,6 +100,12 @@ impl<T> Reader<T> {
         &self.value
     }
 
+    /// The value that is read until the next quiescent point.
+    #[inline]
+    pub fn value(&self) -> &T {
+        &self.value
+    }
+
     #[cold]
     fn adopt(&mut self) {
         let Some(mut waiting) = self.mailbox.try_open() else { return };

@@ -11,6 +11,10 @@ pub trait Frame {
     /// The frame's bytes from the Ethernet header on (first segment only).
     fn bytes(&self) -> &[u8];
     fn bytes_mut(&mut self) -> &mut [u8];
+    /// Bytes of all of it.
+    fn length(&self) -> usize {
+        self.bytes().len()
+    }
     /// Keeps the first `length` bytes, makes the frame `front` bytes longer in front of them, and gives all of it; the new
     /// bytes are whatever lay there. `None`, and nothing changed, where the frame has not so many bytes in one piece, or
     /// not so much headroom.

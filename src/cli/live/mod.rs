@@ -2,6 +2,7 @@
 
 pub mod apply;
 pub mod backends;
+pub mod capture;
 pub mod drain;
 pub mod explain;
 pub mod flows;

@@ -135,6 +135,10 @@ impl Node {
         Ok(Self { namespace, program: program()?, directory, process: None })
     }
 
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
     pub fn configuration(&self) -> PathBuf {
         self.directory.join("penstock.toml")
     }

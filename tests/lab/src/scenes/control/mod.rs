@@ -1,6 +1,7 @@
 //! The control side: gRPC in other hands, the command line on a live node, and what happens where the control side dies or stands still.
 //! `make lab-control`.
 
+mod capture;
 mod drain;
 mod killed;
 mod live;
@@ -16,7 +17,7 @@ use crate::lab::{Lab, services};
 use crate::node::{NO_FEED, Options};
 
 pub fn scenes() -> Vec<Scene> {
-    vec![orchestrator::SCENE, live::SCENE, drain::SCENE, killed::SCENE, stuck::SCENE, through::SCENE]
+    vec![orchestrator::SCENE, live::SCENE, capture::SCENE, drain::SCENE, killed::SCENE, stuck::SCENE, through::SCENE]
 }
 
 /// Silent for so long, connections are forgotten: longer than any is silent here.
