@@ -42,6 +42,12 @@ fn documents_that_were_kept() {
     inputs("definitions").iter().for_each(|input| harness::definitions(input));
 }
 
+#[cfg(feature = "api")]
+#[test]
+fn messages_that_were_kept() {
+    inputs("messages").iter().for_each(|input| harness::messages(input));
+}
+
 #[test]
 fn kubernetes_documents_that_were_kept() {
     inputs("kubernetes").iter().for_each(|input| harness::kubernetes(input));

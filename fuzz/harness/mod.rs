@@ -8,7 +8,11 @@ mod headers;
 mod made;
 mod node;
 
+#[cfg(feature = "api")]
+use penstock::proto::{ServiceSet, message_of_set, tree_of_set};
 use penstock::service::{self, kubernetes};
+#[cfg(feature = "api")]
+use prost::Message;
 
 pub use bursts::{frames, pipeline, scenes, unserved};
 pub use headers::headers;
@@ -17,6 +21,18 @@ pub use headers::headers;
 pub fn definitions(input: &[u8]) {
     if let Ok((definitions, _)) = service::native(input, "fuzz", None) {
         let (back, _) = service::native(definitions.to_json(), "back", None).expect("what was written is good");
+        assert_eq!(back, definitions);
+    }
+}
+
+/// Input: a set of definitions as a message, as it comes over gRPC. What is taken is written as one, and reads back equal.
+#[cfg(feature = "api")]
+pub fn messages(input: &[u8]) {
+    let Ok(set) = ServiceSet::decode(input) else { return };
+    if let Ok((definitions, _)) = service::read_tree(&tree_of_set(&set), "fuzz", None) {
+        let bytes = message_of_set(&definitions).encode_to_vec();
+        let written = ServiceSet::decode(bytes.as_slice()).expect("what was encoded");
+        let (back, _) = service::read_tree(&tree_of_set(&written), "back", None).expect("what was written is good");
         assert_eq!(back, definitions);
     }
 }

@@ -19,6 +19,8 @@ pub struct Backend {
     pub address: String,
     pub namespace: Rc<Namespace>,
     server: Server,
+    /// Where the server's own is made.
+    directory: PathBuf,
 }
 
 /// What serves: `/` says who answers, `/big` is [`BIG`] bytes long.
@@ -46,7 +48,19 @@ impl Backend {
         decapsulator.install(&namespace, "eth0", &address)?;
 
         let server = Server::start(&name, &namespace, directory)?;
-        Ok(Self { name, address, namespace, server })
+        Ok(Self { name, address, namespace, server, directory: directory.to_path_buf() })
+    }
+
+    /// Ends its server; connections break, and the ports are closed.
+    pub fn stop_server(&mut self) -> Result<()> {
+        self.server.nginx.signal("TERM")?;
+        self.server.nginx.until_it_ends(PATIENCE).map(drop)
+    }
+
+    /// A server again, where the last one has ended.
+    pub fn start_server(&mut self) -> Result<()> {
+        self.server = Server::start(&self.name, &self.namespace, &self.directory)?;
+        Ok(())
     }
 
     /// Requests that it has answered.

@@ -19,13 +19,14 @@ const PYTHON: &str = "/usr/bin/python3";
 /// Where `penstock/v1/*.proto` are.
 const CONTRACT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../proto");
 
-const FILES: [(&str, &str); 6] = [
+const FILES: [(&str, &str); 7] = [
     ("rpc.proto", include_str!("../orchestrator/rpc.proto")),
     ("example.py", include_str!("../orchestrator/example.py")),
     ("freeze.py", include_str!("../orchestrator/freeze.py")),
     ("hammer.py", include_str!("../orchestrator/hammer.py")),
     ("refused.py", include_str!("../orchestrator/refused.py")),
     ("replace.py", include_str!("../orchestrator/replace.py")),
+    ("serve.py", include_str!("../orchestrator/serve.py")),
 ];
 
 /// Programs and stubs, ready to run on the node's host.

@@ -2,22 +2,41 @@
 //! `make lab-control`.
 
 mod capture;
+mod checked;
 mod drain;
 mod killed;
 mod live;
 mod orchestrator;
+mod rolling;
+mod sources;
 mod stuck;
 mod through;
+
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::{Scene, require};
 use crate::lab::{Lab, services};
-use crate::node::{NO_FEED, Options};
+use crate::node::{NO_FEED, Node, Options};
+use crate::wait::{PATIENCE, until};
 
 pub fn scenes() -> Vec<Scene> {
-    vec![orchestrator::SCENE, live::SCENE, capture::SCENE, drain::SCENE, killed::SCENE, stuck::SCENE, through::SCENE]
+    vec![
+        orchestrator::SCENE,
+        live::SCENE,
+        capture::SCENE,
+        drain::SCENE,
+        killed::SCENE,
+        stuck::SCENE,
+        checked::SCENE,
+        through::SCENE,
+        rolling::CHECKED,
+        rolling::KUBERNETES,
+        sources::ETCD,
+        sources::RUBBISH,
+    ]
 }
 
 /// Silent for so long, connections are forgotten: longer than any is silent here.
@@ -41,4 +60,21 @@ fn start_without_feed(lab: &mut Lab, definitions: &Value) -> Result<()> {
     std::fs::write(&file, definitions.to_string())?;
     lab.node.ask(&["apply", &file.display().to_string()])?.good()?;
     lab.node.until_resolved()
+}
+
+/// Waits until the node says that a backend is up, or down; how long that took.
+fn until_up(node: &Node, service: &str, backend: &str, up: bool) -> Result<Duration> {
+    let start = Instant::now();
+    until(&format!("{backend} of {service} is up: {up}"), PATIENCE, || {
+        Ok((is_up(node, service, backend)? == Some(up)).then_some(()))
+    })?;
+    Ok(start.elapsed())
+}
+
+/// Whether a backend may take packets of a service; `None`: it is none of it.
+fn is_up(node: &Node, service: &str, backend: &str) -> Result<Option<bool>> {
+    let metrics = node.metrics()?;
+    let mut samples = metrics.of("penstock_backend_up");
+    let sample = samples.find(|sample| sample.labels["service"] == service && sample.labels["backend"] == backend);
+    Ok(sample.map(|sample| sample.value == 1.0))
 }

@@ -1,14 +1,14 @@
 //! `"target": "vip"`: a check goes the way of a client's packets, and so sees what a check of the backend's own address cannot.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::json;
 
-use super::{Scene, require};
+use super::{Scene, is_up, require, until_up};
 use crate::backend::DNAT_PORT;
 use crate::lab::{Lab, NODE, TO_NODE, VIP, backend_address, services};
-use crate::node::{Node, Options};
+use crate::node::Options;
 use crate::say::Story;
 use crate::wait::{PATIENCE, until};
 
@@ -117,21 +117,4 @@ fn tell(lab: &mut Lab, story: &mut Story, set: &serde_json::Value) -> Result<()>
             Ok(format!("out after {out:.1?}, back after {back:.1?}"))
         },
     )
-}
-
-/// Waits until the node says that a backend is up, or down; how long that took.
-fn until_up(node: &Node, service: &str, backend: &str, up: bool) -> Result<Duration> {
-    let start = Instant::now();
-    until(&format!("{backend} of {service} is up: {up}"), PATIENCE, || {
-        Ok((is_up(node, service, backend)? == Some(up)).then_some(()))
-    })?;
-    Ok(start.elapsed())
-}
-
-/// Whether a backend may take packets of a service; `None`: it is none of it.
-fn is_up(node: &Node, service: &str, backend: &str) -> Result<Option<bool>> {
-    let metrics = node.metrics()?;
-    let mut samples = metrics.of("penstock_backend_up");
-    let sample = samples.find(|sample| sample.labels["service"] == service && sample.labels["backend"] == backend);
-    Ok(sample.map(|sample| sample.value == 1.0))
 }
