@@ -85,6 +85,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         let mut parts = node.call(node.node().capture(request)).await?;
         let failed = |status| node.failure(&status);
         let first = parts.message().await.map_err(failed)?.unwrap_or_default();
+        say(format_args!("capturing on {}; Ctrl-C ends it", first.ports.join(", ")));
         let mut shown = Shown::begin(args, first.ports)?;
         let mut counts = first.counts.unwrap_or_default();
         let ended = loop {

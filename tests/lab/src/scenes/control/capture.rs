@@ -22,7 +22,9 @@ fn play(lab: &mut Lab, story: &mut Story) -> Result<()> {
     let begin = |lab: &Lab, words: &[&str], log: &str| -> Result<Process> {
         let log = lab.directory().join(log);
         let _ = std::fs::remove_file(&log);
-        lab.node.ask_on(&[&["capture"], words].concat(), &log)
+        let mut process = lab.node.ask_on(&[&["capture"], words].concat(), &log)?;
+        process.until_it_says("capturing on wan0", PATIENCE)?;
+        Ok(process)
     };
     // Datagrams to a port that is no service's, until they are seen.
     let knock = |lab: &Lab, process: &mut Process| {
@@ -46,8 +48,9 @@ fn play(lab: &mut Lab, story: &mut Story) -> Result<()> {
         let mut json = begin(lab, &["--verdict", "dropped", "--count", "3", "--json"], "drops.json")?;
         knock(lab, &mut json)?;
         let said = json.said();
-        let document = said.rsplit_once('}').map(|(document, _)| format!("{document}}}")).context("no document")?;
-        let document: Value = serde_json::from_str(&document)?;
+        // What it says on stderr stands around it.
+        let document = said.find('{').zip(said.rfind('}')).map(|(from, to)| &said[from..=to]).context("no document")?;
+        let document: Value = serde_json::from_str(document)?;
         let frames = document["frames"].as_array().context("no frames")?;
         let is_so = |frame: &Value| frame["reason"] == "no_service" && frame["port"] == "wan0";
         require(frames.len() == 3 && frames.iter().all(is_so), || document.to_string())?;
@@ -96,7 +99,7 @@ fn play(lab: &mut Lab, story: &mut Story) -> Result<()> {
     story.claim("a second capture is refused, and may begin as soon as the first is killed", || {
         let first = begin(lab, &["--verdict", "punted"], "first.log")?;
         let second = ["capture", "--verdict", "answered", "--duration", "1"];
-        let refused = until("the first has begun", PATIENCE, || lab.node.ask(&second)?.refused(1).map(Some))?;
+        let refused = lab.node.ask(&second)?.refused(1)?;
         require(refused.contains("another capture is under way"), || refused.clone())?;
         first.signal("KILL")?;
         until("the second may begin", Duration::from_secs(5), || lab.node.ask(&second)?.good().map(Some))?;
