@@ -53,6 +53,11 @@ fn provider() -> Arc<CryptoProvider> {
 
 /// Why a handshake, or what followed it, failed; the same each time, so without rustls' clocks in it.
 pub fn reason(error: &std::io::Error) -> String {
+    // One within another is how it comes out of hyper.
+    let within = error.get_ref().and_then(|inner| inner.downcast_ref::<std::io::Error>());
+    if let Some(within) = within {
+        return reason(within);
+    }
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     let fault = match inner {
         Some(rustls::Error::InvalidCertificate(fault)) => fault,
