@@ -24,7 +24,7 @@ pub mod proto; // the gRPC contract: its messages and calls, and definitions to 
 #[cfg(feature = "control")]
 pub mod tls; // certificates and keys from files -> TLS, by rustls
 #[cfg(feature = "control")]
-pub mod feed; // where definitions come from: a file, an HTTP server, a gRPC stream, etcd
+pub mod feed; // where definitions come from: a file, an HTTP server, a gRPC stream, etcd, Kubernetes
 #[cfg(feature = "control")]
 pub mod health; // active checks: which backends answer
 #[cfg(feature = "control")]

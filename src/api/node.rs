@@ -108,6 +108,12 @@ fn source(feed: &config::Feed) -> String {
             let members: Vec<_> = etcd.endpoints.iter().map(ToString::to_string).collect();
             format!("{} of {}", etcd.prefix, members.join(","))
         }
+        config::Feed::Kubernetes(kubernetes) => {
+            let by = kubernetes.kubeconfig.as_ref().map(|path| path.display().to_string());
+            let by = by.unwrap_or_else(|| "the pod's service account".to_owned());
+            let namespace = kubernetes.namespace.as_ref().map(|namespace| format!("namespace {namespace}, "));
+            format!("{}by {by}", namespace.unwrap_or_default())
+        }
         config::Feed::None => String::new(),
     }
 }

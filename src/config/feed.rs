@@ -42,6 +42,22 @@ pub struct Etcd {
     pub tls: Tls,
 }
 
+/// The objects of a Kubernetes cluster, from its API server.
+#[derive(Debug, Clone)]
+pub struct Kubernetes {
+    /// How it is asked; `None`: as the service account of the pod that this runs in.
+    pub kubeconfig: Option<PathBuf>,
+    /// Of the kubeconfig; `None`: its current one.
+    pub context: Option<String>,
+    /// `None`: all of them.
+    pub namespace: Option<String>,
+    /// Only services with such labels.
+    pub label_selector: Option<String>,
+    pub max_bytes: u32,
+    /// Whether Nodes are of interest: only their addresses are, for checks.
+    pub nodes: bool,
+}
+
 #[derive(Debug, Clone)]
 pub struct Login {
     pub user: String,
@@ -121,6 +137,19 @@ pub fn read(feed: &Object<'_>, file: &FilePath, report: &mut Report) -> Option<F
                 max_bytes: feed.get("max_bytes")?,
                 token_file: path("token_file"),
                 tls: tls?,
+            }))
+        }
+        FeedKind::Kubernetes => {
+            if feed.has("context") && !feed.has("kubeconfig") {
+                report.error(feed.path.key("kubeconfig"), "absent, and `context` is one of those in it");
+            }
+            Some(Feed::Kubernetes(Kubernetes {
+                kubeconfig: path("kubeconfig"),
+                context: feed.get("context"),
+                namespace: feed.get("namespace"),
+                label_selector: feed.get("label_selector"),
+                max_bytes: feed.get("max_bytes")?,
+                nodes: feed.get("health_check_node_ports")?,
             }))
         }
         FeedKind::None => Some(Feed::None),

@@ -280,6 +280,22 @@ static FEED: &[Key] = &[
         Text("/penstock/services/"),
         "What keys in etcd begin with; the rest of a key is the service's name.",
     ),
+    Key::optional(
+        "kubeconfig",
+        Shape::Text(&FILE),
+        "How Kubernetes' API server is asked; absent: as the service account of the pod that this runs in.",
+    ),
+    Key::optional("context", Shape::Text(&format::NAME), "Context of the kubeconfig; absent: its current one."),
+    Key::optional(
+        "namespace",
+        Shape::Text(&NAMESPACE),
+        "The one that Kubernetes services are taken from; absent: all.",
+    ),
+    Key::optional(
+        "label_selector",
+        Shape::Text(&SELECTOR),
+        "Labels that Kubernetes services must have, as for `kubectl get -l`.",
+    ),
 ];
 
 /// Keys of `[feed]` that mean something to some kinds of feed only.
@@ -289,7 +305,7 @@ pub const OF_FEEDS: &[(&str, &[FeedKind])] = &[
     ("poll_interval", &[FeedKind::Http]),
     ("wait", &[FeedKind::Http]),
     ("timeout", &[FeedKind::Http]),
-    ("max_bytes", NETWORK),
+    ("max_bytes", &[FeedKind::Http, FeedKind::Grpc, FeedKind::Etcd, FeedKind::Kubernetes]),
     ("token_file", NETWORK),
     ("user", &[FeedKind::Etcd]),
     ("password_file", &[FeedKind::Etcd]),
@@ -297,6 +313,10 @@ pub const OF_FEEDS: &[(&str, &[FeedKind])] = &[
     ("cert", NETWORK),
     ("key", NETWORK),
     ("prefix", &[FeedKind::Etcd]),
+    ("kubeconfig", &[FeedKind::Kubernetes]),
+    ("context", &[FeedKind::Kubernetes]),
+    ("namespace", &[FeedKind::Kubernetes]),
+    ("label_selector", &[FeedKind::Kubernetes]),
 ];
 
 const NETWORK: &[FeedKind] = &[FeedKind::Http, FeedKind::Grpc, FeedKind::Etcd];
@@ -311,6 +331,25 @@ static PREFIX: Format = Format {
     what: "a prefix of keys, at least one character, none of them a control character",
     pattern: r"^[^\x00-\x1f\x7f-\x9f]+$",
     holds: |text| !text.is_empty() && !text.contains(char::is_control),
+};
+
+static NAMESPACE: Format = Format {
+    what: "the name of a namespace: lower-case letters, digits and dashes within, at most 63",
+    pattern: "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$",
+    holds: |text| {
+        let is_kept = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit();
+        (1..=63).contains(&text.len())
+            && text.chars().all(|letter| is_kept(letter) || letter == '-')
+            && text.starts_with(is_kept)
+            && text.ends_with(is_kept)
+    },
+};
+
+/// Its grammar is the API server's to know.
+static SELECTOR: Format = Format {
+    what: "a selector of labels like \"tier=edge,zone in (a, b)\"",
+    pattern: r"^[ -~]*[!-~][ -~]*$",
+    holds: |text| !text.trim().is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' '),
 };
 
 static API: &[Key] = &[

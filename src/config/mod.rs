@@ -24,7 +24,7 @@ use crate::service::{Ports, kubernetes};
 use crate::wire::Mac;
 
 pub use fabric::REPLAY_MAC;
-pub use feed::{Etcd, Grpc, Http, Identity, Login, Tls};
+pub use feed::{Etcd, Grpc, Http, Identity, Kubernetes, Login, Tls};
 pub use fit::{admit, fit, fit_service, leave_out};
 pub use url::Url;
 
@@ -222,6 +222,7 @@ pub enum Feed {
     Http(Http),
     Grpc(Grpc),
     Etcd(Etcd),
+    Kubernetes(Kubernetes),
     None,
 }
 
@@ -240,7 +241,8 @@ impl Feed {
             Self::Http(http) => http.tls.identity.as_ref(),
             Self::Grpc(grpc) => grpc.tls.identity.as_ref(),
             Self::Etcd(etcd) => etcd.tls.identity.as_ref(),
-            Self::File { .. } | Self::None => None,
+            // Of Kubernetes the kubeconfig knows it.
+            Self::File { .. } | Self::Kubernetes(_) | Self::None => None,
         }
     }
 
@@ -250,19 +252,21 @@ impl Feed {
             Self::Http(_) => FeedKind::Http,
             Self::Grpc(_) => FeedKind::Grpc,
             Self::Etcd(_) => FeedKind::Etcd,
+            Self::Kubernetes(_) => FeedKind::Kubernetes,
             Self::None => FeedKind::None,
         }
     }
 }
 
 choice! {
-    /// Every kind of feed of the contract, those of later releases included.
+    /// Every kind of feed.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     FeedKind {
         File "file"
         Http "http"
         Grpc "grpc"
         Etcd "etcd"
+        Kubernetes "kubernetes"
         None "none"
     }
 }

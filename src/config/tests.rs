@@ -224,6 +224,13 @@ fn feeds_on_the_network() {
     assert_eq!((identity.cert.as_path(), identity.key.as_path()), (Path::new("/c"), Path::new("/etc/penstock/k")));
     assert_eq!(etcd.login.unwrap().password_file, Path::new("/etc/penstock/p"));
     assert_eq!(etcd.prefix, "/penstock/services/");
+    let Feed::Kubernetes(kubernetes) = feed("kind = \"kubernetes\"") else { panic!("another kind") };
+    assert_eq!((kubernetes.kubeconfig, kubernetes.namespace, kubernetes.nodes), (None, None, false));
+    let keys = "kind = \"kubernetes\"\nkubeconfig = \"k\"\ncontext = \"edge\"\nnamespace = \"a-1\"\nhealth_check_node_ports = true";
+    let Feed::Kubernetes(kubernetes) = feed(keys) else { panic!("another kind") };
+    assert_eq!(kubernetes.kubeconfig.as_deref(), Some(Path::new("/etc/penstock/k")));
+    assert_eq!((kubernetes.context.as_deref(), kubernetes.namespace.as_deref()), (Some("edge"), Some("a-1")));
+    assert!(kubernetes.nodes);
 }
 
 #[test]
@@ -369,7 +376,7 @@ fn broken() -> Vec<(String, Vec<String>)> {
         ("port = \"lan0\"", "port = \"lan0\"\nvlan = 4095", "neighbor[0].vlan: 4095 is not a number from 1 to 4094".into()),
         ("prefix = \"0.0.0.0/0\"", "prefix = \"0.0.0.0\"", "route[0].prefix: \"0.0.0.0\" is not a prefix like \"198.51.100.0/24\" (one address: \"/32\" or \"/128\")".into()),
         ("prefix = \"0.0.0.0/0\"", "prefix = \"::/0\"", "route[0].via: 10.0.0.254 and the prefix ::/0 are of different families".into()),
-        ("kind = \"file\"", "kind = \"fiel\"", "feed.kind: \"fiel\" is not one of file, http, grpc, etcd, none; did you mean \"file\"?".into()),
+        ("kind = \"file\"", "kind = \"fiel\"", "feed.kind: \"fiel\" is not one of file, http, grpc, etcd, kubernetes, none; did you mean \"file\"?".into()),
         ("kind = \"file\"", "url = \"http://x\"", "feed.url: belongs to a feed of kind http or grpc or etcd, and this one's is \"file\"; leave it out".into()),
         ("kind = \"file\"", "kind = \"file\"\nprefix = \"/x/\"", "feed.prefix: belongs to a feed of kind etcd, and this one's is \"file\"; leave it out".into()),
         ("forwarding = \"ipip\"", "forwarding = \"geu\"", "feed.forwarding: \"geu\" is not one of ipip, gre, gue, geneve, dscp, l2dsr, dnat, dnat-dsr, snat; did you mean \"gue\"?".into()),
@@ -427,6 +434,28 @@ fn broken() -> Vec<(String, Vec<String>)> {
         (
             "kind = \"etcd\"\nurl = \"https://a\"\nuser = \"u\"\npassword_file = \"p\"\ntoken_file = \"t\"",
             &["token_file: either this, or `user` and `password_file`"],
+        ),
+        (
+            "kind = \"kubernetes\"\nurl = \"https://a\"\nca = \"ca.pem\"",
+            &[
+                "url: belongs to a feed of kind http or grpc or etcd, and this one's is \"kubernetes\"; leave it out",
+                "ca: belongs to a feed of kind http or grpc or etcd, and this one's is \"kubernetes\"; leave it out",
+            ],
+        ),
+        ("kind = \"kubernetes\"\ncontext = \"edge\"", &["kubeconfig: absent, and `context` is one of those in it"]),
+        (
+            "kind = \"kubernetes\"\nnamespace = \"Shop\"",
+            &[
+                "namespace: \"Shop\" is not the name of a namespace: lower-case letters, digits and dashes within, at most 63",
+            ],
+        ),
+        (
+            "kind = \"kubernetes\"\nlabel_selector = \" \"",
+            &["label_selector: \" \" is not a selector of labels like \"tier=edge,zone in (a, b)\""],
+        ),
+        (
+            "kind = \"etcd\"\nurl = \"https://a\"\nnamespace = \"shop\"",
+            &["namespace: belongs to a feed of kind kubernetes, and this one's is \"etcd\"; leave it out"],
         ),
         (
             "kind = \"etcd\"\nurl = \"https://a\"\nprefix = \"\"",

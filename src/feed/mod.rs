@@ -11,6 +11,8 @@ mod grpc;
 #[cfg(test)]
 mod heard;
 mod http;
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
 mod network;
 mod pace;
 mod spell;
@@ -65,7 +67,10 @@ enum Source {
 struct Line {
     /// Each update, and when the change behind it was noticed.
     updates: mpsc::Sender<(Instant, Update)>,
-    #[cfg_attr(not(feature = "api"), expect(dead_code, reason = "an HTTP server's documents come whole"))]
+    #[cfg_attr(
+        not(any(feature = "api", feature = "kubernetes")),
+        expect(dead_code, reason = "an HTTP server's documents come whole")
+    )]
     /// Somebody waits for the next update: the time to make one of all that has changed.
     wanted: Arc<Notify>,
     reread: Arc<Notify>,
@@ -97,6 +102,12 @@ impl Feed {
                 tokio::spawn(etcd::follow(config.clone(), line));
                 source
             }
+            #[cfg(feature = "kubernetes")]
+            config::Feed::Kubernetes(config) => {
+                let (source, line) = Source::network(&reread);
+                tokio::spawn(kubernetes::follow(config.clone(), line));
+                source
+            }
             #[cfg(not(feature = "api"))]
             config::Feed::Grpc(_) => {
                 let _ = (node, version);
@@ -105,6 +116,10 @@ impl Feed {
             #[cfg(not(feature = "etcd"))]
             config::Feed::Etcd(_) => {
                 return Err(io::Error::other("this penstock was built without the feature \"etcd\""));
+            }
+            #[cfg(not(feature = "kubernetes"))]
+            config::Feed::Kubernetes(_) => {
+                return Err(io::Error::other("this penstock was built without the feature \"kubernetes\""));
             }
             config::Feed::None => Source::None,
         };

@@ -43,9 +43,10 @@ pub fn read(
         return Ok(Reading { definitions, warnings, ..Reading::default() });
     }
     let mut report = Report::new(file);
+    let version = kubernetes::version(&documents);
     let (services, left_out) = kubernetes::read(documents, file, options, &mut report);
     let (services, warnings) = report.finish(|| shared(services, previous))?;
-    Ok(Reading { definitions: Definitions { version: None, services }, warnings, left_out, is_kubernetes: true })
+    Ok(Reading { definitions: Definitions { version, services }, warnings, left_out, is_kubernetes: true })
 }
 
 /// Reads a native document (JSON), as [`read`] does.

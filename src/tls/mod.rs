@@ -66,7 +66,9 @@ pub enum Peer {
 
 /// What was wrong, where it was TLS.
 pub fn fault(error: &std::io::Error) -> Option<&rustls::Error> {
-    error.get_ref()?.downcast_ref()
+    let inner = error.get_ref()?;
+    // One within another is how it comes out of hyper.
+    inner.downcast_ref().or_else(|| fault(inner.downcast_ref()?))
 }
 
 /// Why a handshake, or what followed it, failed; the same each time, so without rustls' clocks in it.

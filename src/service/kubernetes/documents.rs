@@ -53,6 +53,14 @@ pub fn are_shaped(document: &Value<'_>) -> bool {
     })
 }
 
+/// What a document says that it is the version of, where it is one by itself: the feed from an API server writes it.
+pub fn version(documents: &[Value<'_>]) -> Option<String> {
+    match documents {
+        [Value::Object(members)] => text(members, "version").map(str::to_owned),
+        _ => None,
+    }
+}
+
 impl Objects {
     /// Those of all documents of a stream. What is wrong with any is reported.
     pub fn read(mut documents: Vec<Value<'_>>, report: &mut Report) -> Self {

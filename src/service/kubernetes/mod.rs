@@ -31,7 +31,7 @@ use documents::Objects;
 use health::Nodes;
 use objects::{Name, Slice};
 
-pub use documents::are_shaped;
+pub use documents::{are_shaped, version};
 
 /// What a node's configuration says of Kubernetes-shaped documents.
 #[derive(Debug, Clone, PartialEq)]
