@@ -367,9 +367,9 @@ impl Thread {
 
     /// Reads a set, and puts it in force if it holds; else nothing changes.
     fn judge(&mut self, noticed: Instant, Text { name, text }: Text) {
+        let begun = Instant::now();
         // By a thread of its own, and so from a heap of its own: the thousands of small pieces that it frees would be in the way of all that
         // is made here next.
-        let begun = Instant::now();
         let read = std::thread::scope(|scope| {
             let reading = scope.spawn(|| read(&self.config, &name, &text, self.definitions.as_deref()));
             reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))

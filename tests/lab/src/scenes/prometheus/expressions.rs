@@ -71,6 +71,8 @@ pub fn without_threshold(expression: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use anyhow::bail;
+
     use super::*;
 
     #[test]
