@@ -92,7 +92,9 @@ fn play(lab: &mut Lab, story: &mut Story) -> Result<()> {
                 })?;
                 // `shop` remembers nothing while it is at rest.
                 let is_remembered = service == 80;
-                let flows = lab.node.ask(&["flows", "--client", &client, "--json"])?.document()?;
+                // A request before may have had the same port, to the other service.
+                let name = if is_remembered { "web" } else { "shop" };
+                let flows = lab.node.ask(&["flows", "--client", &client, "--service", name, "--json"])?.document()?;
                 let flows = flows["flows"].as_array().context("no flows")?;
                 let is_found = flows.len() == 1
                     && flows[0]["backend"] == backend.as_str()
