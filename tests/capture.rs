@@ -187,8 +187,11 @@ fn ping() -> Vec<u8> {
     frame
 }
 
-/// One of each: what becomes of it, and whose it is.
-fn kinds() -> Vec<(Vec<u8>, Outcome, Option<&'static str>, Option<&'static str>)> {
+/// A frame, what becomes of it, and whose it is: service and backend.
+type Kind = (Vec<u8>, Outcome, Option<&'static str>, Option<&'static str>);
+
+/// One of each.
+fn kinds() -> Vec<Kind> {
     use Outcome::{Answered, Dropped, Forwarded, Punted};
     let elsewhere = between(([198, 51, 100, 7], 40_000), ([203, 0, 113, 1], 80));
     vec![

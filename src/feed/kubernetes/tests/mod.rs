@@ -506,7 +506,8 @@ async fn only_what_is_asked_for_is_listed() {
     until(|| api.watches("nodes") == 1).await;
     let requests = api.requests();
     let mut paths: Vec<_> = requests.iter().map(|request| request.path.as_str()).collect();
-    (paths.sort(), paths.dedup());
+    paths.sort();
+    paths.dedup();
     let expected = [
         "/api/v1/namespaces/shop/services",
         "/api/v1/nodes",

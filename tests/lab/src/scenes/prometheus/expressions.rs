@@ -1,6 +1,6 @@
 //! Expressions of PromQL: those of the dashboard, and what an alert looks at.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::Value;
 
 const DASHBOARD: &str = include_str!("../../../../../conf/grafana/penstock.json");
