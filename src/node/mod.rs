@@ -31,7 +31,9 @@ use crate::lcore::{self, Bell, Bells, Clock, Forwarding, Handoff, Lane, Plan};
 use crate::pipeline::Pipeline;
 use crate::punt::{self, Bridge, Counts, Punt, Tap};
 use crate::snapshot::PortIndex;
-use crate::telemetry::{self, Device, Health, Lcores, Recorded, Server, Sources, TwinCounts, Wanted};
+#[cfg(feature = "api")]
+use crate::telemetry::Wanted;
+use crate::telemetry::{self, Device, Health, Lcores, Recorded, Server, Sources, TwinCounts};
 use crate::wire::Mac;
 use flow_memory::FlowMemory;
 use ports::Opened;
