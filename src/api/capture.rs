@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
@@ -27,6 +27,11 @@ const NEWS: Duration = Duration::from_millis(500);
 /// Frames of one message, and messages that may wait for who asked: all that a slow one takes of the node's memory, but for the rings.
 const PART: usize = 64;
 const WAITING: usize = 2;
+
+/// A capture that is over still has so long to tell of what it has taken.
+const REST: Duration = Duration::from_secs(1);
+/// Who takes nothing for so long has gone, whatever its connection says: others may want to capture.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 pub fn capture(api: &Api, request: CaptureRequest) -> Result<Stream, Status> {
     let (count, duration) = (request.count, request.duration);
@@ -102,12 +107,12 @@ async fn send_all(capture: &mut Capture, limits: &Limits, sender: &Sender, confi
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let is_over = end.is_some_and(|end| Instant::now() >= end);
         loop {
             // First a place, then the frames for it: while who asked is slow, they wait in the rings, or are lost there.
-            let place = sender.reserve().await.ok()?;
+            let place = timeout(PATIENCE, sender.reserve()).await.ok()?.ok()?;
+            let past = end.and_then(|end| Instant::now().checked_duration_since(end));
             let frames = take(capture, &mut left, config);
-            let is_last = left == 0 || is_over && frames.len() < PART;
+            let is_last = left == 0 || past.is_some_and(|past| frames.len() < PART || past >= REST);
             if frames.is_empty() && !is_last && said.elapsed() < NEWS {
                 break;
             }

@@ -117,6 +117,9 @@ impl Lane {
             over: Counter::default(),
         };
         for _ in 0..slots {
+            // Written once here, so that no lcore has to wait for the kernel to find the memory.
+            let mut buffer = vec![1; bytes.into()];
+            buffer.clear();
             let slot = Taken {
                 ticks: 0,
                 port: PortIndex(0),
@@ -125,7 +128,7 @@ impl Lane {
                 service: None,
                 backend: None,
                 length: 0,
-                bytes: Vec::with_capacity(bytes.into()),
+                bytes: buffer,
                 is_wanted: false,
             };
             lane.give_back(Box::new(slot));
@@ -203,7 +206,12 @@ impl Captures {
             lcores: (0..self.lcores).map(|_| Lane::new(bytes)).collect(),
         });
         state.publisher.publish(quiescent::Arc::new(Some(session.clone())));
-        Ok(Capture { captures: self.clone(), session, last: vec![SystemTime::UNIX_EPOCH; self.lcores].into() })
+        Ok(Capture {
+            captures: self.clone(),
+            session,
+            last: vec![SystemTime::UNIX_EPOCH; self.lcores].into(),
+            first: 0,
+        })
     }
 
     /// Frees the slots of captures that are over, unless an lcore has not heard of that yet; whether all are free.
@@ -222,13 +230,19 @@ pub struct Capture {
     session: Arc<Session>,
     /// The time of each lcore's last frame: the clock may be set while an lcore's counter goes on.
     last: Box<[SystemTime]>,
+    /// Whose frames come first the next time.
+    first: usize,
 }
 
 impl Capture {
     /// Gives `see` up to `most` frames that were taken, each with its lcore and time: an lcore's in their order, and no time runs back.
     pub fn take(&mut self, most: usize, mut see: impl FnMut(usize, SystemTime, &Taken)) -> usize {
         let (now, mut seen) = ((self.captures.clock)(), 0);
-        for (lcore, (lane, last)) in self.session.lcores.iter().zip(&mut self.last).enumerate() {
+        let lcores = self.last.len();
+        // In turn, or a busy lcore would leave the others without slots.
+        self.first += 1;
+        for lcore in (self.first..self.first + lcores).map(|lcore| lcore % lcores) {
+            let (lane, last) = (&self.session.lcores[lcore], &mut self.last[lcore]);
             while seen < most
                 && let Some(mut taken) = lane.full.pop()
             {

@@ -162,6 +162,11 @@ fn drop_after_all(verdict: &mut Verdict, reason: Reason) {
 }
 
 impl Lane {
+    /// A free slot, but for the last: `pop` may wait for whoever is about to give back the only one.
+    fn slot(&self) -> Option<Box<Taken>> {
+        if self.free.len() > 1 { self.free.pop() } else { None }
+    }
+
     /// Hands a frame over, wanted or not.
     fn settle(&self, mut taken: Box<Taken>, wanted: Option<Outcome>) {
         taken.is_wanted = wanted.is_some();
@@ -214,7 +219,7 @@ impl Watch<'_> {
         if !self.spend(COPY) {
             return self.lane.over.add(1);
         }
-        let Some(mut slot) = self.lane.free.pop() else { return self.lane.lost.add(1) };
+        let Some(mut slot) = self.lane.slot() else { return self.lane.lost.add(1) };
         let Whose { service, backend } = whose();
         let known = service.filter(|&service| service != ServiceIndex::NONE);
         slot.service = known.map(|service| self.snapshot.definition(service).name.clone());
@@ -230,7 +235,7 @@ impl Watch<'_> {
 
     /// Takes one that leaves by `port` as it is now.
     fn take_sent<F: Frame>(&mut self, at: usize, frame: &F, port: PortIndex) {
-        let Some(mut slot) = self.lane.free.pop() else { return self.lane.lost.add(1) };
+        let Some(mut slot) = self.lane.slot() else { return self.lane.lost.add(1) };
         let burst = &mut self.state.burst;
         let Some(received) = &burst.received[at] else { return self.lane.give_back(slot) };
         (slot.service, slot.backend) = (received.service.clone(), received.backend);

@@ -8,9 +8,9 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -145,32 +145,68 @@ enum Given {
     Commit(Commit),
 }
 
+/// After it has written bases, the thread that does rests for so many times as long, unless somebody waits for it: all of them are written
+/// for each change, and the CPU is the control thread's, too.
+const RESTS: u32 = 3;
+
 /// Writes bases.
 struct BasesKeeper {
-    given: Option<mpsc::Sender<OfBases>>,
+    desk: Arc<Desk>,
     thread: Option<JoinHandle<()>>,
 }
 
-enum OfBases {
-    Keep(Saved),
-    /// Says so when all that was given before is on disk.
-    Settle(mpsc::Sender<()>),
+/// What is to be written: of bases only the newest.
+#[derive(Default)]
+struct Desk {
+    papers: Mutex<Papers>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Papers {
+    newest: Option<Saved>,
+    /// Who waits until all that was given before is on disk.
+    waiting: Vec<mpsc::Sender<()>>,
+    is_over: bool,
+}
+
+impl Desk {
+    /// What was there before is given back, to be dropped by whoever gave the new.
+    fn change<T>(&self, change: impl FnOnce(&mut Papers) -> T) -> T {
+        let changed = change(&mut self.papers.lock().unwrap_or_else(PoisonError::into_inner));
+        self.changed.notify_one();
+        changed
+    }
+
+    /// Waits for something to do: bases when the rest is over, or as soon as somebody waits. `None`: this is the end.
+    fn next(&self, rested: Instant) -> Option<(Option<Saved>, Vec<mpsc::Sender<()>>)> {
+        let mut papers = self.papers.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let left = rested.saturating_duration_since(Instant::now());
+            let is_due = !papers.waiting.is_empty() || (papers.newest.is_some() && (papers.is_over || left.is_zero()));
+            if is_due {
+                return Some((papers.newest.take(), std::mem::take(&mut papers.waiting)));
+            }
+            if papers.is_over {
+                return None;
+            }
+            let left = if papers.newest.is_some() { left } else { Duration::MAX };
+            papers = self.changed.wait_timeout(papers, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
 }
 
 impl BasesKeeper {
     fn start(state_dir: PathBuf) -> io::Result<Self> {
-        let (given, receiver) = mpsc::channel::<OfBases>();
+        let desk = Arc::<Desk>::default();
+        let of_thread = desk.clone();
         let work = move || {
-            while let Ok(first) = receiver.recv() {
-                let (mut newest, mut waiting) = (None, Vec::new());
-                for given in [first].into_iter().chain(receiver.try_iter()) {
-                    match given {
-                        OfBases::Keep(saved) => newest = Some(saved),
-                        OfBases::Settle(done) => waiting.push(done),
-                    }
-                }
+            let mut rested = Instant::now();
+            while let Some((newest, waiting)) = of_thread.next(rested) {
                 if let Some(saved) = newest {
+                    let begun = Instant::now();
                     save(&state_dir, Kept::Bases, &saved.to_text());
+                    rested = Instant::now() + RESTS * begun.elapsed();
                 }
                 for done in waiting {
                     let _ = done.send(());
@@ -178,14 +214,14 @@ impl BasesKeeper {
             }
         };
         let thread = std::thread::Builder::new().name("bases".to_owned()).spawn(work)?;
-        Ok(Self { given: Some(given), thread: Some(thread) })
+        Ok(Self { desk, thread: Some(thread) })
     }
 }
 
 /// Waits until what was given is on disk.
 impl Drop for BasesKeeper {
     fn drop(&mut self) {
-        self.given = None;
+        self.desk.change(|papers| papers.is_over = true);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -215,7 +251,7 @@ impl Keeper {
         let journal = last_segment.map(|number| Journal::open(&state_dir, number)).transpose()?;
         let (sender, receiver) = mpsc::channel::<Given>();
         let bases = BasesKeeper::start(state_dir.clone())?;
-        let mut writer = Writer { bases: bases.given.clone(), ..Writer::new(state_dir, journal) };
+        let mut writer = Writer { bases: Some(bases.desk.clone()), ..Writer::new(state_dir, journal) };
         let work = move || {
             while let Ok(first) = receiver.recv() {
                 let (mut definitions, mut health, mut commits) = (None, None, Vec::new());
@@ -250,9 +286,7 @@ impl Keeper {
 
     /// Returns at once. Whole definitions that are given later are written later.
     pub fn keep_bases(&self, saved: Saved) {
-        if let Some(bases) = &self.bases.given {
-            let _ = bases.send(OfBases::Keep(saved));
-        }
+        drop(self.bases.desk.change(|papers| papers.newest.replace(saved)));
     }
 
     /// Returns at once.
@@ -299,7 +333,7 @@ struct Writer {
     /// Whether there may be changes, or a set before the set, that nobody needs behind a feed's text.
     has_changes: bool,
     /// To who writes bases.
-    bases: Option<mpsc::Sender<OfBases>>,
+    bases: Option<Arc<Desk>>,
 }
 
 impl Writer {
@@ -311,9 +345,8 @@ impl Writer {
     /// of. But a whole set in the place of another would leave nobody who knows what bases before it were of.
     fn settle_bases(&self) {
         let (done, settled) = mpsc::channel();
-        if let Some(bases) = &self.bases
-            && bases.send(OfBases::Settle(done)).is_ok()
-        {
+        if let Some(bases) = &self.bases {
+            bases.change(|papers| papers.waiting.push(done));
             let _ = settled.recv();
         }
     }

@@ -127,6 +127,8 @@ impl Control {
                 Ok((runtime, this, readers)) => {
                     let _ = report_start.send(Ok(readers));
                     runtime.block_on(this.run(receiver));
+                    // What a feed waits for in a thread of its own may never come.
+                    runtime.shutdown_background();
                 }
                 Err(error) => drop(report_start.send(Err(error))),
             }
@@ -379,8 +381,9 @@ impl Thread {
             Ok(valid) => valid,
             Err(errors) => {
                 metrics::counter!(FEED_ERRORS, "reason" => "refused").increment(1);
-                tracing::error!("the new definitions are refused, what was in force stays:\n{errors}");
-                self.standing.refused(errors.to_string());
+                if self.standing.refused(errors.to_string()) {
+                    tracing::error!("the new definitions are refused, what was in force stays:\n{errors}");
+                }
                 return;
             }
         };

@@ -40,9 +40,11 @@ impl Standing {
         self.last_success = Some(SystemTime::now());
     }
 
-    /// It answers with a set, which does not hold.
-    pub fn refused(&mut self, why: String) {
+    /// It answers with a set, which does not hold; whether that is news: one bad part of a set is bad in each that follows.
+    pub fn refused(&mut self, why: String) -> bool {
+        let is_news = self.refused.as_ref() != Some(&why);
         (self.unreachable, self.refused) = (None, Some(why));
+        is_news
     }
 }
 

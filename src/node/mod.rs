@@ -241,7 +241,7 @@ impl Node {
             control: control.client(),
             device: Box::new(device),
             recorded,
-            writing: tokio::sync::Mutex::default(),
+            writing: Arc::default(),
         };
         Ok(Self {
             health,
@@ -261,13 +261,16 @@ impl Node {
     #[cfg(feature = "api")]
     fn api(&self, config: &Config) -> Arc<Api> {
         let (health, sources, scraped) = (self.health.clone(), self.sources.clone(), self.sources.clone());
+        let most = config.metrics.most_backends as usize;
         Arc::new(Api {
             control: self.control.client(),
             config: Arc::new(config.clone()),
             started: SystemTime::now(),
             facts: Box::new(move || sources.facts(health.phase())),
             metrics: Box::new(move |prefix| {
-                let (sources, wanted) = (scraped.clone(), Wanted::named(prefix));
+                // Who asks for backends gets all of them.
+                let most_backends = if prefix.starts_with("penstock_backend_") { usize::MAX } else { most };
+                let (sources, wanted) = (scraped.clone(), Wanted { most_backends, ..Wanted::named(prefix) });
                 Box::pin(async move { sources.render(wanted).await })
             }),
             remembered: self.remembered.clone(),

@@ -115,7 +115,9 @@ pub fn receive<F: Frame>(frame: &mut F, passage: impl FnOnce(SocketAddr) -> Opti
     }
     let Some(passage) = passage(SocketAddr::new(flow.destination, flow.destination_port)) else { return false };
     let (from, vip, endpoint) = (SocketAddr::new(flow.source, flow.source_port), passage.vip, passage.endpoint());
-    if (from != vip && from != endpoint) || !link::strip_tags(frame, usize::from(parsed.link)) {
+    // Anybody may send an error about a flow: only those are heard who would be asked.
+    let is_theirs = parsed.kind != Kind::Error || [vip.ip(), endpoint.ip()].contains(&parsed.source);
+    if !is_theirs || (from != vip && from != endpoint) || !link::strip_tags(frame, usize::from(parsed.link)) {
         return false;
     }
     let Some(bytes) = frame.reshape(0, ethernet::HEADER + usize::from(parsed.packet.total)) else { return false };

@@ -41,7 +41,7 @@ pub struct Sources {
     /// What is recorded when it happens.
     pub recorded: Recorded,
     /// Held while a scrape is written down: thousands of services make megabytes of it.
-    pub writing: tokio::sync::Mutex<()>,
+    pub writing: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// What the devices count.
@@ -203,7 +203,7 @@ impl Sources {
 
     /// What is wanted, or more, in Prometheus' text format. `None` where the control side does not answer.
     pub async fn render(self: &Arc<Self>, wanted: Wanted) -> Option<String> {
-        let _alone = self.writing.lock().await;
+        let alone = self.writing.clone().lock_owned().await;
         let report = match wanted.asks() {
             Asks::Nothing => None,
             Asks::Outline => Some(self.control.outline().await?),
@@ -211,6 +211,8 @@ impl Sources {
         };
         let this = self.clone();
         let write = move || {
+            // Until it is written, be whoever asked gone.
+            let _alone = alone;
             let mut text = families::render(&this.sample(report), &wanted);
             if wanted.has_recorded() {
                 text += &this.recorded.render();

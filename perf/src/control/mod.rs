@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::ensure;
+use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::bench::{Rig, VIP};
 use crate::hugepages::Hugepages;
@@ -94,7 +95,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let directory = tempfile::Builder::new().prefix("penstock-bench-").tempdir()?;
     let rig = rig(options, directory.path())?;
     let _hugepages = Hugepages::reserve(Rig::megabytes_for(rig.mbufs))?;
-    pin(options.main)?;
+    pin(&[options.main])?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         text += &load::measure(options, &rig).await?;
@@ -114,11 +115,11 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Everything but the lcore shares a CPU.
-fn pin(cpu: u16) -> anyhow::Result<()> {
-    let mut cpus = rustix::thread::CpuSet::new();
-    cpus.set(cpu.into());
-    Ok(rustix::thread::sched_setaffinity(None, &cpus)?)
+/// Everything but the lcore shares a CPU; only who starts a node may use the lcore's, for the node inherits that.
+fn pin(cpus: &[u16]) -> anyhow::Result<()> {
+    let mut set = CpuSet::new();
+    cpus.iter().for_each(|&cpu| set.set(cpu.into()));
+    Ok(sched_setaffinity(None, &set)?)
 }
 
 fn rig(options: &Options, directory: &Path) -> anyhow::Result<Rig> {

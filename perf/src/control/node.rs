@@ -12,6 +12,7 @@ use penstock::proto::{self, LARGEST_MESSAGE};
 use penstock::service::Forwarding;
 use tonic::transport::{Channel, Endpoint};
 
+use super::pin;
 use crate::bench::{Rate, Rig};
 use crate::process::Process;
 use crate::{interrupt, node};
@@ -40,7 +41,10 @@ impl Node {
         let path = rig.directory.join("penstock.toml");
         fs::write(&path, config)?;
         let arguments = ["run".to_owned(), "--config".to_owned(), path.display().to_string()];
-        let process = Process::start(&penstock.display().to_string(), &arguments, false)?;
+        pin(&[rig.main, rig.lcore])?;
+        let process = Process::start(&penstock.display().to_string(), &arguments, false);
+        pin(&[rig.main])?;
+        let process = process?;
         let channel = Endpoint::from_shared(format!("http://{api}"))?.connect_lazy();
         Ok(Self { process, channel, api, metrics })
     }

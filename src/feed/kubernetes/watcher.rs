@@ -20,7 +20,7 @@ use super::lines::{Fault, Lines};
 use super::objects::{Change, Listing, Object, number};
 use super::{News, Resource};
 use crate::config;
-use crate::feed::pace::{Backoff, spread};
+use crate::feed::pace::{Backoff, LASTING, spread};
 
 /// Objects that are asked for at once, as by kubectl.
 const PAGE: usize = if cfg!(test) { 3 } else { 500 };
@@ -125,7 +125,7 @@ impl Watcher {
         loop {
             let began = Instant::now();
             let Ended { why, was_followed, has_listed } = self.follow_once().await;
-            if was_followed {
+            if was_followed && began.elapsed() >= LASTING {
                 backoff.reset();
             }
             let (why, retry_after) = match why {
@@ -167,7 +167,10 @@ impl Watcher {
 
     /// The watch, and the list before it, where one was necessary.
     async fn begin(&mut self) -> Result<(Server, Lines, Option<Listing>), End> {
-        let server = Server::find(&self.config).await.map_err(|why| End::Failed { why, retry_after: None })?;
+        let failed = |why| End::Failed { why, retry_after: None };
+        // A program that is run for a token may never end.
+        let server = timeout(ANSWER, Server::find(&self.config)).await;
+        let server = server.map_err(|_| failed(format!("no credentials within {ANSWER:?}")))?.map_err(failed)?;
         let (listing, version) = match self.version.clone() {
             Some(version) => (None, version),
             None => {

@@ -49,7 +49,7 @@ fn play(lab: &mut Lab, story: &mut Story) -> Result<()> {
         let counts = answers.into_iter().map(|all| all.map(|all| all.len())).sum::<Result<usize>>()?;
         Ok(format!("out after {took:.1?} ({most:?} at most); {counts} requests met the others"))
     })?;
-    story.claim("`status` and `explain` say who is out, and why", || {
+    story.claim("`status` says who is out, and why", || {
         let status = lab.node.ask(&["status"])?.good()?;
         let why = "3 of 3 failed: connection refused";
         require(status.contains(&stopped) && status.contains(why), || status.clone())?;

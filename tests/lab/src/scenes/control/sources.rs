@@ -162,29 +162,29 @@ fn rubbish(lab: &mut Lab, story: &mut Story) -> Result<()> {
 
     let wrong = good.replace("\"ipip\"", "\"ipop\"");
     let kinds = [
-        (200, "<html><body>Please log in</body></html>"),
-        (200, &good[..good.len() / 2]),
-        (500, "oops"),
-        (200, wrong.as_str()),
-        (404, ""),
-        (200, "{\"services\": 5}"),
+        (200, "<html><body>Please log in</body></html>", "not JSON: expected value"),
+        (200, &good[..good.len() / 2], "not JSON: EOF"),
+        (500, "oops", "500"),
+        (200, wrong.as_str(), "services[0].forwarding: "),
+        (404, "", "404"),
+        (200, "{\"services\": 5}", "services: 5 is not a list"),
     ];
     let each = Duration::from_secs(60) / kinds.len() as u32;
     story.claim("a page, half a document, wrong values, errors: each is refused with its reason, once", || {
         let mut told = Vec::new();
-        for (status, body) in kinds {
+        for (status, body, reason) in kinds {
             let before = warnings(lab).len();
             server.say(status, body)?;
             std::thread::sleep(each);
             let lines = warnings(lab);
             let new = &lines[before.min(lines.len())..];
             require(new.len() == 1, || format!("of {status} {body:.40?}: {new:#?}"))?;
-            told.extend(new.iter().cloned());
+            let error = lab.node.ask(&["status", "--json"])?.document()?["feed"]["error"].clone();
+            require(error.as_str().is_some_and(|error| error.contains(reason)), || format!("of {body:.40?}: {error}"))?;
+            told.push(format!("{}\n", error.as_str().unwrap_or_default()));
             let version = lab.node.metrics()?.version().unwrap_or_default().to_owned();
             require(version == "before", || format!("version {version:?} is in force"))?;
         }
-        let error = lab.node.ask(&["status", "--json"])?.document()?["feed"]["error"].clone();
-        require(error.as_str().is_some_and(|error| error.contains("services")), || error.to_string())?;
         Ok(told.concat())
     })?;
     story.claim("a good set is taken at once, and no request has failed", || {
