@@ -835,6 +835,8 @@ fn however_often_it_is_killed_no_acknowledged_write_is_lost() {
     // By service, its only backend, as it was acknowledged; and what was asked for when the node was killed, which may be either.
     let mut acknowledged: BTreeMap<String, Option<u8>> = BTreeMap::new();
     let (mut writes, mut number) = (0, 0u32);
+    // How long a write takes here.
+    let mut usual = Duration::from_millis(8);
     for kill in 0..KILLS {
         let mut child = node_to_be_killed(directory.path());
         runtime.block_on(async {
@@ -860,8 +862,8 @@ fn however_often_it_is_killed_no_acknowledged_write_is_lost() {
                 acknowledged.iter().filter_map(|(name, last)| Some((name.clone(), (*last)?))).collect();
             assert_eq!(found, expected, "after kill {kill}");
 
-            // Somewhere within the next writes.
-            let after = Duration::from_micros(u64::from(kill.wrapping_mul(2_654_435_761) % 40_000));
+            // Somewhere within the next five writes or so.
+            let after = usual * (kill.wrapping_mul(2_654_435_761) % 5_000) / 1_000;
             let deadline = tokio::time::sleep(after);
             tokio::pin!(deadline);
             loop {
@@ -885,11 +887,13 @@ fn however_often_it_is_killed_no_acknowledged_write_is_lost() {
                         }
                     }
                 };
+                let begun = Instant::now();
                 let written = tokio::select! {
                     written = write => written,
                     () = &mut deadline => break,
                 };
                 writes += 1;
+                usual = (7 * usual + begun.elapsed().min(Duration::from_secs(1))) / 8;
                 match written {
                     Ok(None) => _ = acknowledged.insert(name, None),
                     Ok(Some((is_whole, last))) => {
