@@ -52,6 +52,8 @@ struct Burst {
     lengths: [usize; BURST],
     /// Those that may not be looked at any more: they are something else now.
     rewritten: u32,
+    /// Whether all that go on were counted as over the rate.
+    is_over: bool,
     /// Those that were taken, as they were received and, where that is wanted, as they left.
     taken: u32,
     received: [Option<Box<Taken>>; BURST],
@@ -68,6 +70,7 @@ impl Taker {
             heads: [[0; HEAD]; BURST],
             lengths: [0; BURST],
             rewritten: 0,
+            is_over: false,
             taken: 0,
             received: [const { None }; BURST],
             sent: [const { None }; BURST],
@@ -114,7 +117,7 @@ impl Taker {
         // A frame a second is a thousandth of one a millisecond.
         let earned = now.0.saturating_sub(state.refilled.0).saturating_mul(rate * COPY) / 1000;
         (state.budget, state.refilled) = (state.budget.saturating_add(earned).min(most), now);
-        (state.burst.unread, state.burst.rewritten) = (0, 0);
+        (state.burst.unread, state.burst.rewritten, state.burst.is_over) = (0, 0, false);
         Some(Watch { session, lane: &session.lcores[self.lcore], state, snapshot, ticks, port })
     }
 
@@ -217,7 +220,8 @@ impl Watch<'_> {
     /// Takes a frame as it was received.
     fn take<F: Frame>(&mut self, at: usize, frame: &F, whose: impl FnOnce() -> Whose) {
         if !self.spend(COPY) {
-            return self.lane.over.add(1);
+            // Of a burst that was counted as a whole, this one is there already.
+            return self.lane.over.add(u64::from(!self.state.burst.is_over));
         }
         let Some(mut slot) = self.lane.slot() else { return self.lane.lost.add(1) };
         let Whose { service, backend } = whose();
@@ -310,6 +314,7 @@ impl<F: Frame> Witness<F> for Watch<'_> {
             // A look at each would be too much to ask.
             let over = trains.services().filter(|&(service, _)| self.is_of(Some(service)));
             let packets: u32 = over.map(|(_, packets)| packets).sum();
+            self.state.burst.is_over = true;
             return self.lane.over.add(packets.into());
         }
         for (at, frame) in frames.iter().enumerate() {

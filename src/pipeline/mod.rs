@@ -169,24 +169,12 @@ impl Pipeline {
         frames: &mut [F],
         verdicts: &mut [Verdict; BURST],
     ) -> Option<PortIndex> {
-        self.decide(snapshot, now, port, frames, verdicts, &mut Nobody)
+        self.process_witnessed(snapshot, now, port, frames, verdicts, &mut Nobody)
     }
 
     /// As [`Pipeline::process`], while `witness` looks on.
-    pub fn process_witnessed<F: Frame, W: Witness<F>>(
-        &mut self,
-        snapshot: &Snapshot,
-        now: Millis,
-        port: PortIndex,
-        frames: &mut [F],
-        verdicts: &mut [Verdict; BURST],
-        witness: &mut W,
-    ) -> Option<PortIndex> {
-        self.decide(snapshot, now, port, frames, verdicts, witness)
-    }
-
     #[inline(always)]
-    fn decide<F: Frame, W: Witness<F>>(
+    pub fn process_witnessed<F: Frame, W: Witness<F>>(
         &mut self,
         snapshot: &Snapshot,
         now: Millis,

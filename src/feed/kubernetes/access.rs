@@ -13,10 +13,11 @@ use hyper_util::rt::TokioExecutor;
 use kube_client::client::{Body, Client, ConfigExt};
 use kube_client::config::{Config, KubeConfigOptions, Kubeconfig};
 use serde::Deserialize;
-use tower::{BoxError, ServiceBuilder};
+use tower::{BoxError, ServiceBuilder, ServiceExt};
 
 use super::lines::{Lines, reason};
 use crate::config;
+use crate::feed::CONNECTIONS;
 use crate::feed::network::{chain, secret};
 
 /// For a connection, without its handshake.
@@ -120,7 +121,7 @@ fn client(access: &Config) -> Result<Client, Box<kube_client::Error>> {
     connector.set_keepalive(Some(PROBE));
     connector.set_keepalive_interval(Some(PROBE));
     connector.set_keepalive_retries(Some(MOST_PROBES));
-    let connector = access.rustls_https_connector_with_connector(connector)?;
+    let connector = access.rustls_https_connector_with_connector(connector)?.map_result(counted);
     let service = ServiceBuilder::new()
         .layer(access.base_uri_layer())
         .option_layer(access.auth_layer()?)
@@ -128,6 +129,13 @@ fn client(access: &Config) -> Result<Client, Box<kube_client::Error>> {
         .map_err(BoxError::from)
         .service(legacy::Client::builder(TokioExecutor::new()).build(connector));
     Ok(Client::new(service, access.default_namespace.clone()))
+}
+
+/// A connection, made or not.
+fn counted<T, E>(connected: Result<T, E>) -> Result<T, E> {
+    let result = if connected.is_ok() { "made" } else { "failed" };
+    metrics::counter!(CONNECTIONS, "result" => result).increment(1);
+    connected
 }
 
 /// What a v1 Status says; nothing, where an answer is something else, a page of a proxy perhaps.

@@ -1,96 +1,68 @@
 //! pcapng (draft-ietf-opsawg-pcapng): one section, an interface for each port, and an enhanced packet block for each frame, with what became of
 //! it in its comment.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
+use std::time::Duration;
+
+use pcap_file::pcapng::PcapNgWriter;
+use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
+use pcap_file::pcapng::blocks::interface_description::{InterfaceDescriptionBlock, InterfaceDescriptionOption};
+use pcap_file::pcapng::blocks::section_header::{SectionHeaderBlock, SectionHeaderOption};
+use pcap_file::{DataLink, PcapError};
 
 use crate::proto::CapturedFrame;
-
-const SECTION: u32 = 0x0a0d_0d0a;
-const INTERFACE: u32 = 1;
-const PACKET: u32 = 6;
-
-/// Options of any block, and of each kind.
-const COMMENT: u16 = 1;
-const APPLICATION: u16 = 4;
-const NAME: u16 = 2;
-const RESOLUTION: u16 = 9;
-const FLAGS: u16 = 2;
-
-const ETHERNET: u16 = 1;
 
 /// Of the flags of a packet: which way it went.
 const INBOUND: u32 = 1;
 const OUTBOUND: u32 = 2;
 
 /// A file under way.
-pub struct Writer<W> {
-    out: W,
+pub struct Writer<W: Write> {
+    file: PcapNgWriter<W>,
     ports: Vec<String>,
-    block: Vec<u8>,
 }
 
 impl<W: Write> Writer<W> {
     /// Begins a file of frames of these ports, of which at most so many bytes are kept.
     pub fn new(out: W, ports: Vec<String>, snaplen: u32) -> io::Result<Self> {
-        let mut this = Self { out, ports, block: Vec::new() };
-        this.block.extend_from_slice(&0x1a2b_3c4d_u32.to_le_bytes());
-        this.block.extend_from_slice(&[1, 0, 0, 0]);
-        // How long the section will be is not known.
-        this.block.extend_from_slice(&u64::MAX.to_le_bytes());
-        this.option(APPLICATION, concat!("penstock ", env!("CARGO_PKG_VERSION")).as_bytes());
-        this.end_block(SECTION)?;
-        for port in this.ports.clone() {
-            this.block.extend_from_slice(&ETHERNET.to_le_bytes());
-            this.block.extend_from_slice(&[0, 0]);
-            this.block.extend_from_slice(&snaplen.to_le_bytes());
-            this.option(NAME, port.as_bytes());
+        let application = SectionHeaderOption::UserApplication(concat!("penstock ", env!("CARGO_PKG_VERSION")).into());
+        let section = SectionHeaderBlock { options: vec![application], ..SectionHeaderBlock::default() };
+        let mut file = PcapNgWriter::with_section_header(out, section).map_err(error)?;
+        for port in &ports {
+            let name = InterfaceDescriptionOption::IfName(Cow::Borrowed(port));
             // Time stamps are nanoseconds.
-            this.option(RESOLUTION, &[9]);
-            this.end_block(INTERFACE)?;
+            let options = vec![name, InterfaceDescriptionOption::IfTsResol(9)];
+            let interface = InterfaceDescriptionBlock { linktype: DataLink::ETHERNET, snaplen, options };
+            file.write_pcapng_block(interface).map_err(error)?;
         }
+        let mut this = Self { file, ports };
         this.flush()?;
         Ok(this)
     }
 
     pub fn write(&mut self, frame: &CapturedFrame) -> io::Result<()> {
         let time = frame.time.unwrap_or_default();
-        let nanos = time.seconds as u64 * 1_000_000_000 + time.nanos as u64;
-        let port = self.ports.iter().position(|port| *port == frame.port).unwrap_or(0) as u32;
-        let words = [port, (nanos >> 32) as u32, nanos as u32, frame.data.len() as u32, frame.length];
-        words.iter().for_each(|word| self.block.extend_from_slice(&word.to_le_bytes()));
-        self.block.extend_from_slice(&frame.data);
-        self.pad();
-        self.option(COMMENT, comment(frame).as_bytes());
-        self.option(FLAGS, &if frame.sent { OUTBOUND } else { INBOUND }.to_le_bytes());
-        self.end_block(PACKET)
+        let flags = if frame.sent { OUTBOUND } else { INBOUND };
+        let packet = EnhancedPacketBlock {
+            interface_id: self.ports.iter().position(|port| *port == frame.port).unwrap_or(0) as u32,
+            timestamp: Duration::new(time.seconds as u64, time.nanos as u32),
+            original_len: frame.length,
+            data: Cow::Borrowed(&frame.data),
+            options: vec![EnhancedPacketOption::Comment(comment(frame).into()), EnhancedPacketOption::Flags(flags)],
+        };
+        self.file.write_pcapng_block(packet).map(drop).map_err(error)
     }
 
     pub fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
+        self.file.get_mut().flush()
     }
+}
 
-    fn pad(&mut self) {
-        self.block.resize(self.block.len().next_multiple_of(4), 0);
-    }
-
-    fn option(&mut self, code: u16, value: &[u8]) {
-        let length = value.len().min(u16::MAX.into());
-        self.block.extend_from_slice(&code.to_le_bytes());
-        self.block.extend_from_slice(&(length as u16).to_le_bytes());
-        self.block.extend_from_slice(&value[..length]);
-        self.pad();
-    }
-
-    /// Writes what the block has by now, which ends in options.
-    fn end_block(&mut self, kind: u32) -> io::Result<()> {
-        self.option(0, &[]);
-        let length = (self.block.len() as u32 + 12).to_le_bytes();
-        self.out.write_all(&kind.to_le_bytes())?;
-        self.out.write_all(&length)?;
-        self.out.write_all(&self.block)?;
-        self.out.write_all(&length)?;
-        self.block.clear();
-        Ok(())
+fn error(error: PcapError) -> io::Error {
+    match error {
+        PcapError::IoError(error) => error,
+        other => io::Error::other(other),
     }
 }
 
@@ -116,8 +88,6 @@ mod tests {
     /// As another's reader sees it.
     #[test]
     fn a_file_is_read_by_others_with_its_comments() {
-        use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
-        use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionOption;
         use pcap_file::pcapng::{Block, PcapNgReader};
 
         let stamp = |nanos| Some(prost_types::Timestamp { seconds: 1_700_000_000, nanos });
