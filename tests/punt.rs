@@ -259,6 +259,20 @@ fn frames_between_lcores_and_the_kernel() {
     assert_eq!(*scene.hand.got.lock().unwrap(), [answer[14..].to_vec()]);
     assert_eq!((scene.counts.punted.get(), scene.probe_counts.lost.get()), (punted + 2, 0));
 
+    // Many at once are not all given to the kernel: those that are urgent must not wait behind them.
+    const MANY: u64 = 600;
+    let kernel_is_slow = scene.hand.got.lock().unwrap();
+    for _ in 0..MANY {
+        assert!(push(scene.pool, &mut scene.to_kernel, &answer));
+    }
+    drop(kernel_is_slow);
+    let deadline = Instant::now() + Duration::from_secs(2);
+    while scene.probe_counts.answers.get() + scene.probe_counts.lost.get() < MANY + 1 {
+        assert!(Instant::now() < deadline, "{:?}", scene.probe_counts);
+    }
+    let lost = scene.probe_counts.lost.get();
+    assert!((MANY / 3..MANY).contains(&lost), "{lost} lost");
+
     // A twin that is down takes nothing, and that is counted, too.
     ip("link set wan0 down");
     let refused = scene.counts.refused.get();

@@ -60,6 +60,8 @@ enum News {
     Changed(Change),
     /// They are followed, and nothing has changed.
     Alive,
+    /// They are listed anew, and until then they are not what they are beside others.
+    Stale,
     /// They cannot be followed; one sentence.
     Lost(String),
 }
@@ -131,6 +133,10 @@ impl Source {
             News::Changed(change) => self.objects.apply(resource, change),
             News::Alive => {
                 self.objects.follow(resource);
+                false
+            }
+            News::Stale => {
+                self.objects.lose(resource);
                 false
             }
             News::Lost(why) => {

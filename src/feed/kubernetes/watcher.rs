@@ -137,6 +137,9 @@ impl Watcher {
                 End::Unheard => return,
             };
             let Some(why) = why else {
+                if self.version.is_none() && self.tell(News::Stale).await.is_none() {
+                    return;
+                }
                 tokio::time::sleep_until(began + GAP).await;
                 continue;
             };

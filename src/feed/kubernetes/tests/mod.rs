@@ -343,6 +343,20 @@ async fn what_is_forgotten_is_listed_anew() {
 }
 
 #[tokio::test]
+async fn no_set_is_half_of_what_is_listed_anew_and_half_of_what_was_before() {
+    let api = shop().await;
+    let home = Home::new(&api);
+    let mut feed = home.feed();
+    next_set(&mut feed).await;
+    api.manners(|manners| manners.lists_slowly = Some("services"));
+    api.end_watches();
+    api.put("services", "shop", "web", service("192.0.2.77"));
+    api.put("endpointslices", "shop", "web-1", slice("web", &["10.1.0.2"]));
+    api.forget();
+    assert_eq!(next_set(&mut feed).await, ["shop/web:80/tcp@192.0.2.77 -> 10.1.0.2"]);
+}
+
+#[tokio::test]
 async fn a_version_that_is_forgotten_amid_a_watch_is_listed_anew() {
     let api = shop().await;
     let home = Home::new(&api);

@@ -27,6 +27,8 @@ pub struct Manners {
     /// Whether it takes requests and says nothing.
     pub hangs: bool,
     pub ends_watches: bool,
+    /// The resource whose lists take a while.
+    pub lists_slowly: Option<&'static str>,
     /// What it answers to everything: a status line, header lines and a body.
     pub answers: Option<(&'static str, &'static str)>,
     pub tls: Option<Arc<ServerConfig>>,
@@ -250,6 +252,9 @@ impl Api {
                 stream.write_all(head.as_bytes()).await?;
                 self.watch(&mut stream, &request, &plural, version).await?;
             } else {
+                if manners.lists_slowly == Some(plural.as_str()) {
+                    tokio::time::sleep(Duration::from_millis(600)).await;
+                }
                 match self.list(&request, &plural) {
                     Ok(list) => answer(&mut stream, "200 OK", &list).await?,
                     Err(failure) => answer(&mut stream, "410 Gone", &failure).await?,
