@@ -260,7 +260,7 @@ fn frames_between_lcores_and_the_kernel() {
     assert_eq!((scene.counts.punted.get(), scene.probe_counts.lost.get()), (punted + 2, 0));
 
     // Many at once are not all given to the kernel: those that are urgent must not wait behind them.
-    const MANY: u64 = 600;
+    const MANY: u64 = 1000;
     let kernel_is_slow = scene.hand.got.lock().unwrap();
     for _ in 0..MANY {
         assert!(push(scene.pool, &mut scene.to_kernel, &answer));
@@ -271,7 +271,8 @@ fn frames_between_lcores_and_the_kernel() {
         assert!(Instant::now() < deadline, "{:?}", scene.probe_counts);
     }
     let lost = scene.probe_counts.lost.get();
-    assert!((MANY / 3..MANY).contains(&lost), "{lost} lost");
+    // They are taken in two rounds, three at most: that in which the first of them waited, and what had come meanwhile.
+    assert!((MANY - 3 * 256..MANY).contains(&lost), "{lost} lost");
 
     // A twin that is down takes nothing, and that is counted, too.
     ip("link set wan0 down");
