@@ -34,6 +34,12 @@ impl Machine {
             date: output("date", &["-u", "+%Y-%m-%d %H:%M"])?,
         })
     }
+
+    /// How a section of RESULTS.md begins that no DPDK has a part in; its next line says how it was measured.
+    pub fn heading(&self, what: &str) -> String {
+        let Self { cpu, cpus, kernel, rustc, commit, date, .. } = self;
+        format!("## {date} UTC, {commit}: {what}\n\n{cpu}, {cpus} CPUs · Linux {kernel} · {rustc}\n")
+    }
 }
 
 fn output(program: &str, arguments: &[&str]) -> anyhow::Result<String> {

@@ -4,8 +4,7 @@
 //! so that each can be timed. Before every change its whole document is read, as a node reads it: that leaves the caches as they are then.
 
 use std::fmt::Write as _;
-use std::fs::{self, OpenOptions};
-use std::io::Write as _;
+use std::fs;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::Command;
@@ -22,6 +21,7 @@ use penstock::snapshot::{Compiler, Fabric, Millis, Snapshot};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::machine::{self, Machine};
+use crate::report;
 use crate::stats::Ranks;
 
 #[derive(clap::Args)]
@@ -163,15 +163,11 @@ struct Times {
 pub fn run(options: &Options) -> anyhow::Result<()> {
     ensure!(options.services > PORTS && options.services < 60_000 && options.backends < 200 && options.rounds > 0);
     let machine = Machine::look()?;
-    let mut text = format!("## {} UTC, {}: publish\n\n", machine.date, machine.commit);
+    let mut text = machine.heading("publish");
     let _ = writeln!(
         text,
-        "{}, {} CPUs · Linux {} · {}\n{} services × {} backends, {} rounds of changes; the reader polls on CPU {}, the rest is on CPU {}; \
+        "{} services × {} backends, {} rounds of changes; the reader polls on CPU {}, the rest is on CPU {}; \
          load before {}.{}",
-        machine.cpu,
-        machine.cpus,
-        machine.kernel,
-        machine.rustc,
         options.services,
         options.backends,
         options.rounds,
@@ -186,10 +182,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     }
     print!("{text}");
     if options.store {
-        let results = options.directory.join("RESULTS.md");
-        let mut file = OpenOptions::new().create(true).append(true).open(&results)?;
-        write!(file, "\n{text}")?;
-        eprintln!("appended to {}", results.display());
+        report::append(&options.directory, &text)?;
     }
     Ok(())
 }

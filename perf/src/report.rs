@@ -236,12 +236,19 @@ impl Report {
         fs::create_dir_all(directory.join(&run)).with_context(|| format!("{run} in {}", directory.display()))?;
         fs::write(directory.join(&run).join("samples.csv"), self.csv())?;
         fs::write(directory.join(&run).join("plot.svg"), plot::svg(self))?;
-        let results = directory.join("RESULTS.md");
-        let mut file = OpenOptions::new().create(true).append(true).open(&results)?;
-        write!(file, "\n{}", self.markdown(Some(&format!("{run}/plot.svg"))))?;
-        eprintln!("appended to {}; samples and plot in {}", results.display(), directory.join(run).display());
+        append(directory, &self.markdown(Some(&format!("{run}/plot.svg"))))?;
+        eprintln!("samples and plot in {}", directory.join(run).display());
         Ok(())
     }
+}
+
+/// Appends a section to RESULTS.md in `directory`.
+pub fn append(directory: &Path, section: &str) -> anyhow::Result<()> {
+    let results = directory.join("RESULTS.md");
+    let mut file = OpenOptions::new().create(true).append(true).open(&results)?;
+    write!(file, "\n{section}")?;
+    eprintln!("appended to {}", results.display());
+    Ok(())
 }
 
 /// 1, 1 k, 100 k, 1 M; other figures as they are.

@@ -194,6 +194,8 @@ struct Thread {
     standing: Standing,
     /// What of the newest set is left out, or cut to what can be.
     left_out: Vec<LeftOut>,
+    /// What was warned of in the newest set, and need not be said of the next.
+    warnings: Vec<String>,
 }
 
 /// How long the thread itself watches the lcores adopt a snapshot, looking every [`LOOK`]; they take microseconds
@@ -293,6 +295,7 @@ impl Thread {
             sums: traffic::Sums::default(),
             standing: Standing::default(),
             left_out,
+            warnings: Vec::new(),
         };
         // What the lcores remember from now on is by these numbers, be the ones on disk others.
         this.keep_bases();
@@ -388,9 +391,11 @@ impl Thread {
             }
         };
         self.standing.taken();
-        for warning in &warnings {
+        let warnings: Vec<_> = warnings.iter().map(ToString::to_string).collect();
+        for warning in warnings.iter().filter(|warning| !self.warnings.contains(warning)) {
             tracing::warn!("{warning}");
         }
+        self.warnings = warnings;
         for left_out in left_out.iter().filter(|left_out| !self.left_out.contains(left_out)) {
             tracing::warn!("{name}: {left_out}");
         }

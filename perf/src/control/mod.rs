@@ -12,8 +12,6 @@ mod set;
 mod watched;
 
 use std::fmt::Write as _;
-use std::fs::OpenOptions;
-use std::io::Write as _;
 use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,7 +22,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use crate::bench::{Rig, VIP};
 use crate::hugepages::Hugepages;
 use crate::machine::{self, Machine};
-use crate::{interrupt, traffic};
+use crate::{interrupt, report, traffic};
 
 #[derive(Clone, clap::Args)]
 pub struct Options {
@@ -76,15 +74,11 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     ensure!((1..60_000).contains(&options.services) && (1..=200).contains(&options.backends));
     ensure!((1..=options.services).contains(&options.writers) && options.rate > 0 && options.changes > 0);
     let machine = Machine::look()?;
-    let mut text = format!("## {} UTC, {}: control\n\n", machine.date, machine.commit);
+    let mut text = machine.heading("control");
     let _ = writeln!(
         text,
-        "{}, {} CPUs · Linux {} · {}\n{} services × {} backends, tables of {} slots; lcore on CPU {}, everything else, the askers too, on CPU {}; \
+        "{} services × {} backends, tables of {} slots; lcore on CPU {}, everything else, the askers too, on CPU {}; \
          load before {}.",
-        machine.cpu,
-        machine.cpus,
-        machine.kernel,
-        machine.rustc,
         options.services,
         options.backends,
         set::TABLE_SIZE,
@@ -107,10 +101,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     })?;
     print!("{text}");
     if options.store {
-        let results = options.directory.join("RESULTS.md");
-        let mut file = OpenOptions::new().create(true).append(true).open(&results)?;
-        write!(file, "\n{text}")?;
-        eprintln!("appended to {}", results.display());
+        report::append(&options.directory, &text)?;
     }
     Ok(())
 }
