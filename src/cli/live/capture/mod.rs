@@ -6,10 +6,13 @@ mod pcapng;
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::sleep;
 
 use super::{Failure, Live, ask};
 use crate::capture::{MOST_BYTES, MOST_RATE};
@@ -17,6 +20,9 @@ use crate::cli::say;
 use crate::counters::{Reason, VERDICTS};
 use crate::proto::{CaptureCounts, CaptureRequest, CapturedFrame};
 use pcapng::Writer;
+
+/// What the node has taken by a Ctrl-C takes at most so long to come.
+const UNDER_WAY: Duration = Duration::from_millis(100);
 
 /// Show frames of a running node with what became of them, as they come
 ///
@@ -82,6 +88,14 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     ask(&args.live, async |node| {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
+        let stopped = async {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            sleep(UNDER_WAY).await;
+        };
+        let mut stopped = pin!(stopped);
         let mut parts = node.call(node.node().capture(request)).await?;
         let failed = |status| node.failure(&status);
         let first = parts.message().await.map_err(failed)?.unwrap_or_default();
@@ -91,8 +105,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         let ended = loop {
             let part = tokio::select! {
                 part = parts.message() => part,
-                _ = interrupt.recv() => break Ok(()),
-                _ = terminate.recv() => break Ok(()),
+                () = &mut stopped => break Ok(()),
             };
             match part {
                 Ok(None) => break Ok(()),

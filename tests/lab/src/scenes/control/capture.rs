@@ -1,7 +1,7 @@
 //! `penstock capture`: what it shows of real traffic, and that others' programs read what it writes.
 
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -67,13 +67,14 @@ fn play(lab: &mut Lab, story: &mut Story) -> Result<()> {
         };
         until("the first frame is in the file", PATIENCE, first)?;
         lab.client.curl_many(&format!("http://{VIP}/"), REQUESTS)?;
+        until_still(&file)?;
         whole.signal("INT")?;
         let status = whole.until_it_ends(Duration::from_secs(5))?;
         require(status.success() && whole.said().contains(" 0 lost, 0 over the rate"), || whole.said())?;
         let read = |filter: &str| output(Command::new("tcpdump").args(["-nr", &file, filter]));
         let (received, sent) = (read(&format!("src host {CLIENT} and dst host {VIP} and tcp"))?, read("ip proto 4")?);
         let opened = received.lines().filter(|line| line.contains("Flags [S]")).count();
-        // Each request is a connection; of what was under way at the end, a little may be missing.
+        // Each request is a connection.
         require(opened >= REQUESTS, || received.clone())?;
         require(sent.lines().count() == received.lines().count(), || format!("{received}\n{sent}"))?;
         let told = String::from_utf8_lossy(&std::fs::read(&file)?).into_owned();
@@ -104,5 +105,17 @@ fn play(lab: &mut Lab, story: &mut Story) -> Result<()> {
         first.signal("KILL")?;
         until("the second may begin", Duration::from_secs(5), || lab.node.ask(&second)?.good().map(Some))?;
         Ok(refused)
+    })
+}
+
+/// Until a file has not grown for a while: the last connections are closed, and what was taken of them has come.
+fn until_still(path: &str) -> Result<()> {
+    let mut known = (0, Instant::now());
+    until("the last frame is in the file", PATIENCE, || {
+        let length = std::fs::metadata(path)?.len();
+        if length != known.0 {
+            known = (length, Instant::now());
+        }
+        Ok((known.1.elapsed() > Duration::from_millis(500)).then_some(()))
     })
 }
