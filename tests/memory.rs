@@ -447,12 +447,13 @@ fn a_process_that_comes_after_another_holds_its_bases() {
     let mut node = Node::new(&old);
     let before = node.send_all(0..300, SYN);
     node.change(&new);
-    assert!(node.compiler.has_moved());
-    let (bases, numbers) = (node.compiler.bases(), node.compiler.numbers());
+    let traces = node.compiler.take_moved();
+    assert_eq!(traces, node.compiler.traces().collect::<Vec<_>>());
+    assert!(node.compiler.take_moved().is_empty());
 
     // Nothing is remembered any more but the bases.
     let mut again = Node::new(r#"{"services": []}"#);
-    again.compiler.restore(bases, numbers, None);
+    again.compiler.restore(traces, None);
     again.change(&new);
     assert_eq!(again.send_all(0..300, DATA), before);
     // Without them some would be elsewhere.

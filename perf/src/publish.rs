@@ -365,9 +365,7 @@ impl Scene {
         drop(old);
         while !self.publisher.reclaim() {}
         self.compiler.adopted(self.now());
-        if self.compiler.has_moved() {
-            drop((self.compiler.bases(), self.compiler.numbers()));
-        }
+        drop(self.compiler.take_moved());
         self.compiler.forget_counters();
         Ok(Times { change, read, compile, total, rest: published.elapsed() })
     }

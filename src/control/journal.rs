@@ -5,8 +5,7 @@
 //! segments have grown as long as the set, the set is written anew, and only once it stands there whole do the old segments go: at every
 //! instant, set and segments together are what was acknowledged.
 //!
-//! A line begins with its checksum. What ends without a newline was being written when the process or the machine stopped, so nobody was
-//! told that it is kept; anything else that does not hold is damage, and is reported.
+//! A line that is torn nobody was told of; damage is reported.
 
 use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom, Write};
@@ -15,7 +14,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::kept::{fnv1a, sync_directory};
+use super::kept::sync_directory;
+use super::lines;
 
 /// One change, as it is written.
 #[derive(Debug, Serialize, Deserialize)]
@@ -34,8 +34,7 @@ pub struct Change {
 impl Change {
     /// A line of a segment.
     pub fn line(&self) -> String {
-        let json = serde_json::to_string(self).expect("plain data has a JSON form");
-        format!("{:016x} {json}\n", fnv1a(json.as_bytes()))
+        lines::line(&serde_json::to_string(self).expect("plain data has a JSON form"))
     }
 }
 
@@ -128,9 +127,8 @@ pub fn read(directory: &Path, from: u64) -> (Vec<(Position, Change)>, u64, Optio
             Err(error) if error.kind() == io::ErrorKind::NotFound => return (changes, last(from, number), None),
             Err(error) => return (changes, last(from, number), Some(format!("{}: {error}", path.display()))),
         };
-        for (index, line) in bytes.split_inclusive(|&byte| byte == b'\n').enumerate() {
-            let Some(line) = line.strip_suffix(b"\n") else { break };
-            let Some(change) = parse(line) else {
+        for (index, line) in lines::whole(&bytes).enumerate() {
+            let Some(change) = lines::text(line).and_then(|json| serde_json::from_str(json).ok()) else {
                 let problem = format!(
                     "{}: line {} is damaged; it and the changes after it are not used",
                     path.display(),
@@ -146,12 +144,6 @@ pub fn read(directory: &Path, from: u64) -> (Vec<(Position, Change)>, u64, Optio
 
 fn last(from: u64, missing: u64) -> u64 {
     missing.saturating_sub(1).max(from)
-}
-
-fn parse(line: &[u8]) -> Option<Change> {
-    let (sum, json) = str::from_utf8(line).ok()?.split_once(' ')?;
-    let is_whole = u64::from_str_radix(sum, 16).ok()? == fnv1a(json.as_bytes());
-    if is_whole { serde_json::from_str(json).ok() } else { None }
 }
 
 /// The number of a segment after all that there are.

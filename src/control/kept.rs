@@ -1,22 +1,22 @@
-//! Files that must outlive the process whole: the last good definitions, the bases of slots, what was drained by hand, who
-//! failed the last checks.
+//! Files that must outlive the process whole: the last good definitions, what was drained by hand, who failed the last checks.
 //!
 //! A file is a text under one line that tells whether all of it is there. It is written aside, synced and renamed: after a crash the old
 //! one or the new one stands there, whole. A thread of its own writes, since a sync may take longer than anything else that the control
-//! side does; and another the bases, which are of all services, so that a change of one need not wait for them.
+//! side does. (The bases of slots are another's.)
 
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::bases::Saved;
+use super::bases::{self, Saved};
 use super::drained::Drained;
 use super::journal::{self, Journal, Position};
+use super::lines::fnv1a;
 use super::{COMMIT_DURATION, JOURNAL_BYTES, STATE_ERRORS};
 use crate::health::LastState;
 use crate::service::Definitions;
@@ -26,8 +26,6 @@ use crate::service::Definitions;
 pub enum Kept {
     /// The feed's own text, so that a restart forwards before the feed answers.
     Definitions,
-    /// Where flows are that nobody remembers.
-    Bases,
     /// The definitions that a whole set took the place of, as long as it may not have been put in force.
     Before,
     /// Backends that were drained by hand.
@@ -49,7 +47,6 @@ impl Kept {
     const fn name(self) -> &'static str {
         match self {
             Self::Definitions => "definitions.last-good",
-            Self::Bases => "bases",
             Self::Before => "definitions.before",
             Self::Drained => "drained",
             Self::Health => "health",
@@ -59,7 +56,6 @@ impl Kept {
     const fn title(self) -> &'static str {
         match self {
             Self::Definitions => "penstock last good definitions, fnv1a",
-            Self::Bases => "penstock bases of slots, fnv1a",
             // A link to what that file was.
             Self::Before => Self::Definitions.title(),
             Self::Drained => "penstock drained backends, fnv1a",
@@ -136,96 +132,13 @@ pub fn split_changes(text: &str) -> (Option<u64>, &str) {
 pub struct Keeper {
     given: Option<mpsc::Sender<Given>>,
     thread: Option<JoinHandle<()>>,
-    bases: BasesKeeper,
+    bases: bases::Keeper,
 }
 
 enum Given {
     Definitions(String),
     Health(Vec<LastState>),
     Commit(Commit),
-}
-
-/// After it has written bases, the thread that does rests for so many times as long, unless somebody waits for it: all of them are written
-/// for each change, and the CPU is the control thread's, too.
-const RESTS: u32 = 3;
-
-/// Writes bases.
-struct BasesKeeper {
-    desk: Arc<Desk>,
-    thread: Option<JoinHandle<()>>,
-}
-
-/// What is to be written: of bases only the newest.
-#[derive(Default)]
-struct Desk {
-    papers: Mutex<Papers>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct Papers {
-    newest: Option<Saved>,
-    /// Who waits until all that was given before is on disk.
-    waiting: Vec<mpsc::Sender<()>>,
-    is_over: bool,
-}
-
-impl Desk {
-    /// What was there before is given back, to be dropped by whoever gave the new.
-    fn change<T>(&self, change: impl FnOnce(&mut Papers) -> T) -> T {
-        let changed = change(&mut self.papers.lock().unwrap_or_else(PoisonError::into_inner));
-        self.changed.notify_one();
-        changed
-    }
-
-    /// Waits for something to do: bases when the rest is over, or as soon as somebody waits. `None`: this is the end.
-    fn next(&self, rested: Instant) -> Option<(Option<Saved>, Vec<mpsc::Sender<()>>)> {
-        let mut papers = self.papers.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            let left = rested.saturating_duration_since(Instant::now());
-            let is_due = !papers.waiting.is_empty() || (papers.newest.is_some() && (papers.is_over || left.is_zero()));
-            if is_due {
-                return Some((papers.newest.take(), std::mem::take(&mut papers.waiting)));
-            }
-            if papers.is_over {
-                return None;
-            }
-            let left = if papers.newest.is_some() { left } else { Duration::MAX };
-            papers = self.changed.wait_timeout(papers, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-    }
-}
-
-impl BasesKeeper {
-    fn start(state_dir: PathBuf) -> io::Result<Self> {
-        let desk = Arc::<Desk>::default();
-        let of_thread = desk.clone();
-        let work = move || {
-            let mut rested = Instant::now();
-            while let Some((newest, waiting)) = of_thread.next(rested) {
-                if let Some(saved) = newest {
-                    let begun = Instant::now();
-                    save(&state_dir, Kept::Bases, &saved.to_text());
-                    rested = Instant::now() + RESTS * begun.elapsed();
-                }
-                for done in waiting {
-                    let _ = done.send(());
-                }
-            }
-        };
-        let thread = std::thread::Builder::new().name("bases".to_owned()).spawn(work)?;
-        Ok(Self { desk, thread: Some(thread) })
-    }
-}
-
-/// Waits until what was given is on disk.
-impl Drop for BasesKeeper {
-    fn drop(&mut self) {
-        self.desk.change(|papers| papers.is_over = true);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
 }
 
 /// What somebody waits for to be on disk.
@@ -250,8 +163,8 @@ impl Keeper {
     pub fn start(state_dir: PathBuf, last_segment: Option<u64>) -> io::Result<Self> {
         let journal = last_segment.map(|number| Journal::open(&state_dir, number)).transpose()?;
         let (sender, receiver) = mpsc::channel::<Given>();
-        let bases = BasesKeeper::start(state_dir.clone())?;
-        let mut writer = Writer { bases: Some(bases.desk.clone()), ..Writer::new(state_dir, journal) };
+        let bases = bases::Keeper::start(state_dir.clone())?;
+        let mut writer = Writer { bases: Some(bases.desk()), ..Writer::new(state_dir, journal) };
         let work = move || {
             while let Ok(first) = receiver.recv() {
                 let (mut definitions, mut health, mut commits) = (None, None, Vec::new());
@@ -286,7 +199,7 @@ impl Keeper {
 
     /// Returns at once. Whole definitions that are given later are written later.
     pub fn keep_bases(&self, saved: Saved) {
-        drop(self.bases.desk.change(|papers| papers.newest.replace(saved)));
+        self.bases.keep(saved);
     }
 
     /// Returns at once.
@@ -333,7 +246,7 @@ struct Writer {
     /// Whether there may be changes, or a set before the set, that nobody needs behind a feed's text.
     has_changes: bool,
     /// To who writes bases.
-    bases: Option<Arc<Desk>>,
+    bases: Option<Arc<bases::Desk>>,
 }
 
 impl Writer {
@@ -344,10 +257,8 @@ impl Writer {
     /// Waits until all bases are on disk that were given before now. Changes may be there before the bases of others: they say which they are
     /// of. But a whole set in the place of another would leave nobody who knows what bases before it were of.
     fn settle_bases(&self) {
-        let (done, settled) = mpsc::channel();
         if let Some(bases) = &self.bases {
-            bases.change(|papers| papers.waiting.push(done));
-            let _ = settled.recv();
+            bases.settle();
         }
     }
 
@@ -522,11 +433,6 @@ pub fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
-/// FNV-1a, 64 bits: against damage, not against anybody.
-pub fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
-}
-
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
@@ -652,7 +558,7 @@ mod tests {
 
     #[test]
     fn a_change_waits_for_no_bases_and_a_whole_set_does() {
-        use crate::service::{Ports, Protocol};
+        use crate::snapshot::{Key, Trace};
 
         let directory = tempfile::tempdir().unwrap();
         let keeper = Keeper::start(directory.path().to_owned(), None).unwrap();
@@ -664,17 +570,13 @@ mod tests {
         };
         commit("a", None);
         // Of very many services.
-        let key = crate::snapshot::Key {
-            vip: "192.0.2.1/32".parse().unwrap(),
-            ports: Ports::one(80),
-            protocol: Protocol::Tcp,
-        };
+        let services = &set("", &["web"]).services;
+        let key = Key::of(&services[0]);
         let endpoint = |number: u32| (std::net::SocketAddr::from((number.to_be_bytes(), 80)), number);
-        let numbers = [(key, false, (0..300_000).map(endpoint).collect())].into_iter().collect();
-        let saved = Saved { bases: Vec::new(), numbers, memory: 1, of: Default::default() };
-        keeper.keep_bases(saved);
+        let trace = Trace { numbers: (0..300_000).map(endpoint).collect(), ..Trace::default() };
+        keeper.keep_bases(Saved { services: [(key, trace)].into(), ..Saved::default() });
         commit("a#1", Some(line("a#1")));
-        let has_bases = || Kept::Bases.path(directory.path()).exists();
+        let has_bases = || directory.path().join("bases").exists();
         assert!(!has_bases(), "they are still being written");
         commit("b", None);
         assert!(has_bases());
@@ -707,13 +609,5 @@ mod tests {
             fs::write(Kept::Definitions.path(directory.path()), &damaged).unwrap();
             assert!(Kept::Definitions.load(directory.path()).is_err(), "bit {bit} flipped");
         }
-    }
-
-    #[test]
-    fn known_answers_of_fnv1a() {
-        assert_eq!(
-            (fnv1a(b""), fnv1a(b"a"), fnv1a(b"foobar")),
-            (0xcbf29ce484222325, 0xaf63dc4c8601ec8c, 0x85944171f73967e8)
-        );
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::authored::Authored;
-use super::bases::{Of, Saved};
+use super::bases::{self, Of, Saved};
 use super::client::Refused;
 use super::drained::Drained;
 use super::journal;
@@ -18,19 +18,15 @@ use crate::snapshot::Millis;
 
 /// The bases that were kept, where there are any.
 pub fn load_bases(config: &Config, now: Millis, knows_flows: bool) -> Option<Saved> {
-    let state_dir = &config.node.state_dir;
-    let text = Kept::Bases.load(state_dir).unwrap_or_else(|error| {
+    bases::load(&config.node.state_dir, now, knows_flows).unwrap_or_else(|error| {
         tracing::error!("{error}: flows of slots that were changing owners may move");
         None
-    })?;
-    let saved = Saved::of_text(&text, now, knows_flows);
-    saved.map_err(|error| tracing::error!("{}: {error}; it is not used", Kept::Bases.path(state_dir).display())).ok()
+    })
 }
 
 /// Whether it is known by which numbers a process before remembered flows in this memory.
 pub fn knows_numbers(state_dir: &Path, memory: u64) -> bool {
-    let text = Kept::Bases.load(state_dir).ok().flatten();
-    let saved = text.and_then(|text| Saved::of_text(&text, Millis(0), true).ok());
+    let saved = bases::load(state_dir, Millis(0), true).ok().flatten();
     saved.is_some_and(|saved| saved.memory == memory)
 }
 

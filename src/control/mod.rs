@@ -11,6 +11,7 @@ mod drained;
 mod fabric;
 mod journal;
 mod kept;
+mod lines;
 mod loading;
 mod masks;
 mod memory;
@@ -247,7 +248,7 @@ impl Thread {
         let mut compiler = Compiler::new(config.environment());
         if let Some(saved) = saved {
             let last = remembered.iter().filter_map(Remembered::last_destination).max();
-            compiler.restore(saved.bases, saved.numbers, knows_flows.then_some(last));
+            compiler.restore(saved.services, knows_flows.then_some(last));
         }
         if before.is_some() || drained_before.is_some() {
             // The process before ended between keeping a change and putting it in force: so its flows are where they were before that.
@@ -473,10 +474,10 @@ impl Thread {
 
     /// Has the bases kept, where they changed.
     fn keep_bases(&mut self) {
-        if self.compiler.has_moved() {
-            let (bases, numbers) = (self.compiler.bases(), self.compiler.numbers());
+        let moved = self.compiler.take_moved();
+        if !moved.is_empty() {
             let of = Of { position: self.position, drained: Some(self.masks.drained().to_text()) };
-            self.keeper.keep_bases(Saved { bases, numbers, memory: self.memory, of });
+            self.keeper.keep_bases(Saved { services: moved.into_iter().collect(), memory: self.memory, of });
         }
     }
 

@@ -212,10 +212,9 @@ fn the_numbers_on_disk_are_those_that_flows_are_remembered_by_from_the_start() {
         scene.until(version);
     }
     let number_of_first = |directory: &Path| {
-        let text = Kept::Bases.load(directory).unwrap().unwrap();
-        let saved = Saved::of_text(&text, Millis(0), true).unwrap();
-        let (_, _, mut numbers) = saved.numbers.iter().next().unwrap();
-        numbers.find(|(endpoint, _)| endpoint.ip() == IpAddr::from([10, 1, 0, 1])).unwrap().1
+        let saved = bases::load(directory, Millis(0), true).unwrap().unwrap();
+        let trace = saved.services.values().next().unwrap();
+        trace.numbers.iter().find(|(endpoint, _)| endpoint.ip() == IpAddr::from([10, 1, 0, 1])).unwrap().1
     };
     let Scene { directory, control, .. } = scene;
     drop(control);
@@ -502,8 +501,7 @@ fn where_a_feed_rules_old_changes_are_forgotten() {
     let directory = scene.stop();
     let there = |name: &str| directory.path().join(name).exists();
     assert_eq!(["changes.1", "changes.2", "definitions.before"].map(there), [false; 3]);
-    let text = Kept::Bases.load(directory.path()).unwrap().unwrap();
-    assert_eq!(Saved::of_text(&text, Millis(0), true).unwrap().of.position, None);
+    assert_eq!(bases::load(directory.path(), Millis(0), true).unwrap().unwrap().of.position, None);
 }
 
 /// A disk with room for so little.

@@ -119,7 +119,7 @@ pub struct Geneve {
 }
 
 /// The ports of a service, first to last; all of them: 0 to 65535.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ports {
     pub first: u16,
     pub last: u16,

@@ -16,16 +16,18 @@ use super::endpoints;
 use super::index::Index;
 use super::layers::Layers;
 use super::learned::{Learned, Mtus};
+use super::motion::Motion;
 use super::ranges::Ranges;
 use super::routes::{Routes, Way};
 use super::services::Services;
 use super::tables::{Recipe, Shape, Table, Tables};
+use super::trace::Trace;
 use super::transition::{Bases, By};
 use super::tunnels::Tunnels;
 use super::vips::Vips;
 use super::{
     Affinity, Asked, CompiledService, Destination, Details, Environment, Fabric, Found, Limiter, Memory, Millis,
-    NextHop, Numbers, ServiceIndex, Snapshot, Target,
+    NextHop, ServiceIndex, Snapshot, Target,
 };
 use crate::counters::{Reason, Registry, TrafficId};
 use crate::flow::{Client, Seconds, Stage};
@@ -49,18 +51,15 @@ pub struct Compiler {
     definitions: Vec<Arc<Service>>,
     entries: HashMap<Key, Entry>,
     /// Those of the entries that are not at rest.
-    moving: HashSet<Key>,
+    motion: Motion,
     /// The bases of whoever is at rest.
     rest: (Arc<Bases>, Arc<Layers>),
     /// What a process before left, of services that have not been compiled yet.
-    restored: HashMap<Key, Arc<Bases>>,
-    restored_numbers: Numbers,
+    restored: HashMap<Key, Trace>,
     /// Whether lcores may remember flows from before.
     knows_flows: bool,
-    /// The numbers of destinations that the newest snapshot has.
-    numbers: Numbers,
-    /// Whether any bases changed since [`Compiler::has_moved`] was last asked.
-    has_moved: bool,
+    /// The services whose trace is another since [`Compiler::take_moved`].
+    moved: HashSet<Key>,
     /// What lcores get of the entries, by their index.
     services: Services,
     /// Next hops of backends whose MAC addresses are wanted, with how many want them.
@@ -83,7 +82,7 @@ pub struct Compiler {
 type Pair = (Arc<str>, SocketAddr);
 
 /// What a service is known by, whatever its name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
     pub vip: IpNet,
     pub ports: Ports,
@@ -149,13 +148,11 @@ impl Compiler {
             tables: Tables::default(),
             definitions: Vec::new(),
             entries: HashMap::new(),
-            moving: HashSet::new(),
+            motion: Motion::default(),
             rest: Default::default(),
             restored: HashMap::new(),
-            restored_numbers: Numbers::default(),
             knows_flows: false,
-            numbers: Numbers::default(),
-            has_moved: false,
+            moved: HashSet::new(),
             services: Services::default(),
             unresolved: BTreeMap::new(),
             destinations: Register::default(),
@@ -212,51 +209,61 @@ impl Compiler {
     /// Every lcore has adopted the newest snapshot at `now`: the deadlines of its changes are set.
     pub fn adopted(&mut self, now: Millis) {
         let mut known: HashMap<(usize, Millis), Arc<Bases>> = HashMap::new();
-        for key in &self.moving {
-            let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.bases.waits()) else { continue };
-            self.has_moved = true;
+        let waiting: Vec<Key> = self.motion.waiting().copied().collect();
+        for key in waiting {
+            let Some(entry) = self.entries.get_mut(&key) else { continue };
             let idle = idle(&entry.definition);
             let adopted = known.entry((Arc::as_ptr(&entry.bases) as usize, idle));
-            entry.bases = adopted.or_insert_with(|| Arc::new((*entry.bases).clone().adopted(now, idle))).clone();
+            let adopted = adopted.or_insert_with(|| Arc::new((*entry.bases).clone().adopted(now, idle))).clone();
+            self.motion.change(key, &entry.bases, &adopted);
+            self.moved.insert(key);
+            entry.bases = adopted;
         }
         self.services.settle();
         self.tables.forget_unused();
     }
 
-    /// Begins with the bases of a process before, and with its numbers where the lcores know its flows; call it before anything is
-    /// compiled.
-    pub fn restore(
-        &mut self,
-        bases: impl IntoIterator<Item = (Key, Arc<Bases>)>,
-        numbers: Numbers,
-        remembered: Option<Option<u32>>,
-    ) {
-        self.restored = bases.into_iter().collect();
-        if let Some(last) = remembered {
-            self.destinations = Register::after(&numbers.all().collect(), last);
-            self.restored_numbers = numbers;
-            self.knows_flows = true;
+    /// Begins with what a process before left, its numbers where the lcores know its flows (`remembered`: the last number that any has);
+    /// call it before anything is compiled.
+    pub fn restore(&mut self, traces: impl IntoIterator<Item = (Key, Trace)>, remembered: Option<Option<u32>>) {
+        self.restored = traces.into_iter().collect();
+        match remembered {
+            Some(last) => {
+                let given = self.restored.values().flat_map(|trace| trace.numbers.iter()).map(|&(_, number)| number);
+                self.destinations = Register::after(&given.collect(), last);
+                self.knows_flows = true;
+            }
+            None => {
+                for trace in self.restored.values_mut() {
+                    *trace = Trace { bases: trace.bases.clone(), ..Trace::default() };
+                }
+            }
         }
     }
 
-    /// The numbers that flows are remembered by.
-    pub fn numbers(&self) -> Numbers {
-        self.numbers.clone()
+    /// What a process that comes after this one would have to know of each service.
+    pub fn traces(&self) -> impl Iterator<Item = (Key, Trace)> {
+        self.entries.keys().map(|key| (*key, self.trace(key))).filter(|(_, trace)| !trace.is_empty())
     }
 
-    /// Whether any bases or numbers changed since this was last asked.
-    pub fn has_moved(&mut self) -> bool {
-        std::mem::take(&mut self.has_moved)
+    /// Of the services of which that is something else since this was last called, be they gone by now.
+    pub fn take_moved(&mut self) -> Vec<(Key, Trace)> {
+        std::mem::take(&mut self.moved).into_iter().map(|key| (key, self.trace(&key))).collect()
     }
 
-    /// The bases of the services that are not at rest.
-    pub fn bases(&self) -> Vec<(Key, Arc<Bases>)> {
-        self.in_motion().map(|(key, entry)| (*key, entry.bases.clone())).collect()
+    fn trace(&self, key: &Key) -> Trace {
+        let Some(entry) = self.entries.get(key) else { return Trace::default() };
+        let CompiledService { memory, details, .. } = &self.services[entry.index.0 as usize];
+        let definition = &details.definition;
+        let endpoint = |&place: &u32| definition.endpoint(&definition.backends[place as usize]);
+        let numbers = details.places.iter().map(endpoint).zip(memory.numbers.iter().copied());
+        let numbers = numbers.filter(|&(_, number)| number != Memory::NO_NUMBER).collect();
+        Trace { bases: entry.bases.clone(), numbers, had_other_slots: memory.had_other_slots }
     }
 
     /// When the next base moves; then what is compiled differs.
     pub fn next_move(&self) -> Option<Millis> {
-        self.in_motion().filter_map(|(_, entry)| entry.bases.next()).min()
+        self.motion.next()
     }
 
     /// The services that have slots whose base is not their owner, with how many of them.
@@ -286,7 +293,7 @@ impl Compiler {
     }
 
     fn in_motion(&self) -> impl Iterator<Item = (&Key, &Entry)> {
-        self.moving.iter().filter_map(|key| self.entries.get_key_value(key))
+        self.motion.services().filter_map(|key| self.entries.get_key_value(key))
     }
 
     /// Whether a client may be forgotten by all: nobody will ask for it any more.
@@ -352,8 +359,7 @@ impl Compiler {
         self.compiled_for = self.way_out.number;
         if !definitions.services.is_empty() {
             // What it left of others is of no use: they are gone.
-            self.restored.clear();
-            for number in std::mem::take(&mut self.restored_numbers).all() {
+            for (_, number) in self.restored.drain().flat_map(|(_, trace)| trace.numbers.to_vec()) {
                 self.destinations.leave(number, self.serial);
             }
         }
@@ -454,11 +460,13 @@ impl Compiler {
         for key in &gone {
             let Some(entry) = self.entries.remove(key) else { continue };
             let service = self.services.swap_remove(entry.index);
-            self.has_moved |= self.moving.remove(key);
+            self.motion.change(*key, &entry.bases, &self.rest.0);
+            if !entry.bases.is_at_rest() || !service.memory.numbers.is_empty() {
+                self.moved.insert(*key);
+            }
             for &number in service.memory.numbers.iter().filter(|&&number| number != Memory::NO_NUMBER) {
                 self.destinations.leave(number, self.serial);
             }
-            self.numbers.remove(key);
             self.found.insert(*key, None);
             self.uncount(&entry.definition);
             self.tunnels.replace(&entry.tunnels, &[]);
@@ -486,25 +494,42 @@ impl Compiler {
         let remembers = service.tracking != Tracking::None && !service.forwarding.nature().keeps_flows;
 
         let by = By::of(service.hash);
+        // Its bases stay there as long as others may have the same.
+        let restored = self
+            .restored
+            .get_mut(&key)
+            .map(|trace| Trace { numbers: std::mem::take(&mut trace.numbers), ..trace.clone() });
+        let restored = restored.unwrap_or_default();
         let (bases, layers) = match (&old, &before) {
             (Some(old), Some(before)) if remembers => bases_after(old, &before.memory, &table, by, &self.rest, moves),
-            (None, _) if remembers => self.restored_bases(&key, &table, by, moves),
+            (None, _) if remembers => self.restored_bases(&restored, &table, by, moves),
             _ => self.rest.clone(),
         };
-        self.has_moved |= old.as_ref().is_some_and(|old| !Arc::ptr_eq(&old.bases, &bases));
         let had_other_slots = match &before {
             Some(before) => {
                 let is_other = before.table_size() != table.now.len() as u32 || By::of(before.definition().hash) != by;
                 before.memory.had_other_slots || is_other
             }
-            None => self.restored_numbers.had_other_slots(&key),
+            None => restored.had_other_slots,
         };
         let memory = Memory {
-            numbers: self.number(&key, service, &places, remembers, before.as_ref(), had_other_slots),
+            numbers: self.number(service, &places, remembers, before.as_ref(), &restored),
             had_other_slots,
             // It is in its bases' service from the first change on.
             layers,
         };
+        let is_same = match (&old, &before) {
+            (Some(old), Some(before)) => {
+                Arc::ptr_eq(&old.bases, &bases)
+                    && before.memory.numbers == memory.numbers
+                    && before.memory.had_other_slots == had_other_slots
+            }
+            _ => bases.is_at_rest() && memory.numbers.is_empty(),
+        };
+        if !is_same {
+            self.motion.change(key, old.as_ref().map_or(&self.rest.0, |old| &old.bases), &bases);
+            self.moved.insert(key);
+        }
         let recalls = remembers
             && (service.tracking == Tracking::Full
                 || !memory.layers.is_at_rest()
@@ -571,11 +596,6 @@ impl Compiler {
             None => self.services.push(compiled),
         }
         self.describe(index);
-        if bases.is_at_rest() {
-            self.moving.remove(&key);
-        } else {
-            self.moving.insert(key);
-        }
         let entry = Entry {
             index,
             definition: service.clone(),
@@ -590,18 +610,20 @@ impl Compiler {
         self.entries.insert(key, entry);
     }
 
-    /// What a process before left of a service, as far as it still holds.
+    /// The bases that a process before left of a service, as far as they still hold.
     fn restored_bases(
         &mut self,
-        key: &Key,
+        Trace { bases, .. }: &Trace,
         table: &Arc<Table>,
         by: By,
         moves: &mut Moves,
     ) -> (Arc<Bases>, Arc<Layers>) {
-        let Some(bases) = self.restored.remove(key) else { return self.rest.clone() };
-        let key = ([0, Arc::as_ptr(&bases) as usize, Arc::as_ptr(table) as usize], [by; 2]);
+        if bases.is_at_rest() {
+            return self.rest.clone();
+        }
+        let key = ([0, Arc::as_ptr(bases) as usize, Arc::as_ptr(table) as usize], [by; 2]);
         let restored = moves.entry(key).or_insert_with(|| {
-            let bases = table.bases_after(table, [by; 2], &bases);
+            let bases = table.bases_after(table, [by; 2], bases);
             let layers = Layers::new(&bases, table, by, &Layers::default());
             if bases.is_at_rest() { self.rest.clone() } else { (Arc::new(bases), Arc::new(layers)) }
         });
@@ -611,14 +633,13 @@ impl Compiler {
     /// The numbers of the destinations of a service's members: those that they had, and new ones.
     fn number(
         &mut self,
-        key: &Key,
         service: &Service,
         places: &[u32],
         remembers: bool,
         before: Option<&CompiledService>,
-        had_other_slots: bool,
+        restored: &Trace,
     ) -> Box<[u32]> {
-        let mut known = self.restored_numbers.take(key);
+        let mut known: HashMap<SocketAddr, u32> = restored.numbers.iter().copied().collect();
         if let Some(before) = before {
             let of =
                 |&place: &u32| before.details.definition.endpoint(&before.details.definition.backends[place as usize]);
@@ -632,13 +653,6 @@ impl Compiler {
         };
         let numbers = if remembers { places.iter().map(&mut number).collect() } else { Box::default() };
         known.into_values().for_each(|number| self.destinations.leave(number, self.serial));
-        let is_same = before
-            .is_some_and(|before| before.memory.numbers == numbers && before.memory.had_other_slots == had_other_slots);
-        if !is_same && !numbers.is_empty() {
-            let endpoint = |&place: &u32| service.endpoint(&service.backends[place as usize]);
-            self.numbers.insert(*key, had_other_slots, places.iter().map(endpoint).zip(numbers.iter().copied()));
-            self.has_moved = true;
-        }
         numbers
     }
 
@@ -659,9 +673,9 @@ impl Compiler {
     /// Lets go of the bases whose time is over at `now`.
     fn move_bases(&mut self, now: Millis) {
         let mut moved: Moves = HashMap::new();
-        let mut move_one = |key: &Key| {
-            let is_over = |entry: &&mut Entry| entry.bases.next().is_some_and(|next| next <= now);
-            let Some(entry) = self.entries.get_mut(key).filter(is_over) else { return true };
+        let due: Vec<Key> = self.motion.due(now).copied().collect();
+        for service_key in due {
+            let Some(entry) = self.entries.get_mut(&service_key) else { continue };
             let service = self.services[entry.index.0 as usize].clone();
             let Memory { numbers, layers, had_other_slots } = &*service.memory;
             let by = By::of(entry.definition.hash);
@@ -672,13 +686,12 @@ impl Compiler {
                 let layers = Layers::new(&bases, &entry.table, by, layers);
                 if bases.is_at_rest() { self.rest.clone() } else { (Arc::new(bases), Arc::new(layers)) }
             });
+            self.motion.change(service_key, &entry.bases, bases);
+            self.moved.insert(service_key);
             (entry.bases, entry.rests_since) = (bases.clone(), self.serial);
-            self.has_moved = true;
             let memory = Memory { numbers: numbers.clone(), layers: layers.clone(), had_other_slots: *had_other_slots };
             self.services.replace(entry.index, CompiledService { memory: Arc::new(memory), ..service });
-            !bases.is_at_rest()
-        };
-        self.moving.retain(|key| move_one(key));
+        }
     }
 
     /// The target of a backend, which is counted from now on.
@@ -919,8 +932,8 @@ mod tests {
             assert_eq!(distinct(services.iter().map(|service| Arc::as_ptr(&service.memory.layers))), 1);
             drop(snapshot);
             scene.adopt();
-            let bases = scene.compiler.bases();
-            assert_eq!((bases.len(), distinct(bases.iter().map(|(_, bases)| Arc::as_ptr(bases)))), (400, 1));
+            let traces: Vec<_> = scene.compiler.traces().collect();
+            assert_eq!((traces.len(), distinct(traces.iter().map(|(_, trace)| Arc::as_ptr(&trace.bases)))), (400, 1));
         }
         // Whoever goes his own way has his own, and the others theirs.
         let snapshot = scene.compile((1..=400).map(|port| (port, if port == 7 { 20 } else { 25 })));
