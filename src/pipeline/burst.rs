@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::matching;
+use super::matching::Last;
 use super::parse::{Flow, Parsed, Tuple};
 use super::recall::{self, Train, View};
 use super::refusal::Refused;
@@ -217,28 +217,47 @@ impl Burst {
     pub fn find(&mut self, snapshot: &Snapshot, state: &State) -> u32 {
         let rest = match snapshot.recalls() {
             true => self.find_and_ask(snapshot, &state.flows),
-            false => self.find_plain(snapshot, |_, _| ()),
+            false => self.find_plain(snapshot, |_, _, _| ()),
         };
         if rest == 0 { 0 } else { self.find_rest(rest, snapshot, state) }
     }
 
-    /// As [`Burst::find_plain`] and [`Burst::ask`].
+    /// As [`Burst::find_plain`]; notes where the flows of those that may be remembered are looked for, and has them fetched from there.
     #[inline(never)]
     fn find_and_ask(&mut self, snapshot: &Snapshot, flows: &Flows) -> u32 {
-        self.find_plain(snapshot, |burst, train| burst.ask(train, snapshot, flows))
+        let (mut asked, mut telling, mut bit) = (0, 0, 1_u32);
+        let (mut last, mut recalls) = (ServiceIndex::NONE, false);
+        let mut next = 0;
+        let rest = self.find_plain(snapshot, |burst, train, service| {
+            bit <<= train - next;
+            next = train;
+            if service != last {
+                (last, recalls) = (service, snapshot.recalls_of(service));
+            }
+            if recalls {
+                let flow = burst.flows[train];
+                let spot = flows.spot(flow.key().words());
+                flows.prefetch(spot);
+                burst.spots[train] = spot;
+                asked |= bit;
+                telling |= if flow.is_telling() { bit } else { 0 };
+            }
+        });
+        (self.asked, self.telling) = (asked, telling);
+        rest
     }
 
     /// Matches the trains, and calls `found` with those that are plainly a service's; gives the others.
     #[inline(always)]
-    fn find_plain(&mut self, snapshot: &Snapshot, found: impl Fn(&mut Self, usize)) -> u32 {
-        let mut rest = 0_u32;
-        for train in 0..self.count {
+    fn find_plain(&mut self, snapshot: &Snapshot, mut found: impl FnMut(&mut Self, usize, ServiceIndex)) -> u32 {
+        let (mut rest, mut last) = (0_u32, Last::NONE);
+        for train in 0..self.count.min(BURST) {
             let flow = self.flows[train];
-            match matching::find_plain(flow, snapshot) {
+            match last.find_plain(flow, snapshot) {
                 Some(service) => {
                     self.services[train] = service;
                     self.clients[train] = Client::v4(flow.source(), flow.source_port());
-                    found(self, train);
+                    found(self, train, service);
                 }
                 None => rest |= 1 << train,
             }

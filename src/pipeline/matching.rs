@@ -17,11 +17,28 @@ pub enum Match<'a> {
     Other(Verdict),
 }
 
-/// The service of a flow that [`Parsed::plain`] gave, where nothing but its table is left to ask; [`find`] has the rest.
-#[inline(always)]
-pub fn find_plain(flow: Flow, snapshot: &Snapshot) -> Option<ServiceIndex> {
-    let found = snapshot.exact_v4(flow.destination(), flow.destination_port(), flow.protocol())?;
-    (found.is_plain && !snapshot.is_vip_v4(flow.source())).then_some(found.service)
+/// Who was found last: packets of one service come together.
+#[derive(Debug, Clone, Copy)]
+pub struct Last {
+    endpoint: u64,
+    service: ServiceIndex,
+}
+
+impl Last {
+    /// Nobody yet.
+    pub const NONE: Self = Self { endpoint: u64::MAX, service: ServiceIndex::NONE };
+
+    /// The service of a flow that [`Parsed::plain`] gave, where nothing but its table is left to ask; [`find`] has the rest.
+    #[inline(always)]
+    pub fn find_plain(&mut self, flow: Flow, snapshot: &Snapshot) -> Option<ServiceIndex> {
+        let endpoint = flow.endpoint();
+        if endpoint != self.endpoint {
+            let found = snapshot.exact_v4(flow.destination(), flow.destination_port(), flow.protocol());
+            let service = found.filter(|found| found.is_plain).map_or(ServiceIndex::NONE, |found| found.service);
+            *self = Self { endpoint, service };
+        }
+        (self.service != ServiceIndex::NONE && !snapshot.is_vip_v4(flow.source())).then_some(self.service)
+    }
 }
 
 /// Matches a packet against the snapshot; refusals in the order of [`Reason`].

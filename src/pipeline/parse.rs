@@ -150,6 +150,14 @@ impl Flow {
         KeyV4(self.0 & !0xff)
     }
 
+    /// Destination, its port and the protocol in one number.
+    #[inline(always)]
+    pub fn endpoint(self) -> u64 {
+        /// All but the source's port; where that is stands the protocol.
+        const DESTINATION: u64 = 0xffff_0000_ffff_ffff;
+        (self.0 >> 64) as u64 & DESTINATION | u64::from(self.protocol()) << 32
+    }
+
     pub fn tuple(self) -> Tuple {
         Tuple {
             source: self.source().into(),

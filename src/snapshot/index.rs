@@ -44,6 +44,12 @@ impl Index {
         }
     }
 
+    /// Whether an address has an entry, which hardly any that is asked for does.
+    #[inline(always)]
+    pub fn has_v4(&self, address: Ipv4Addr) -> bool {
+        self.v4.has(key_v4(address, 0, 0))
+    }
+
     #[inline(always)]
     pub fn get_v4(&self, address: Ipv4Addr, port: u16, protocol: u8) -> Option<u32> {
         self.v4.get(key_v4(address, port, protocol))
@@ -180,6 +186,13 @@ impl<K: Key> Cells<K> {
             Some(&(found, _)) if found != K::FREE => self.get_from(home + 1, key),
             _ => None,
         }
+    }
+
+    /// As [`Cells::get`], where hardly any key has an entry.
+    #[inline(always)]
+    fn has(&self, key: K) -> bool {
+        let home = self.home(key);
+        self.cells.get(home).is_some_and(|(found, _)| *found != K::FREE) && self.get_from(home, key).is_some()
     }
 
     /// The rest of the search, which few need.

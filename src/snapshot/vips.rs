@@ -192,8 +192,7 @@ impl Vips {
 
     #[inline(always)]
     pub fn contains_v4(&self, address: Ipv4Addr) -> bool {
-        self.single.get_v4(address, 0, 0).is_some()
-            || (!self.prefixes.is_empty() && self.prefixes.get(address.into()).is_some())
+        self.single.has_v4(address) || (!self.prefixes.is_empty() && self.prefixes.get(address.into()).is_some())
     }
 
     pub fn contains(&self, address: IpAddr) -> bool {
