@@ -350,13 +350,12 @@ fn what_must_be_remembered_and_cannot_be_is_refused_and_counted() {
         node.verdict(client, SYN);
         node.verdict(client, DATA);
     }
-    let early = node.compiler.registry().all_refused().map(|(_, count)| count).sum::<u64>();
+    let early = node.compiler.refused().map(|(_, count)| count).sum::<u64>();
     let verdicts: Vec<Verdict> = (1000..1400).map(|client| node.verdict(client, SYN).0).collect();
     let refused = verdicts.iter().filter(|&&verdict| verdict == Verdict::Drop(Reason::FlowTableFull)).count();
     let forwarded = verdicts.iter().filter(|&&verdict| verdict == Verdict::Forward(PortIndex(0))).count();
     assert_eq!((refused + forwarded, refused > 0), (400, true), "{refused} refused");
-    let counted: Vec<_> =
-        node.compiler.registry().all_refused().map(|(name, count)| (name.to_string(), count)).collect();
+    let counted: Vec<_> = node.compiler.refused().map(|(name, count)| (name.to_string(), count)).collect();
     assert_eq!(counted, [("web".to_owned(), early + refused as u64)]);
 }
 

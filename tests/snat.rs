@@ -1045,7 +1045,7 @@ proptest! {
             }
         }
         let counted = |node: &Node| {
-            let mut all: Vec<_> = node.compiler.registry().totals().map(|total| format!("{total:?}")).collect();
+            let mut all: Vec<_> = node.compiler.totals().map(|total| format!("{total:?}")).collect();
             all.sort();
             all
         };

@@ -101,9 +101,8 @@ impl Node {
 
     /// Services with backends that were sent nothing so far.
     pub fn unserved(&self) -> Vec<String> {
-        let counted = self.compiler.registry();
         let is_served =
-            |name: &str| counted.totals().any(|((service, _), packets, _)| &**service == name && packets > 0);
+            |name: &str| self.compiler.totals().any(|(service, _, packets, _)| &**service == name && packets > 0);
         let with_backends = self.definitions.services.iter().filter(|service| !service.backends.is_empty());
         with_backends.map(|service| service.name.to_string()).filter(|name| !is_served(name)).collect()
     }

@@ -9,6 +9,7 @@ mod client;
 mod clients;
 mod drained;
 mod fabric;
+mod heap;
 mod journal;
 mod kept;
 mod lines;
@@ -45,6 +46,7 @@ pub use client::{Client, Edit, Refused, Seen, Write, Written};
 use client::{Request, Scope};
 use drained::Drained;
 pub use drained::{Named, NotNamed, Whom};
+pub use heap::share as share_heap;
 use journal::Position;
 pub use loading::knows_numbers;
 use loading::{Loaded, load, load_bases, load_drained, load_health};
@@ -193,6 +195,8 @@ struct Thread {
     published: Instant,
     sums: traffic::Sums,
     standing: Standing,
+    /// Services that were made anew since the heap was swept.
+    remade: usize,
     /// What of the newest set is left out, or cut to what can be.
     left_out: Vec<LeftOut>,
     /// What was warned of in the newest set, and need not be said of the next.
@@ -203,6 +207,11 @@ struct Thread {
 /// unless they sleep.
 const PATIENCE: Duration = Duration::from_millis(1);
 const LOOK: Duration = Duration::from_micros(10);
+
+/// When so many services have been made anew, and no change has come for so long, the heap is swept: nobody can allocate meanwhile, some ten
+/// milliseconds.
+const MANY: usize = 1000;
+const SWEPT_AFTER: Duration = Duration::from_millis(500);
 
 /// Backends that are named in the log when many turn at once.
 const LOGGED: usize = 10;
@@ -295,6 +304,7 @@ impl Thread {
             published: Instant::now(),
             sums: traffic::Sums::default(),
             standing: Standing::default(),
+            remade: MANY,
             left_out,
             warnings: Vec::new(),
         };
@@ -457,6 +467,7 @@ impl Thread {
         let nothing = Arc::default();
         let definitions = self.masks.over(self.definitions.as_ref().unwrap_or(&nothing));
         let snapshot = self.compiler.compile(&definitions, &self.fabric, (self.clock)());
+        self.remade += self.compiler.made();
         self.publisher.publish(snapshot);
         record("compile", begun);
         self.published = Instant::now();
@@ -501,6 +512,13 @@ impl Thread {
         if has_learned {
             self.publish(Instant::now());
         }
+        let is_idle = self.pending.is_none() && self.writes.committing.is_none();
+        if self.remade >= MANY && is_idle && self.published.elapsed() > SWEPT_AFTER {
+            self.remade = 0;
+            let begun = Instant::now();
+            heap::trim();
+            tracing::debug!("swept the heap in {:.1?}", begun.elapsed());
+        }
         if self.asked_for.update(self.compiler.asked().take(), Instant::now()) {
             self.want();
         }
@@ -538,8 +556,9 @@ impl Thread {
         if *scope == Scope::Outline {
             return self.outline();
         }
-        let registry = self.compiler.registry();
-        let totals = registry.totals().filter(|(pair, ..)| is_told_of(&pair.0));
+        let totals = self.compiler.totals().filter(|(name, ..)| is_told_of(name));
+        let backends =
+            totals.map(|(name, endpoint, packets, bytes)| Count { of: (name.clone(), endpoint), packets, bytes });
         let destinations = self.compiler.destinations().filter(|(_, service, _)| is_told_of(service));
         let of_backend = |(number, service, endpoint): (u32, &Arc<str>, SocketAddr)| {
             ((service.clone(), endpoint), self.look.seen(number).flows)
@@ -550,10 +569,10 @@ impl Thread {
             unsettled: self.compiler.unsettled(),
             uncounted: uncounted.filter(|(name, _)| is_told_of(name)).map(|(name, _)| name.clone()).collect(),
             flows: destinations.map(of_backend).collect(),
-            refused: registry.all_refused().map(|(name, packets)| (name.clone(), packets)).collect(),
-            backends: totals.map(|(pair, packets, bytes)| Count { of: pair.clone(), packets, bytes }).collect(),
+            refused: self.compiler.refused().map(|(name, packets)| (name.clone(), packets)).collect(),
+            backends: backends.collect(),
             // Those that it is not asked for it forgets.
-            services: if *scope == Scope::All { self.sums.of(registry.totals(), names) } else { Vec::new() },
+            services: if *scope == Scope::All { self.sums.of(self.compiler.totals(), names) } else { Vec::new() },
             ..self.outline()
         }
     }

@@ -24,11 +24,11 @@ impl Sums {
     /// Sums of these services, in this order, with what the `pairs` that there are have counted; all others are forgotten.
     pub fn of<'a>(
         &mut self,
-        pairs: impl Iterator<Item = (&'a Pair, u64, u64)>,
+        pairs: impl Iterator<Item = (&'a Arc<str>, SocketAddr, u64, u64)>,
         services: impl Iterator<Item = &'a Arc<str>>,
     ) -> Vec<Count<Arc<str>>> {
         let mut counted: HashMap<&str, (u64, u64)> = HashMap::new();
-        for ((service, _), packets, bytes) in pairs {
+        for (service, _, packets, bytes) in pairs {
             let sum = counted.entry(service).or_default();
             *sum = (sum.0 + packets, sum.1 + bytes);
         }
@@ -58,7 +58,8 @@ mod tests {
         let (one, two) = (pair("web", 1), pair("web", 2));
         let mut sums = Sums::default();
         let of = |sums: &mut Sums, pairs: &[(&Pair, u64, u64)]| {
-            sums.of(pairs.iter().copied(), [&one.0].into_iter())[0].packets
+            let pairs = pairs.iter().map(|((name, endpoint), packets, bytes)| (name, *endpoint, *packets, *bytes));
+            sums.of(pairs, [&one.0].into_iter())[0].packets
         };
         assert_eq!(of(&mut sums, &[(&one, 5, 50), (&two, 3, 30)]), 8);
         sums.add(two.clone(), 3, 30);

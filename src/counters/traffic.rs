@@ -43,11 +43,12 @@ impl Traffic {
 /// One counted pair: a backend of a service.
 pub type Key = (Arc<str>, SocketAddr);
 
-/// Gives out [`TrafficId`]s and sums cells over lcores. On the control side only.
+/// Gives out [`TrafficId`]s and sums cells over lcores. On the control side only. Who has an id is known to whoever asked for it.
 #[derive(Debug)]
 pub struct Registry {
     lcores: Vec<Traffic>,
-    ids: HashMap<Key, TrafficId>,
+    /// Pairs that are in no new snapshot, though lcores may still count them.
+    left: HashMap<Key, TrafficId>,
     /// Ids whose pair is gone, with what their cells held then: a cell is never reset, as its lcore may still write.
     free: Vec<TrafficId>,
     base: Vec<(u64, u64)>,
@@ -59,28 +60,45 @@ impl Registry {
 
     pub fn new(lcores: usize) -> Self {
         let lcores = vec![Traffic::default(); lcores];
-        let mut registry = Self { lcores, ids: HashMap::new(), free: Vec::new(), base: Vec::new() };
+        let mut registry = Self { lcores, left: HashMap::new(), free: Vec::new(), base: Vec::new() };
         let first = registry.grow();
         debug_assert_eq!(first, TrafficId::NONE);
         registry
     }
 
-    /// The id of a pair; a new one where the pair is new. `backend`: its address, with the port that it is sent to.
+    /// An id for a pair that has none: its own again where it had left, else a new one. `backend`: its address, with the port that it is sent
+    /// to.
     pub fn id(&mut self, service: &Arc<str>, backend: SocketAddr) -> TrafficId {
-        if let Some(&id) = self.ids.get(&(service.clone(), backend)) {
+        if let Some(id) = self.left.remove(&(service.clone(), backend)) {
             return id;
         }
         let id = self.free.pop().unwrap_or_else(|| self.grow());
         self.base[id.0 as usize] = self.sum(id);
-        self.ids.insert((service.clone(), backend), id);
         id
     }
 
-    /// Forgets a pair, and gives its packets and bytes over all lcores. Call it only when no snapshot that has the pair is in use any more.
-    pub fn forget(&mut self, pair: &Key) -> Option<(u64, u64)> {
-        let id = self.ids.remove(pair)?;
-        self.free.push(id);
-        Some(self.total(id))
+    /// Takes a pair's id back.
+    pub fn leave(&mut self, service: &Arc<str>, backend: SocketAddr, id: TrafficId) {
+        self.left.insert((service.clone(), backend), id);
+    }
+
+    /// The pairs that have left and are not back.
+    pub fn left(&self) -> impl Iterator<Item = (&Key, TrafficId)> {
+        self.left.iter().map(|(pair, &id)| (pair, id))
+    }
+
+    /// Forgets them, and gives the packets and bytes of backends among them over all lcores. Call it only when no snapshot that has any of
+    /// them is in use any more.
+    pub fn forget_left(&mut self) -> Vec<(Key, u64, u64)> {
+        let mut gone = Vec::new();
+        for (pair, id) in std::mem::take(&mut self.left) {
+            self.free.push(id);
+            if pair.1 != Self::REFUSED {
+                let (packets, bytes) = self.total(id);
+                gone.push((pair, packets, bytes));
+            }
+        }
+        gone
     }
 
     /// The cells of one lcore, for a snapshot.
@@ -88,27 +106,8 @@ impl Registry {
         self.lcores[lcore].clone()
     }
 
-    /// The id by which it is counted what a service had no room to remember.
-    pub fn refused(&mut self, service: &Arc<str>) -> TrafficId {
-        self.id(service, Self::REFUSED)
-    }
-
-    /// Every service that [`Registry::refused`] was asked of, with its packets over all lcores.
-    pub fn all_refused(&self) -> impl Iterator<Item = (&Arc<str>, u64)> {
-        let refused = self.ids.iter().filter(|(key, _)| key.1 == Self::REFUSED);
-        refused.map(|((service, _), &id)| (service, self.total(id).0))
-    }
-
-    /// Every pair with its packets and bytes over all lcores, in no order.
-    pub fn totals(&self) -> impl Iterator<Item = (&Key, u64, u64)> {
-        self.ids.iter().filter(|(key, _)| key.1 != Self::REFUSED).map(|(key, &id)| {
-            let (packets, bytes) = self.total(id);
-            (key, packets, bytes)
-        })
-    }
-
-    /// Since the id was given to its pair.
-    fn total(&self, id: TrafficId) -> (u64, u64) {
+    /// Packets and bytes over all lcores, since the id was given to its pair.
+    pub fn total(&self, id: TrafficId) -> (u64, u64) {
         let ((packets, bytes), (old_packets, old_bytes)) = (self.sum(id), self.base[id.0 as usize]);
         (packets - old_packets, bytes - old_bytes)
     }
@@ -150,26 +149,26 @@ mod tests {
         one.cell(id).packets.add(3);
         two.cell(id).packets.add(4);
         two.cell(id).bytes.add(100);
-        assert_eq!(registry.id(&web, address(1)), id);
-        assert_eq!(registry.totals().map(|(_, packets, bytes)| (packets, bytes)).collect::<Vec<_>>(), [(7, 100)]);
+        assert_eq!(registry.total(id), (7, 100));
 
-        assert_eq!(registry.forget(&(web.clone(), address(1))), Some((7, 100)));
-        assert_eq!(registry.forget(&(web.clone(), address(1))), None);
-        assert_eq!(registry.id(&web, address(2)), id);
-        assert_eq!(registry.totals().map(|(key, packets, _)| (key.1, packets)).collect::<Vec<_>>(), [(address(2), 0)]);
+        registry.leave(&web, address(1), id);
+        assert_eq!(registry.left().collect::<Vec<_>>(), [(&(web.clone(), address(1)), id)]);
+        assert_eq!(registry.id(&web, address(1)), id, "it is back");
+        assert_eq!(registry.forget_left(), []);
+        registry.leave(&web, address(1), id);
+        assert_ne!(registry.id(&web, address(2)), id, "others may still count by it");
+        assert_eq!(registry.forget_left(), [((web.clone(), address(1)), 7, 100)]);
+        assert_eq!((registry.id(&web, address(3)), registry.total(id)), (id, (0, 0)));
     }
 
     #[test]
     fn more_pairs_than_a_chunk_holds() {
         let mut registry = Registry::new(1);
-        let services: Vec<Arc<str>> = (0..600).map(|k| format!("s{k}").into()).collect();
-        let ids: Vec<_> = services.iter().map(|service| registry.id(service, address(1))).collect();
+        let ids: Vec<_> = (0..600).map(|k| registry.id(&format!("s{k}").into(), address(1))).collect();
         let traffic = registry.traffic(0);
         for (count, &id) in ids.iter().enumerate() {
             traffic.cell(id).packets.add(count as u64);
         }
-        for (key, packets, _) in registry.totals() {
-            assert_eq!(key.0.as_ref(), format!("s{packets}"));
-        }
+        assert!(ids.iter().zip(0..).all(|(&id, count)| registry.total(id) == (count, 0)));
     }
 }

@@ -3,10 +3,11 @@
 //! Every directory that the path leads through is watched, symlinks followed as the kernel does, so that all of these
 //! are seen at once: a write in place, an atomic rename, a directory put in the file's place or taken away, and the
 //! swapped symlink of a Kubernetes ConfigMap (`services.json -> ..data/services.json`, `..data -> ..2026_11_23…`).
-//! What an event does is only to have the file read again: the text itself is compared, never a time stamp.
+//! What an event does is only to have the file read again: the text itself is compared, by a hash of it, never a time stamp.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
@@ -49,12 +50,12 @@ pub fn follow(path: PathBuf, reread: Arc<Notify>) -> io::Result<mpsc::Receiver<R
     let mut watcher = Watcher::new(std::path::absolute(path)?)?;
     let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
-        let mut last = Last::Nothing;
+        let (mut last, hasher) = (Last::Nothing, RandomState::new());
         let mut at = Instant::now();
         loop {
             // Watch first, read after: a change in between causes one more event, never one less.
             watcher.rewatch();
-            if let Some(seen) = last.look(&watcher.path)
+            if let Some(seen) = last.look(&watcher.path, &hasher)
                 && sender.send(Reading { at, seen }).await.is_err()
             {
                 return;
@@ -74,22 +75,24 @@ pub fn follow(path: PathBuf, reread: Arc<Notify>) -> io::Result<mpsc::Receiver<R
 /// What the last look gave.
 enum Last {
     Nothing,
-    Text(String),
+    /// The hash of a text, which may be long.
+    Text(u64),
     Unreadable,
 }
 
 impl Last {
     /// Reads the file; `None` where there is nothing to tell.
-    fn look(&mut self, path: &Path) -> Option<Seen> {
+    fn look(&mut self, path: &Path, hasher: &RandomState) -> Option<Seen> {
         match std::fs::read(path) {
             Ok(bytes) => {
                 // Bytes that are no UTF-8 are for the reader to refuse, with their place.
                 let text =
                     String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned());
-                if matches!(self, Self::Text(last) if *last == text) {
+                let hash = hasher.hash_one(&text);
+                if matches!(self, Self::Text(last) if *last == hash) {
                     return Some(Seen::Unchanged);
                 }
-                *self = Self::Text(text.clone());
+                *self = Self::Text(hash);
                 Some(Seen::Text(text))
             }
             Err(_) if matches!(self, Self::Unreadable) => None,

@@ -74,6 +74,7 @@ pub enum Error {
 
 /// Runs a node until it is told to stop.
 pub fn run(config: &Config) -> Result<(), Error> {
+    control::share_heap();
     eal::check(&config.dpdk)?;
     let _state_dir = StateDir::take(&config.node.state_dir)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

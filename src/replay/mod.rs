@@ -143,7 +143,7 @@ pub fn run<R: Read, W: Write>(
     }
 
     let mut backends: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
-    for ((service, backend), packets, _) in plan.compiler.registry().totals() {
+    for (service, backend, packets, _) in plan.compiler.totals() {
         *backends.entry(service.clone()).or_default().entry(backend.ip()).or_default() += packets;
     }
     Ok(Report { totals, backends })

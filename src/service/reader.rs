@@ -249,6 +249,11 @@ impl Draft {
                 is_unchecked: false,
             })
         };
+        // As much room as they need, or their lists keep what their drafts took.
+        let mut backends = Vec::with_capacity(self.backends.len());
+        for draft in self.backends {
+            backends.push(backend(draft)?);
+        }
         Some(Service {
             name: self.name?.into(),
             vip: self.vip?,
@@ -258,7 +263,7 @@ impl Draft {
             hash: self.hash?,
             quic: self.quic.filter(|_| self.hash == Some(Hash::QuicCid)),
             tracking: self.tracking?,
-            backends: self.backends.into_iter().map(backend).collect::<Option<_>>()?,
+            backends,
             source_ranges: self.source_ranges,
             deny_ranges: self.deny_ranges,
             idle_timeout: self.idle_timeout?,

@@ -70,12 +70,11 @@ pub struct Compiler {
     found: HashMap<Key, Option<Found>>,
     tunnels: Tunnels,
     endpoints: endpoints::Register,
+    /// Services that were made anew for the newest snapshot.
+    made: usize,
     /// Of the newest snapshot, and of the fabric that it was made for.
     serial: u32,
     compiled_for: u32,
-    /// The pairs that the newest snapshot counts, and those that left since lcores were last known to have adopted one.
-    counted: HashSet<Pair>,
-    uncounted: Vec<Pair>,
 }
 
 /// A service's name and a backend's endpoint.
@@ -160,10 +159,9 @@ impl Compiler {
             found: HashMap::new(),
             tunnels: Tunnels::default(),
             endpoints: endpoints::Register::default(),
+            made: 0,
             serial: 0,
             compiled_for: 0,
-            counted: HashSet::new(),
-            uncounted: Vec::new(),
         }
     }
 
@@ -171,9 +169,24 @@ impl Compiler {
         &self.environment
     }
 
-    /// Packets and bytes of each backend of each service.
-    pub fn registry(&self) -> &Registry {
-        &self.registry
+    /// Packets and bytes of each backend of each service over all lcores, also of those that left and are not forgotten yet; in no order.
+    pub fn totals(&self) -> impl Iterator<Item = (&Arc<str>, SocketAddr, u64, u64)> {
+        let counted = self.services.iter().flat_map(|service| {
+            let name = &service.definition().name;
+            service.counted().map(move |(endpoint, id)| (name, endpoint, id))
+        });
+        let left = self.registry.left().map(|((name, endpoint), id)| (name, *endpoint, id));
+        let backends = counted.chain(left).filter(|&(_, endpoint, _)| endpoint != Registry::REFUSED);
+        backends.map(|(name, endpoint, id)| {
+            let (packets, bytes) = self.registry.total(id);
+            (name, endpoint, packets, bytes)
+        })
+    }
+
+    /// The services that remember flows, each with the packets that it had no room for.
+    pub fn refused(&self) -> impl Iterator<Item = (&Arc<str>, u64)> {
+        let counted = self.services.iter().filter(|service| service.details.refused != TrafficId::NONE);
+        counted.map(|service| (&service.definition().name, self.registry.total(service.details.refused).0))
     }
 
     /// Bytes of all tables.
@@ -198,12 +211,7 @@ impl Compiler {
     /// Forgets the counters of backends that left, and gives what they had counted: packets and bytes. Call it when every lcore has
     /// adopted the newest snapshot.
     pub fn forget_counters(&mut self) -> Vec<(Pair, u64, u64)> {
-        let left = std::mem::take(&mut self.uncounted).into_iter().filter(|pair| !self.counted.contains(pair));
-        left.filter_map(|pair| {
-            let (packets, bytes) = self.registry.forget(&pair)?;
-            (pair.1 != Registry::REFUSED).then_some((pair, packets, bytes))
-        })
-        .collect()
+        self.registry.forget_left()
     }
 
     /// Every lcore has adopted the newest snapshot at `now`: the deadlines of its changes are set.
@@ -304,6 +312,11 @@ impl Compiler {
         affinity.is_none_or(|affinity| client.age(now) > affinity.timeout)
     }
 
+    /// Services that were made anew for the newest snapshot.
+    pub fn made(&self) -> usize {
+        self.made
+    }
+
     /// Of the newest snapshot.
     pub fn serial(&self) -> u32 {
         self.serial
@@ -348,9 +361,16 @@ impl Compiler {
             self.definitions.splice(old, definitions.services[new.clone()].iter().cloned()).collect();
         let new = &definitions.services[new];
         let changed = self.changed(new);
+        self.made = changed.len();
         let shapes: Vec<(Shape, Vec<u32>)> = changed.iter().map(|service| self.shape(service)).collect();
         self.tables.prepare(shapes.iter().map(|(shape, _)| shape), &self.hash);
         self.take_out(&old);
+        // All of them first: a pair may go from one to another.
+        for service in &changed {
+            if let Some(entry) = self.entries.get(&Key::of(service)) {
+                uncount(&self.services[entry.index.0 as usize], &mut self.registry);
+            }
+        }
         let mut moves = Moves::new();
         for (service, (shape, places)) in changed.into_iter().zip(shapes) {
             self.put_in(service, &shape, places, &mut moves);
@@ -468,7 +488,7 @@ impl Compiler {
                 self.destinations.leave(number, self.serial);
             }
             self.found.insert(*key, None);
-            self.uncount(&entry.definition);
+            uncount(&service, &mut self.registry);
             self.tunnels.replace(&entry.tunnels, &[]);
             self.no_longer_want(&entry.unresolved);
             self.tables.leave(entry.table);
@@ -537,7 +557,6 @@ impl Compiler {
                 || before.as_ref().is_some_and(|before| before.recalls));
 
         if let Some(old) = &old {
-            self.uncount(&old.definition);
             self.no_longer_want(&old.unresolved);
         }
         let mut unresolved = Vec::new();
@@ -554,10 +573,7 @@ impl Compiler {
         let sends_hash =
             targets.iter().any(|target| !matches!(target.mode, Prepared::Straight(_) | Prepared::Refuses(_)));
         let refused = match remembers {
-            true => {
-                self.counted.insert((service.name.clone(), Registry::REFUSED));
-                self.registry.refused(&service.name)
-            }
+            true => self.registry.id(&service.name, Registry::REFUSED),
             false => TrafficId::NONE,
         };
         let affinity = affinity(service);
@@ -699,7 +715,6 @@ impl Compiler {
         let backend = &service.backends[place];
         let endpoint = service.endpoint(backend);
         let traffic = self.registry.id(&service.name, endpoint);
-        self.counted.insert((service.name.clone(), endpoint));
         let next_hop = self.next_hop(service, backend, unresolved);
         let encap = &self.environment.encap;
         let prepare = |next_hop| Prepared::new(&Context { service, backend, next_hop, encap });
@@ -755,16 +770,6 @@ impl Compiler {
         }
     }
 
-    /// A service's backends are not counted any more.
-    fn uncount(&mut self, service: &Service) {
-        let endpoints = service.backends.iter().map(|backend| service.endpoint(backend));
-        for endpoint in endpoints.chain([Registry::REFUSED]) {
-            let pair = (service.name.clone(), endpoint);
-            self.counted.remove(&pair);
-            self.uncounted.push(pair);
-        }
-    }
-
     /// Whether it takes every client, chooses by the client's address and port, and no reply comes to it.
     fn is_plain(&self, service: &CompiledService) -> bool {
         let definition = &service.details.definition;
@@ -772,6 +777,13 @@ impl Compiler {
             && !definition.forwarding.nature().keeps_flows
             && service.details.ranges.is_none()
             && !self.environment.sources.meet(definition.vip, definition.ports)
+    }
+}
+
+/// A service's backends are not counted any more.
+fn uncount(service: &CompiledService, registry: &mut Registry) {
+    for (endpoint, id) in service.counted() {
+        registry.leave(&service.definition().name, endpoint, id);
     }
 }
 

@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::counters::{Traffic, TrafficId};
+use crate::counters::{Registry, Traffic, TrafficId};
 use crate::flow::{Client, Fate, Known, Seconds, Sources, Stage, prefetch};
 use crate::maglev::{self, NOBODY, SelectionHash};
 use crate::mode::{Encap, Prepared, Reply, Tunnel};
@@ -657,6 +657,14 @@ impl CompiledService {
     #[inline(always)]
     pub fn recalls(&self) -> bool {
         self.recalls
+    }
+
+    /// What of it is counted: its backends, and what it had no room for.
+    pub fn counted(&self) -> impl Iterator<Item = (SocketAddr, TrafficId)> {
+        let Details { definition, places, refused, .. } = &*self.details;
+        let endpoint = |&place: &u32| definition.endpoint(&definition.backends[place as usize]);
+        let backends = places.iter().map(endpoint).zip(self.targets.iter().map(|target| target.traffic));
+        backends.chain((*refused != TrafficId::NONE).then_some((Registry::REFUSED, *refused)))
     }
 
     /// Whether what is sent depends on the hash of the client's address and port.

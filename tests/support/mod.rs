@@ -235,7 +235,9 @@ impl Node {
 
     /// Packets and bytes by service and backend, replies not.
     pub fn counted(&self) -> HashMap<(Arc<str>, SocketAddr), (u64, u64)> {
-        self.compiler.registry().totals().map(|(pair, packets, bytes)| (pair.clone(), (packets, bytes))).collect()
+        let counted =
+            |(name, endpoint, packets, bytes): (&Arc<str>, _, _, _)| ((name.clone(), endpoint), (packets, bytes));
+        self.compiler.totals().map(counted).collect()
     }
 
     pub fn verdict(&mut self, frame: &[u8]) -> Verdict {

@@ -117,6 +117,6 @@ pub async fn many(options: &Options, node: &mut Node) -> anyhow::Result<String> 
         options.rate,
         versions.len(),
         Ranks::of(written.iter().flat_map(|written| written.times.iter().copied())),
-        node.resident()?
+        node.memory_at_rest().await?.resident
     ))
 }

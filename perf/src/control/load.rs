@@ -8,7 +8,7 @@ use anyhow::bail;
 use penstock::proto;
 
 use super::etcd::{Etcd, PREFIX};
-use super::node::Node;
+use super::node::{Memory, Node};
 use super::{Options, set};
 use crate::bench::Rig;
 
@@ -22,13 +22,13 @@ struct Loads {
     first: Duration,
     /// All of it replaced by another one.
     replaced: Option<Duration>,
-    resident: f64,
+    memory: Memory,
 }
 
 /// A table.
 pub async fn measure(options: &Options, rig: &Rig) -> anyhow::Result<String> {
     let mut text =
-        "\n### A whole set\n\n| from | first set in force | another one in its place | resident |\n|---|--:|--:|--:|\n"
+        "\n### A whole set\n\n| from | first set in force | another one in its place | resident | at most |\n|---|--:|--:|--:|--:|\n"
             .to_owned();
     for source in &options.sources {
         let loads = match source.as_str() {
@@ -39,10 +39,14 @@ pub async fn measure(options: &Options, rig: &Rig) -> anyhow::Result<String> {
         };
         let replaced = loads.replaced.map_or("—".to_owned(), |time| format!("{:.2} s", time.as_secs_f64()));
         let first = loads.first.as_secs_f64();
-        let _ = writeln!(text, "| {source} | {first:.2} s | {replaced} | {:.0} MB |", loads.resident);
+        let _ = writeln!(
+            text,
+            "| {source} | {first:.2} s | {replaced} | {:.0} MB | {:.0} MB |",
+            loads.memory.resident, loads.memory.most
+        );
     }
-    text += "\nFrom the start of the program, DPDK's included, for `file` and `etcd`; from a call of `Replace` to its answer for `api`. The goal is 3 s, and \
-             300 MB.\n";
+    text += "\nFrom the start of the program, DPDK's included, for `file` and `etcd`; from a call of `Replace` to its answer for `api`. Resident: two \
+             seconds later; what is there at most is while two sets are there. The goal is 3 s, and 300 MB.\n";
     Ok(text)
 }
 
@@ -59,7 +63,7 @@ async fn by_file(options: &Options, rig: &Rig) -> anyhow::Result<Loads> {
     let begin = Instant::now();
     fs::rename(&new, &path)?;
     node.has_version("2").await?;
-    let loads = Loads { first, replaced: Some(begin.elapsed()), resident: node.resident()? };
+    let loads = Loads { first, replaced: Some(begin.elapsed()), memory: node.memory_at_rest().await? };
     node.end()?;
     Ok(loads)
 }
@@ -68,7 +72,7 @@ async fn by_api(options: &Options, rig: &Rig) -> anyhow::Result<Loads> {
     let mut node = Node::start(&options.penstock, rig, NONE, false)?;
     let first = replace(options, &mut node, 100).await?;
     let replaced = Some(replace(options, &mut node, 50).await?);
-    let loads = Loads { first, replaced, resident: node.resident()? };
+    let loads = Loads { first, replaced, memory: node.memory_at_rest().await? };
     node.end()?;
     Ok(loads)
 }
@@ -80,7 +84,7 @@ async fn by_etcd(options: &Options, rig: &Rig) -> anyhow::Result<Loads> {
     let begin = Instant::now();
     let mut node = Node::start(&options.penstock, rig, &feed, false)?;
     node.has_version("").await?;
-    let loads = Loads { first: begin.elapsed(), replaced: None, resident: node.resident()? };
+    let loads = Loads { first: begin.elapsed(), replaced: None, memory: node.memory_at_rest().await? };
     node.end()?;
     Ok(loads)
 }

@@ -27,6 +27,12 @@ pub struct Node {
     pub metrics: SocketAddr,
 }
 
+/// Megabytes of a process, its program and libraries among them: now, and at most so far.
+pub struct Memory {
+    pub resident: f64,
+    pub most: f64,
+}
+
 impl Node {
     /// Starts one with this block `[feed]`, what the last one knew being forgotten unless `keep`.
     pub fn start(penstock: &Path, rig: &Rig, feed: &str, keep: bool) -> anyhow::Result<Self> {
@@ -103,12 +109,20 @@ impl Node {
         Ok(self.status().await?.ports.iter().map(|port| port.forwarded).sum())
     }
 
-    /// Megabytes resident, packet buffers not among them: those are hugepages.
-    pub fn resident(&self) -> anyhow::Result<f64> {
+    /// When what a set left is swept up.
+    pub async fn memory_at_rest(&self) -> anyhow::Result<Memory> {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        self.memory()
+    }
+
+    /// Packet buffers are not in it: those are hugepages.
+    pub fn memory(&self) -> anyhow::Result<Memory> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
-        let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
-        Ok(kib * 1024.0 / 1e6)
+        let megabytes = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).with_context(|| name.to_owned())?;
+            Ok::<_, anyhow::Error>(line.trim_end_matches("kB").trim().parse::<f64>()? * 1024.0 / 1e6)
+        };
+        Ok(Memory { resident: megabytes("VmRSS:")?, most: megabytes("VmHWM:")? })
     }
 
     pub fn end(mut self) -> anyhow::Result<()> {
