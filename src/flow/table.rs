@@ -411,14 +411,6 @@ impl Flows {
         self.buckets.prefetch(other(spot.fingerprint, spot.first, self.buckets.len()));
     }
 
-    /// Has the other one fetched if the flow is not in the first.
-    #[inline(always)]
-    pub fn prefetch_elsewhere(&self, spot: Spot) {
-        if self.find_in(spot.first, spot.fingerprint).is_none() {
-            self.prefetch_other(spot);
-        }
-    }
-
     /// The destination of a flow of which a packet would say nothing new, being like the last: established, and seen in this second. Of those
     /// in their other bucket only [`Flows::settled_elsewhere`] tells.
     #[inline(always)]
@@ -508,6 +500,8 @@ impl Flows {
         const FEW: usize = 2;
         if self.taken >= self.capacity {
             self.sweep(FEW, judge);
+            // The next time they are there.
+            (self.swept..self.swept + FEW).for_each(|bucket| self.buckets.prefetch(bucket as u32));
         }
     }
 

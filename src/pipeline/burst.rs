@@ -59,6 +59,9 @@ pub struct Burst {
 
 const NO_TRAIN: u8 = u8::MAX;
 
+/// So many hashes at once take less than each by itself.
+const MANY: u32 = 6;
+
 const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// How a train is chosen for that is not an IPv4 client's to a service which goes by address and port.
@@ -477,16 +480,15 @@ impl Burst {
     #[inline(never)]
     fn select_or_recall<'a>(&mut self, snapshot: &'a Snapshot, state: &mut State, targets: &mut [&'a Target; BURST]) {
         let asked = self.asked;
-        let foretold = asked & self.telling & !self.special;
-        if foretold != 0 {
-            self.foretell(foretold, snapshot, &state.flows);
-        }
+        let telling = asked & self.telling;
+        let foretold = telling & !self.special;
+        let marks = if telling == 0 { 0 } else { self.foretell(telling, snapshot, &state.flows) };
         let recalled = match () {
             () if state.flows.is_empty() => {
                 self.absent = asked;
                 0
             }
-            () if !self.is_mixed => self.recall(asked, snapshot, state, targets),
+            () if !self.is_mixed => self.recall(asked, marks, snapshot, state, targets),
             () => self.recall_in_order(asked, snapshot, state, targets),
         };
         let (missed, unasked) = (asked & !recalled, self.all() & !asked);
@@ -511,22 +513,34 @@ impl Burst {
         }
     }
 
-    /// Has fetched what will be asked of trains, a bit each, whose flow is hardly ever known: both buckets, and the owners of its slot.
+    /// Has fetched what will be asked of trains, a bit each, that open or end their flow, which hardly ever is known: both buckets, and the
+    /// owners of its slot. Gives their marks.
     #[inline(never)]
-    fn foretell(&mut self, mut trains: u32, snapshot: &Snapshot, flows: &Flows) {
-        self.hash(trains, snapshot);
-        while trains != 0 {
-            let train = take_bit(&mut trains);
-            flows.prefetch_other(self.spots[train]);
+    fn foretell(&mut self, mut telling: u32, snapshot: &Snapshot, flows: &Flows) -> u64 {
+        let is_many = telling.count_ones() >= MANY;
+        if is_many {
+            snapshot.hash().clients(&self.clients, &mut self.hashes, self.count);
+        }
+        let mut marks = 0;
+        while telling != 0 {
+            let train = take_bit(&mut telling);
+            let spot = self.spots[train];
+            marks |= spot.mark();
+            if self.special & 1 << train != 0 {
+                continue;
+            }
+            if !is_many {
+                self.hashes[train] = snapshot.hash().client(self.clients[train]);
+            }
+            flows.prefetch_other(spot);
             snapshot.compiled_service(self.services[train]).prefetch_slot(self.hashes[train]);
         }
+        marks
     }
 
     /// Hashes the clients of at least these trains, a bit each.
     #[inline(always)]
     fn hash(&mut self, mut trains: u32, snapshot: &Snapshot) {
-        /// So many at once take less than each by itself.
-        const MANY: u32 = 6;
         if trains.count_ones() >= MANY {
             return snapshot.hash().clients(&self.clients, &mut self.hashes, self.count);
         }
@@ -536,23 +550,32 @@ impl Burst {
         }
     }
 
-    /// Finds the targets of those trains whose flow is remembered, and which they are.
+    /// Finds the targets of those trains whose flow is remembered, and which they are. Those whose flow has one of `marks` are left to
+    /// [`Burst::enter`], which goes by their order.
     #[inline(always)]
     fn recall<'a>(
         &mut self,
         asked: u32,
+        marks: u64,
         snapshot: &'a Snapshot,
         state: &mut State,
         targets: &mut [&'a Target; BURST],
     ) -> u32 {
-        let marks = if self.telling & asked == 0 { 0 } else { self.marks(self.telling & asked) };
-        let like = asked & !self.telling;
-        let recalled = self.settle(like, marks, snapshot, targets, |spot| state.flows.settled(spot, state.now));
+        let recalled = self.settle(asked & !self.telling, marks, snapshot, targets, |spot| {
+            let settled = state.flows.settled(spot, state.now);
+            if settled.is_none() {
+                state.flows.prefetch_other(spot);
+            }
+            settled
+        });
         let others = asked & !recalled;
+        if others & !self.telling == 0 && marks != 0 {
+            return recalled;
+        }
         if others != 0 { recalled | self.recall_others(others, marks, snapshot, state, targets) } else { recalled }
     }
 
-    /// Finds the targets of those of these trains whose flow `settled` knows, and which they are. Those whose flow has one of `marks` wait.
+    /// Finds the targets of those of these trains whose flow `settled` knows, and which they are; but for those with one of `marks`.
     #[inline(always)]
     fn settle<'a>(
         &self,
@@ -577,17 +600,7 @@ impl Burst {
         recalled
     }
 
-    /// The marks of trains of which something is to be noted: others of the same flow wait for them.
-    #[inline(never)]
-    fn marks(&self, mut trains: u32) -> u64 {
-        let mut marks = 0;
-        while trains != 0 {
-            marks |= self.spots[take_bit(&mut trains)].mark();
-        }
-        marks
-    }
-
-    /// The same of those that stand in their other bucket, or of which something is to be noted, or that wait for these.
+    /// As [`Burst::recall`], of those that stand in their other bucket, or of which something is to be noted.
     #[inline(never)]
     fn recall_others<'a>(
         &mut self,
@@ -597,17 +610,16 @@ impl Burst {
         state: &mut State,
         targets: &mut [&'a Target; BURST],
     ) -> u32 {
-        // First all are fetched: these are few, but would be waited for one after the other.
-        let mut bits = others & !self.telling;
-        while bits != 0 {
-            state.flows.prefetch_elsewhere(self.spots[take_bit(&mut bits)]);
-        }
         let settled = |spot| state.flows.settled_elsewhere(spot, state.now);
         let mut recalled = self.settle(others & !self.telling, marks, snapshot, targets, settled);
         let mut bits = others & !recalled;
         while bits != 0 {
             let train = take_bit(&mut bits);
-            let Some(place) = state.flows.find(self.spots[train]) else {
+            let spot = self.spots[train];
+            if spot.is_marked(marks) {
+                continue;
+            }
+            let Some(place) = state.flows.find(spot) else {
                 self.absent |= 1 << train;
                 continue;
             };
@@ -642,7 +654,7 @@ impl Burst {
             let train = usize::from(self.trains[at]) % BURST;
             if self.trains[at] != NO_TRAIN && asked & 1 << train != 0 {
                 asked &= !(1 << train);
-                recalled |= self.recall(1 << train, snapshot, state, targets);
+                recalled |= self.recall(1 << train, 0, snapshot, state, targets);
             }
         }
         recalled
@@ -703,8 +715,8 @@ impl Burst {
             // One that was entered since may be the same.
             let is_absent = self.absent & 1 << train != 0 && !spot.is_marked(entered);
             entered |= spot.mark();
-            let of = Train { spot, is_absent, says, packets: self.sent[train].packets(), client: self.client(train) };
-            targets[train] = recall::enter(&view, of, slot, self.hashes[train], state);
+            let of = Train { spot, is_absent, says, packets: self.sent[train].packets() };
+            targets[train] = recall::enter(&view, of, slot, self.hashes[train], || self.client(train), state);
         }
     }
 

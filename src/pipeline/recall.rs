@@ -104,29 +104,40 @@ pub struct Train {
     pub is_absent: bool,
     pub says: Says,
     pub packets: u32,
-    pub client: IpAddr,
 }
 
 /// The target of packets whose flow is not known; `hash`: what their slot is found by; `client_hash`: that of the client's address and port.
-pub fn enter<'a>(view: &View<'a>, train: Train, hash: u64, client_hash: u64, state: &mut State) -> &'a Target {
-    let Train { spot, is_absent, says, packets, client } = train;
+#[inline(always)]
+pub fn enter<'a>(
+    view: &View<'a>,
+    train: Train,
+    hash: u64,
+    client_hash: u64,
+    client: impl Fn() -> IpAddr,
+    state: &mut State,
+) -> &'a Target {
+    let Train { spot, is_absent, says, packets } = train;
     let View { snapshot, service } = *view;
     let State { flows, clients, now, nat, .. } = state;
     let now = *now;
     let find = |flows: &Flows| if is_absent { None } else { flows.find(spot) };
     let compiled = snapshot.compiled_service(service);
     if compiled.tracking() == Tracking::Transition && compiled.is_at_rest() {
-        // What it went to before may return, but it is here now.
-        if says != Says::Nothing
-            && let Some(place) = find(flows)
-        {
-            flows.remove(place);
+        if let Some(place) = find(flows) {
+            let look = |destination| snapshot.recalled(service, destination);
+            if let Some(target) = flows.follow(place, says, now, look) {
+                return target;
+            }
+            // Whom it went to may return, but it is here now. (What opens a flow anew has been forgotten.)
+            if !matches!(says, Says::Opens | Says::Nothing) {
+                flows.remove(place);
+            }
         }
         return snapshot.select(service, hash);
     }
     let slot = compiled.slot(hash, |by| match by {
         By::Client => client_hash,
-        By::Source => snapshot.hash().source(client),
+        By::Source => snapshot.hash().source(client()),
     });
     let number = |member: Option<u16>| member.and_then(|member| compiled.destination(member));
     // What UDP begins anew has no base.
@@ -137,13 +148,13 @@ pub fn enter<'a>(view: &View<'a>, train: Train, hash: u64, client_hash: u64, sta
     let settled = affinity
         .filter(|_| matches!(says, Says::Opens | Says::Datagram))
         .zip(owner)
-        .map(|((clients, affinity), owner)| settle_client(clients, affinity, client, owner, view, now));
+        .map(|((clients, affinity), owner)| settle_client(clients, affinity, client(), owner, view, now));
     let choice = Choice { slot: slot.number, now: owner, settled, base, tracking: compiled.tracking() };
     match flows.decide(spot, find(flows), says, now, view, || choice) {
         Goes::To(destination) => {
             if let Some((clients, affinity)) = affinity {
                 let is_over = |client: &Client| snapshot.is_client_over(client, now);
-                clients.note(clients.spot(affinity.service, client), destination, now, is_over);
+                clients.note(clients.spot(affinity.service, client()), destination, now, is_over);
             }
             // That there are more of them says more than the first alone.
             if says == Says::Datagram
