@@ -25,10 +25,12 @@ enum Watcher {
     Prometheus,
     /// `penstock top`, on a terminal.
     Top,
+    /// `penstock capture`, of all packets, so many a second as it takes without being asked for more.
+    Capture,
 }
 
 impl Watcher {
-    const ALL: [Self; 3] = [Self::Nobody, Self::Prometheus, Self::Top];
+    const ALL: [Self; 4] = [Self::Nobody, Self::Prometheus, Self::Top, Self::Capture];
 }
 
 /// Scrapes every second until it goes.
@@ -67,11 +69,11 @@ impl Scraper {
 }
 
 pub async fn measure(options: &Options, node: &mut Node) -> anyhow::Result<String> {
-    let mut rates: [Vec<f64>; 3] = [const { Vec::new() }; 3];
-    let (mut bytes, mut ratios): (usize, [Vec<f64>; 3]) = (0, [const { Vec::new() }; 3]);
+    let mut rates: [Vec<f64>; 4] = [const { Vec::new() }; 4];
+    let (mut bytes, mut ratios): (usize, [Vec<f64>; 4]) = (0, [const { Vec::new() }; 4]);
     for round in 0..options.rounds {
         let mut order = Watcher::ALL;
-        order.rotate_left(round % 3);
+        order.rotate_left(round % 4);
         for watcher in order {
             let rate = match watcher {
                 Watcher::Nobody => node.rate(WINDOW).await?,
@@ -90,6 +92,16 @@ pub async fn measure(options: &Options, node: &mut Node) -> anyhow::Result<Strin
                     terminal.check_alive()?;
                     rate
                 }
+                Watcher::Capture => {
+                    let api = node.api.to_string();
+                    let words = ["capture", "--verdict", "forwarded", "--write", "/dev/null", "--api", &api];
+                    let words = words.map(str::to_owned);
+                    let mut capture = Process::start(&options.penstock.display().to_string(), &words, false)?;
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    let rate = node.rate(WINDOW).await?;
+                    capture.check_alive()?;
+                    rate
+                }
             };
             rates[watcher as usize].push(rate.pps);
         }
@@ -104,12 +116,13 @@ pub async fn measure(options: &Options, node: &mut Node) -> anyhow::Result<Strin
         WINDOW.as_secs()
     );
     for watcher in Watcher::ALL {
-        let of = |samples: &[Vec<f64>; 3]| Summary::of(samples[watcher as usize].iter().copied()).context("--rounds 0");
+        let of = |samples: &[Vec<f64>; 4]| Summary::of(samples[watcher as usize].iter().copied()).context("--rounds 0");
         let (rate, ratio) = (of(&rates)?, of(&ratios)?);
         let name = match watcher {
             Watcher::Nobody => "nobody".to_owned(),
             Watcher::Prometheus => format!("a scrape every second, of {:.1} MB", bytes as f64 / 1e6),
             Watcher::Top => "`penstock top`".to_owned(),
+            Watcher::Capture => "`penstock capture`, of all that is forwarded".to_owned(),
         };
         let _ = writeln!(
             text,

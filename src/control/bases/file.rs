@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::Saved;
 use crate::control::kept::{Error, sync_directory};
 use crate::control::lines;
-use crate::snapshot::Millis;
+use crate::snapshot::{Key, Millis};
 
 const NAME: &str = "bases";
 const TITLE: &str = "penstock bases of slots, a line a change\n";
@@ -59,8 +59,10 @@ impl File {
     /// Writes what is different. Where it fails, all is written the next time.
     pub fn write(&mut self, newest: Saved) -> Result<(), Error> {
         let line = lines::line(&newest.to_text());
+        let gone: Vec<Key> =
+            newest.services.iter().filter(|(_, trace)| trace.is_empty()).map(|(key, _)| *key).collect();
         self.newest.follow(newest);
-        self.newest.services.retain(|_, trace| !trace.is_empty());
+        gone.iter().for_each(|key| drop(self.newest.services.remove(key)));
         let open = self.open.take().filter(|_| self.bytes < self.most);
         let written = match open {
             Some(mut open) => {
