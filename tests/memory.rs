@@ -406,6 +406,24 @@ fn a_client_stays_where_it_went_while_its_first_backend_took_nothing_new() {
     assert_eq!(connect(&mut node, 1002), [2; 100]);
 }
 
+#[test]
+fn a_client_that_was_silent_for_too_long_is_where_its_flow_is() {
+    let affine = r#""protocol": "tcp", "tracking": "full", "hash": "source-ip", "affinity_timeout": "60s""#;
+    let (few, more) = (set(&[(1, ""), (2, "")], affine), set(&[(1, ""), (2, ""), (3, ""), (4, ""), (5, "")], affine));
+    let mut node = Node::new(&few);
+    let connect = |node: &mut Node, port: u16, flags: u8| -> Vec<u8> {
+        let of = |client| node.verdict_of(client_address(client), port, flags).1.bytes()[14 + 19];
+        (0..100).map(of).collect()
+    };
+    let before = connect(&mut node, 1000, SYN);
+    node.change(&more);
+    assert_eq!(connect(&mut node, 1000, DATA), before);
+    // The clients are forgotten, their flows are not: whoever opens one again goes where it is, and with him all that he opens.
+    node.wait(90, &more);
+    assert_eq!(connect(&mut node, 1000, SYN), before);
+    assert_eq!(connect(&mut node, 1001, SYN), before);
+}
+
 /// Where nobody can remember that a flow went with its client, it goes with its slot from the start, as its further packets will.
 #[test]
 fn a_client_that_finds_the_memory_full_has_its_connections_on_one_backend() {

@@ -145,12 +145,14 @@ pub fn enter<'a>(
     let base = number(slot.base).filter(|_| !is_new);
     let affinity = clients.as_deref().zip(snapshot.affinity(service)).filter(|_| says != Says::Nothing);
     let owner = number(slot.now);
-    let settled = affinity
-        .filter(|_| matches!(says, Says::Opens | Says::Datagram))
-        .zip(owner)
-        .map(|((clients, affinity), owner)| settle_client(clients, affinity, client(), owner, view, now));
-    let choice = Choice { slot: slot.number, now: owner, settled, base, tracking: compiled.tracking() };
-    match flows.decide(spot, find(flows), says, now, view, || choice) {
+    // Asked only where the flow itself does not say: it notes the client.
+    let choose = || {
+        let settled = affinity.filter(|_| matches!(says, Says::Opens | Says::Datagram)).zip(owner);
+        let settled =
+            settled.map(|((clients, affinity), owner)| settle_client(clients, affinity, client(), owner, view, now));
+        Choice { slot: slot.number, now: owner, settled, base, tracking: compiled.tracking() }
+    };
+    match flows.decide(spot, find(flows), says, now, view, choose) {
         Goes::To(destination) => {
             if let Some((clients, affinity)) = affinity {
                 let is_over = |client: &Client| snapshot.is_client_over(client, now);
