@@ -342,12 +342,7 @@ impl Scene {
     fn put_in_force(&mut self, change: Change) -> anyhow::Result<Times> {
         let text = self.documents.text();
         let begin = Instant::now();
-        // By a thread of its own, as there.
-        let definitions = thread::scope(|scope| {
-            let reading = scope.spawn(|| service::native(&text, "services.json", Some(&self.definitions)));
-            reading.join().expect("reading does not panic")
-        });
-        let (definitions, _) = definitions?;
+        let (definitions, _) = service::native(&text, "services.json", Some(&self.definitions))?;
         let read = begin.elapsed();
         self.lcore.wake();
 

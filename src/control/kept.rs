@@ -182,6 +182,8 @@ impl Keeper {
                     writer.commit(commit);
                 }
                 if let Some(states) = health {
+                    // Who is up again by the file would otherwise have the flows that began elsewhere meanwhile.
+                    writer.settle_bases();
                     let line = |state: &LastState| serde_json::to_string(state).expect("plain data") + "\n";
                     save(&writer.state_dir, Kept::Health, &states.iter().map(line).collect::<String>());
                 }

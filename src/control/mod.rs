@@ -168,6 +168,8 @@ struct Thread {
     kernel: Option<Kernel>,
     facts: watch::Receiver<Facts>,
     keeper: kept::Keeper,
+    /// What the bases that were kept last were of; `None`: none have been by this process.
+    kept_of: Option<Of>,
     /// As they were given.
     definitions: Option<Arc<Definitions>>,
     has_definitions: Arc<AtomicBool>,
@@ -286,6 +288,7 @@ impl Thread {
             kernel,
             facts,
             keeper: kept::Keeper::start(state_dir, last_segment.filter(|_| is_authored))?,
+            kept_of: None,
             definitions,
             has_definitions,
             in_force,
@@ -384,12 +387,7 @@ impl Thread {
     /// Reads a set, and puts it in force if it holds; else nothing changes.
     fn judge(&mut self, noticed: Instant, Text { name, text }: Text) {
         let begun = Instant::now();
-        // By a thread of its own, and so from a heap of its own: the thousands of small pieces that it frees would be in the way of all that
-        // is made here next.
-        let read = std::thread::scope(|scope| {
-            let reading = scope.spawn(|| read(&self.config, &name, &text, self.definitions.as_deref()));
-            reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        });
+        let read = read(&self.config, &name, &text, self.definitions.as_deref());
         record("read", begun);
         let Reading { definitions, warnings, left_out, .. } = match read {
             Ok(valid) => valid,
@@ -483,11 +481,13 @@ impl Thread {
         self.keep_bases();
     }
 
-    /// Has the bases kept, where they changed.
+    /// Has the bases kept, where they changed, or what they are of.
     fn keep_bases(&mut self) {
         let moved = self.compiler.take_moved();
-        if !moved.is_empty() {
-            let of = Of { position: self.position, drained: Some(self.masks.drained().to_text()) };
+        let of = Of { position: self.position, drained: Some(self.masks.drained().to_text()) };
+        // What a change left where it was is of that change from now on: the next process must not think that it was never in force.
+        if !moved.is_empty() || self.kept_of.as_ref().is_some_and(|kept| *kept != of) {
+            self.kept_of = Some(of.clone());
             self.keeper.keep_bases(Saved { services: moved.into_iter().collect(), memory: self.memory, of });
         }
     }

@@ -477,6 +477,19 @@ fn what_was_in_force_before_a_whole_set_is_known_wherever_its_bases_were_kept() 
 }
 
 #[test]
+fn what_a_change_left_where_it_was_is_of_that_change() {
+    let mut scene = Scene::authored(tempfile::tempdir().unwrap(), "");
+    let services = vec![service("a", 1, "10.1.0.1")];
+    scene.change(Edit::Replace(Definitions { version: None, services })).unwrap();
+    // Who goes down holds no slot: nobody's base moves, nor does any number.
+    let mut down = (*service("a", 1, "10.1.0.1")).clone();
+    down.backends[0].state = service::State::Down;
+    scene.change(Edit::Upsert(Arc::new(down))).unwrap();
+    let saved = bases::load(scene.stop().path(), Millis(0), true).unwrap().unwrap();
+    assert_eq!(saved.of.position, Some(journal::Position { segment: 1, line: 1 }));
+}
+
+#[test]
 fn what_a_feed_gave_is_what_was_in_force_before_the_first_set_that_is_written() {
     let mut scene = Scene::new();
     scene.write(&set("f", &[1]));

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::Saved;
@@ -33,7 +34,12 @@ pub fn load(state_dir: &Path, now: Millis, knows_flows: bool) -> Result<Option<S
     };
     let damaged = |what| Error::Damaged { path: path.clone(), what };
     let changes = bytes.strip_prefix(TITLE.as_bytes()).ok_or_else(|| damaged("its first line is another"))?;
-    let texts: Option<Vec<&str>> = lines::whole(changes).map(lines::text).collect();
+    let mut texts: Vec<Option<&str>> = lines::whole(changes).map(lines::text).collect();
+    // Each is synced before the next is written: of the last a machine that stopped may have its end and not its middle.
+    if texts.len() > 1 && texts.last() == Some(&None) {
+        texts.pop();
+    }
+    let texts: Option<Vec<&str>> = texts.into_iter().collect();
     let texts = texts.ok_or_else(|| damaged("a line does not match its checksum"))?;
     Saved::of_texts(&texts, now, knows_flows).map(Some).ok_or_else(|| damaged("a line says what none does"))
 }
@@ -46,14 +52,15 @@ pub struct File {
     /// How long it is, and how long it may become.
     bytes: u64,
     most: u64,
-    /// All that it says.
+    /// All that it says, or should.
     newest: Saved,
+    is_behind: bool,
 }
 
 impl File {
     /// One that is written anew, whatever is there.
     pub fn new(state_dir: PathBuf) -> Self {
-        Self { state_dir, open: None, bytes: 0, most: 0, newest: Saved::default() }
+        Self { state_dir, open: None, bytes: 0, most: 0, newest: Saved::default(), is_behind: false }
     }
 
     /// Writes what is different. Where it fails, all is written the next time.
@@ -63,7 +70,9 @@ impl File {
             newest.services.iter().filter(|(_, trace)| trace.is_empty()).map(|(key, _)| *key).collect();
         self.newest.follow(newest);
         gone.iter().for_each(|key| drop(self.newest.services.remove(key)));
-        let open = self.open.take().filter(|_| self.bytes < self.most);
+        let is_there = |open: &fs::File| open.metadata().is_ok_and(|file| file.nlink() > 0);
+        let open = self.open.take().filter(|open| self.bytes < self.most && is_there(open));
+        self.is_behind = true;
         let written = match open {
             Some(mut open) => {
                 self.bytes += line.len() as u64;
@@ -71,7 +80,21 @@ impl File {
             }
             None => self.write_anew(),
         };
+        self.done(written)
+    }
+
+    /// Writes what could not be written before.
+    pub fn catch_up(&mut self) -> Result<(), Error> {
+        if !self.is_behind {
+            return Ok(());
+        }
+        let written = self.write_anew();
+        self.done(written)
+    }
+
+    fn done(&mut self, written: io::Result<fs::File>) -> Result<(), Error> {
         self.open = Some(written.map_err(|error| Error::Io(path(&self.state_dir), error))?);
+        self.is_behind = false;
         Ok(())
     }
 
@@ -163,6 +186,12 @@ mod tests {
             fs::write(path(directory.path()), &whole[..cut]).unwrap();
             assert_eq!(number().unwrap(), 1, "cut to {cut} bytes");
         }
+        for byte in first.len()..whole.len() - 1 {
+            let mut damaged = whole.clone();
+            damaged[byte] = 0;
+            fs::write(path(directory.path()), &damaged).unwrap();
+            assert_eq!(number().unwrap(), 1, "byte {byte} of the last line was not written");
+        }
         for bit in 0..first.len() * 8 {
             let mut damaged = whole.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
@@ -182,6 +211,15 @@ mod tests {
         file.open = Some(fs::File::open(path(directory.path())).unwrap());
         file.write(numbered(2, 2)).unwrap_err();
         file.write(numbered(3, 3)).unwrap();
-        assert_eq!(load(directory.path()).unwrap().unwrap().services.len(), 3);
+        let count = || load(directory.path()).unwrap().map(|saved| saved.services.len());
+        assert_eq!(count(), Some(3));
+        file.open = Some(fs::File::open(path(directory.path())).unwrap());
+        file.write(numbered(4, 4)).unwrap_err();
+        file.catch_up().unwrap();
+        assert_eq!(count(), Some(4));
+        // Somebody took it away.
+        fs::remove_file(path(directory.path())).unwrap();
+        file.write(numbered(5, 5)).unwrap();
+        assert_eq!(count(), Some(5));
     }
 }

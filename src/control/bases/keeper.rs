@@ -78,14 +78,16 @@ impl Keeper {
             let _ = rustix::process::nice(NICE);
             let (mut file, mut rested) = (File::new(state_dir), Instant::now());
             while let Some((newest, waiting)) = of_thread.next(rested) {
-                if let Some(newest) = newest {
-                    let begun = Instant::now();
-                    if let Err(error) = file.write(newest) {
-                        metrics::counter!(STATE_ERRORS).increment(1);
-                        tracing::error!("what a restart needs cannot be kept: {error}");
-                    }
-                    rested = Instant::now() + RESTS * begun.elapsed();
+                let begun = Instant::now();
+                let written = match newest {
+                    Some(newest) => file.write(newest),
+                    None => file.catch_up(),
+                };
+                if let Err(error) = written {
+                    metrics::counter!(STATE_ERRORS).increment(1);
+                    tracing::error!("what a restart needs cannot be kept: {error}");
                 }
+                rested = Instant::now() + RESTS * begun.elapsed();
                 for done in waiting {
                     let _ = done.send(());
                 }
