@@ -276,6 +276,7 @@ impl Node {
             }),
             remembered: self.remembered.clone(),
             lists: Arc::new(tokio::sync::Semaphore::new(api::LISTS)),
+            watches: Arc::new(tokio::sync::Semaphore::new(api::WATCHES)),
             captures: self.captures.clone(),
         })
     }
