@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use authority::Authority;
 use hyper_util::rt::TokioIo;
-use penstock::api::{Api, Facts, LISTS, Listeners};
+use penstock::api::{Api, Facts, LISTS, Listeners, WATCHES};
 use penstock::capture::{Captures, Moment};
 use penstock::config::{Config, Listen};
 use penstock::control::{Control, Setup};
@@ -139,6 +139,7 @@ impl Node {
             metrics: Box::new(|_| Box::pin(async { Some("# HELP up\nup{a=\"b\"} 1\nother 2\n".to_owned()) })),
             remembered: remembered.into_iter().map(|remembered| (1, remembered)).collect(),
             lists: Arc::new(tokio::sync::Semaphore::new(LISTS)),
+            watches: Arc::new(tokio::sync::Semaphore::new(WATCHES)),
             captures,
         });
         let (serving, addresses) = runtime.block_on(async {
@@ -442,6 +443,35 @@ fn who_watches_slowly_gets_the_newest_only_and_the_first_at_once() {
         assert!(sets < 198, "none was left out");
         println!("{sets} of 198 sets were sent");
     });
+}
+
+#[test]
+fn no_more_may_watch_than_there_are_places() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    let node = Node::start(path);
+    against(path, |channel| async move {
+        let mut watches = Vec::new();
+        // A connection has room for 64 calls.
+        for _ in 0..WATCHES / 32 {
+            let mut client = DefinitionsClient::new(connect(path).await.unwrap());
+            for _ in 0..32 {
+                watches.push(client.watch(WatchRequest {}).await.unwrap().into_inner());
+            }
+        }
+        let mut client = DefinitionsClient::new(channel);
+        let refused = client.watch(WatchRequest {}).await.unwrap_err();
+        assert_eq!(refused.code(), Code::ResourceExhausted);
+        assert!(refused.message().starts_with("256 callers watch the definitions already: end "), "{refused}");
+        client.get(GetRequest::default()).await.expect("everything else is answered");
+        drop(watches);
+        let start = Instant::now();
+        while client.watch(WatchRequest {}).await.is_err() {
+            assert!(start.elapsed() < Duration::from_secs(10), "places are given back");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    drop(node);
 }
 
 #[test]

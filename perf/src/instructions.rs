@@ -142,3 +142,18 @@ fn nowhere() -> Rig {
         directory: ".".into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_of_every_mode_are_forwarded() {
+        for mode in Forwarding::NAMES {
+            for (tracked, opening) in [(false, false), (true, false), (false, true)] {
+                let work = self::work(&Work { mode: Some((*mode).to_owned()), flows: 1, bursts: 2, tracked, opening });
+                work.unwrap_or_else(|error| panic!("{mode}, tracked {tracked}, opening {opening}: {error}"));
+            }
+        }
+    }
+}

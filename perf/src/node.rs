@@ -202,9 +202,12 @@ capacity = {capacity}
         port_mac = mac(NET_PCAP_MAC),
         router_mac = mac(ROUTER_MAC),
     );
-    for backend in (0..BACKENDS).filter(|_| forwarding == Forwarding::L2dsr) {
-        let (host, mac) = (backend + 1, mac([2, 0, 0, 1, 0, backend as u8]));
-        config += &format!("\n[[neighbor]]\naddress = \"10.1.0.{host}\"\nmac = \"{mac}\"\nport = \"wan0\"\n");
+    // The usual backends, and those of services that change.
+    let usual = (0..BACKENDS).map(|host| (0, host));
+    let changing = (0..2 * BACKENDS).map(|host| (1, host));
+    for (network, host) in usual.chain(changing).filter(|_| forwarding == Forwarding::L2dsr) {
+        let (address, mac) = (format!("10.1.{network}.{}", host + 1), mac([2, 0, 0, 1, network, host as u8]));
+        config += &format!("\n[[neighbor]]\naddress = \"{address}\"\nmac = \"{mac}\"\nport = \"wan0\"\n");
     }
     config
 }

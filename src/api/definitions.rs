@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::{Stream, StreamExt};
+use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Request, Response, Status};
 
-use super::{Api, refusal};
+use super::{Api, WATCHES, refusal};
 use crate::config;
 use crate::control::{Edit, Refused, Write};
 use crate::proto;
@@ -52,11 +53,15 @@ impl Definitions for Api {
     }
 
     async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let place = self.watches.clone().try_acquire_owned().map_err(|_| {
+            let reason = "callers watch the definitions already: end a watch that nobody reads, or share one; Definitions.Get answers as before";
+            Status::resource_exhausted(format!("{WATCHES} {reason}"))
+        })?;
         let mut definitions = self.control.definitions();
         definitions.mark_changed();
         // The next is made when the last was taken: who is slow holds one.
         let sets =
-            futures_util::stream::unfold((definitions, Watcher::new()), |(mut definitions, watcher)| async move {
+            futures_util::stream::unfold((definitions, Watcher::new(place)), |(mut definitions, watcher)| async move {
                 definitions.changed().await.ok()?;
                 // Whoever looks at them keeps the control thread from changing them: so no longer than that.
                 let newest = definitions.borrow_and_update().clone();
@@ -143,19 +148,22 @@ fn find<'a>(definitions: &'a service::Definitions, name: &str) -> Option<&'a Arc
 }
 
 /// A stream of [`Definitions::watch`], as long as it is open.
-struct Watcher(metrics::Gauge);
+struct Watcher {
+    gauge: metrics::Gauge,
+    _place: OwnedSemaphorePermit,
+}
 
 impl Watcher {
-    fn new() -> Self {
+    fn new(place: OwnedSemaphorePermit) -> Self {
         let gauge = metrics::gauge!(super::WATCHERS);
         gauge.increment(1);
-        Self(gauge)
+        Self { gauge, _place: place }
     }
 }
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        self.0.decrement(1);
+        self.gauge.decrement(1);
     }
 }
 

@@ -6,8 +6,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{Stream, StreamExt};
-use tokio::sync::mpsc;
+use futures_util::{Stream, StreamExt, stream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
@@ -26,6 +27,9 @@ const PART: usize = 1000;
 
 /// Where nobody says how many are wanted.
 const USUAL: u32 = 10_000;
+
+/// Who takes nothing for so long keeps a place from others, and is told no more.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Services, times lcores, that all ports of a client are tried for: some seconds.
 const MOST_LOOKED_THROUGH: usize = 256;
@@ -65,7 +69,7 @@ impl Flows for Api {
         let permit = self.lists.clone().try_acquire_owned().map_err(|_| {
             Status::resource_exhausted(format!("{LISTS} callers are told of flows at this moment; try again"))
         })?;
-        let (sender, receiver) = mpsc::channel(1);
+        let (sender, found) = mpsc::channel(1);
         let memories = self.remembered.clone();
         tokio::task::spawn_blocking(move || {
             let _permit = permit;
@@ -75,7 +79,7 @@ impl Flows for Api {
                 let _ = told.send();
             }
         });
-        Ok(Response::new(ReceiverStream::new(receiver).boxed()))
+        Ok(Response::new(passed_on(found, PATIENCE).boxed()))
     }
 
     async fn explain(&self, request: Request<ExplainRequest>) -> Result<Response<ExplainResponse>, Status> {
@@ -174,9 +178,39 @@ struct Wanted {
     limit: usize,
 }
 
+/// Parts as they are found, to a caller who has so much `patience` for each. When this ends, so does whoever finds them.
+fn passed_on<T: Send + 'static>(
+    mut found: mpsc::Receiver<T>,
+    patience: Duration,
+) -> impl Stream<Item = Result<T, Status>> + Send {
+    let (sender, receiver) = mpsc::channel(1);
+    let (say_why, why) = oneshot::channel();
+    tokio::spawn(async move {
+        loop {
+            let part = tokio::select! {
+                part = found.recv() => part,
+                () = sender.closed() => None,
+            };
+            let Some(part) = part else { return };
+            match timeout(patience, sender.send(Ok(part))).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return,
+                Err(_) => {
+                    let reason = format!("nothing was taken for {patience:?}, and others want the place; ask again");
+                    // There is no room for it among the parts.
+                    let _ = say_why.send(Status::deadline_exceeded(reason));
+                    return;
+                }
+            }
+        }
+    });
+    let end = stream::once(why).filter_map(async |why| why.ok().map(Err));
+    ReceiverStream::new(receiver).chain(end)
+}
+
 /// What a caller is told, part by part: the next is found when one was taken.
 struct Told {
-    caller: mpsc::Sender<Result<ListFlowsResponse, Status>>,
+    caller: mpsc::Sender<ListFlowsResponse>,
     part: Vec<proto::Flow>,
     /// How many more are wanted.
     left: usize,
@@ -198,7 +232,7 @@ impl Told {
         if flows.is_empty() {
             return ControlFlow::Continue(());
         }
-        match self.caller.blocking_send(Ok(ListFlowsResponse { flows })) {
+        match self.caller.blocking_send(ListFlowsResponse { flows }) {
             Ok(()) => ControlFlow::Continue(()),
             Err(_) => ControlFlow::Break(()),
         }
@@ -305,5 +339,41 @@ impl Wanted {
             slot: flow.slot,
             client: client.map(|client| client.to_string()),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_takes_nothing_is_told_no_more_and_why() {
+        let patience = Duration::from_millis(50);
+        let (sender, found) = mpsc::channel(1);
+        let told = passed_on(found, patience);
+        let finds =
+            tokio::task::spawn_blocking(move || (0..).take_while(|&part| sender.blocking_send(part).is_ok()).count());
+        let count = timeout(Duration::from_secs(5), finds).await.expect("its place is free again").unwrap();
+        let told: Vec<Result<i32, Code>> = told.map(|part| part.map_err(|status| status.code())).collect().await;
+        assert_eq!(told, [Ok(0), Err(Code::DeadlineExceeded)], "{count} were found");
+    }
+
+    #[tokio::test]
+    async fn who_takes_parts_slowly_is_told_all_and_who_goes_none() {
+        let (sender, found) = mpsc::channel(1);
+        let told = passed_on(found, Duration::from_millis(200));
+        let finds = tokio::task::spawn_blocking(move || (0..8).all(|part| sender.blocking_send(part).is_ok()));
+        let mut told = std::pin::pin!(told);
+        for part in 0..8 {
+            tokio::time::sleep(Duration::from_millis(40)).await;
+            assert_eq!(told.next().await.unwrap().unwrap(), part);
+        }
+        assert!(told.next().await.is_none() && finds.await.unwrap());
+
+        let (sender, found) = mpsc::channel::<i32>(1);
+        drop(passed_on(found, PATIENCE));
+        timeout(Duration::from_secs(5), sender.closed()).await.expect("whoever finds nothing ends, too");
     }
 }

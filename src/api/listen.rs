@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::stream::BoxStream;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{Stream, StreamExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 
@@ -54,6 +54,9 @@ const OF_ONE: usize = 16;
 /// For one handshake.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// Between two tries where no caller can be accepted.
+const PAUSE: Duration = Duration::from_millis(100);
+
 impl Listeners {
     pub async fn bind(config: &config::Api) -> Result<Self, Error> {
         let tls = config.tls.clone().map(tls::Server::new).transpose()?.map(Arc::new);
@@ -92,18 +95,49 @@ impl Listeners {
         for listener in self.tcp {
             let callers = match (&self.tls, &api.config.api.tls) {
                 (Some(server), Some(config)) => secured(listener, server.clone(), config.clone()),
-                _ => TcpListenerStream::new(listener).map(|stream| stream.map(Connection::tcp)).boxed(),
+                _ => accepted(TcpListenerStream::new(listener)).map(|stream| Ok(Connection::tcp(stream))).boxed(),
             };
             let serving = router(api.clone()).serve_with_incoming(callers);
             tokio::spawn(async move { say(serving.await) });
         }
         for listener in self.unix {
-            let callers = UnixListenerStream::new(listener).map(|stream| stream.map(Connection::unix));
+            let callers =
+                accepted(UnixListenerStream::new(listener)).map(|stream| io::Result::Ok(Connection::unix(stream)));
             let serving = router(api.clone()).serve_with_incoming(callers);
             tokio::spawn(async move { say(serving.await) });
         }
         Serving { paths: self.paths }
     }
+}
+
+/// Callers as they come. Where the node lacks something to accept one (descriptors, memory), the kernel keeps the caller and would say the
+/// same at once, again and again: so it is tried after a pause, and told once until it works.
+fn accepted<S: Send + 'static>(
+    callers: impl Stream<Item = io::Result<S>> + Unpin + Send + 'static,
+) -> impl Stream<Item = S> + Send {
+    stream::unfold((callers, false), |(mut callers, mut has_failed)| async move {
+        loop {
+            match callers.next().await? {
+                Ok(caller) => {
+                    if has_failed {
+                        tracing::info!("api: callers can be accepted again");
+                    }
+                    return Some((caller, (callers, false)));
+                }
+                // That caller is gone; the next may be there.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    if !has_failed {
+                        tracing::warn!(
+                            "api: no caller can be accepted: {error}; tried again every {PAUSE:?}, told once"
+                        );
+                    }
+                    has_failed = true;
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    })
 }
 
 /// Callers who proved who they are. One that is slow about it keeps nobody else waiting, nor do many of one address.
@@ -113,12 +147,12 @@ fn secured(
     config: ApiTls,
 ) -> BoxStream<'static, io::Result<Connection>> {
     let places = Places::default();
-    let shake = move |stream: io::Result<TcpStream>| {
+    let shake = move |stream: TcpStream| {
         let (server, config) = (server.clone(), config.clone());
         // Taken when the caller comes, not when its turn does.
-        let place = stream.as_ref().ok().and_then(|stream| places.take(stream.peer_addr().ok()?.ip()));
+        let place = stream.peer_addr().ok().and_then(|address| places.take(address.ip()));
         async move {
-            let (stream, _place) = (stream?, place.ok_or_else(|| io::Error::other("too many of one address"))?);
+            let _place = place.ok_or_else(|| io::Error::other("too many of one address"))?;
             let _ = stream.set_nodelay(true);
             let from = stream.peer_addr()?;
             match tokio::time::timeout(PATIENCE, server.accept(stream)).await {
@@ -131,7 +165,7 @@ fn secured(
             }
         }
     };
-    let callers = TcpListenerStream::new(listener).map(shake).buffer_unordered(HANDSHAKES);
+    let callers = accepted(TcpListenerStream::new(listener)).map(shake).buffer_unordered(HANDSHAKES);
     // A caller that fails is no end of the others.
     callers.filter_map(async |caller| caller.ok().map(Ok)).boxed()
 }
@@ -230,4 +264,28 @@ fn group_id(name: &str) -> Option<u32> {
         let mut fields = line.split(':');
         (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok())?
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn where_no_caller_can_be_accepted_it_is_tried_again_after_a_pause() {
+        let lacks = || Err(Errno::MFILE.into());
+        let gone = || Err(Errno::CONNABORTED.into());
+        let begun = Instant::now();
+        let callers = accepted(stream::iter([Ok(1), gone(), Ok(2), lacks(), lacks(), Ok(3)]));
+        let mut callers = std::pin::pin!(callers);
+        assert_eq!((callers.next().await, callers.next().await), (Some(1), Some(2)));
+        let before = begun.elapsed();
+        assert!(before < PAUSE, "{before:?}");
+        assert_eq!((callers.next().await, callers.next().await), (Some(3), None));
+        let paused = begun.elapsed() - before;
+        assert!(paused >= 2 * PAUSE, "{paused:?}");
+    }
 }

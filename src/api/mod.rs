@@ -50,12 +50,17 @@ pub struct Api {
     pub remembered: Vec<(u16, crate::flow::Remembered)>,
     /// So many callers may be told of flows at once: each holds a thread, and a snapshot, for as long as it listens.
     pub lists: Arc<Semaphore>,
+    /// So many callers may watch the definitions at once.
+    pub watches: Arc<Semaphore>,
     /// Takes frames from the lcores, in the order of `[dpdk] lcores`.
     pub captures: Arc<Captures>,
 }
 
 /// For [`Api::lists`].
 pub const LISTS: usize = 16;
+
+/// For [`Api::watches`]: each is sent every set, of which a slow one holds its own.
+pub const WATCHES: usize = 256;
 
 /// Renders metrics, at least those whose name begins so; nothing where the node is about to end.
 pub type Metrics = dyn Fn(&str) -> futures_util::future::BoxFuture<'static, Option<String>> + Send + Sync;

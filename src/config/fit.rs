@@ -78,6 +78,7 @@ fn misfits(config: &Config, service: &Service) -> Vec<(&'static str, String)> {
         found.push(("forwarding", reason));
     }
     found.extend(no_way_through(config, service).map(|reason| ("health_check.target", reason)));
+    found.extend(takes_answers(config, service).map(|reason| ("port", reason)));
     let (count, size) = (service.backends.len(), config.hash.table_size);
     if service.table_size.is_none() && count > size as usize {
         let reason =
@@ -122,4 +123,22 @@ fn no_way_through(config: &Config, service: &Service) -> Option<String> {
         )),
         Some(_) => None,
     }
+}
+
+/// Why this service would take the answers to checks that go through services, whosever they are: they come to an address of the node's
+/// own, and there services go first.
+fn takes_answers(config: &Config, service: &Service) -> Option<String> {
+    let health = &config.health;
+    let own = [health.ipv4_source.map(IpAddr::from), health.ipv6_source.map(IpAddr::from)];
+    let own = own.into_iter().flatten().find(|own| service.vip.contains(own))?;
+    // Without a twin none goes through.
+    let takes = service.ports.overlaps(health.ports) && config.ports.iter().any(|port| port.twin.is_some());
+    let key = if own.is_ipv4() { "ipv4_source" } else { "ipv6_source" };
+    takes.then(|| {
+        format!(
+            "of {own} the node itself needs ports {}, to which answers to health checks through services come: leave them out, or set \
+             another [health] ports or {key} in the node's configuration",
+            health.ports
+        )
+    })
 }

@@ -339,6 +339,33 @@ fn checks_through_a_service_need_a_twin_an_address_and_ports_of_their_own() {
     );
 }
 
+#[test]
+fn a_service_at_the_nodes_own_address_takes_no_answers_of_checks() {
+    let said = |config: &str, vip: &str, port: &str| {
+        let text = format!(
+            r#"{{"services": [{{"name": "web", "vip": "{vip}", "port": "{port}", "protocol": "tcp", "forwarding": "ipip",
+            "backends": [{{"address": "10.1.0.1"}}]}}]}}"#
+        );
+        let definitions = service::native(text, "s", None).unwrap().0;
+        fit(&read(config), &definitions, "s.json").err().map(|errors| errors.to_string())
+    };
+    let reason = |own: &str, ports: &str, key: &str| {
+        format!(
+            "s.json: services[0].port: of {own} the node itself needs ports {ports}, to which answers to health checks through services \
+             come: leave them out, or set another [health] ports or {key} in the node's configuration"
+        )
+    };
+    let v4 = Some(reason("10.0.0.2", "61000-65535", "ipv4_source"));
+    assert_eq!(said(WHOLE, "10.0.0.2", "60000-61000"), v4);
+    assert_eq!(said(WHOLE, "10.0.0.0/24", "65535-65535"), v4);
+    assert_eq!(said(WHOLE, "fd00::2", "61000-61001"), Some(reason("fd00::2", "61000-65535", "ipv6_source")));
+    // Beside them, at another address, with other ports for checks, and where none goes through.
+    assert_eq!(said(WHOLE, "10.0.0.2", "1-60999"), None);
+    assert_eq!(said(WHOLE, "10.0.0.1", "60000-61000"), None);
+    assert_eq!(said(&WHOLE.replace("61000-65535", "62000-62999"), "10.0.0.2", "60000-61000"), None);
+    assert_eq!(said(&WHOLE.replace("twin = \"wan0\"\n", ""), "10.0.0.2", "60000-61000"), None);
+}
+
 const NO_DURATION: &str = "written like \"2h4m\" or \"500ms\"";
 
 /// `LEAST` or `WHOLE` with a text replaced by another, and the errors.

@@ -543,6 +543,8 @@ impl Thread {
             for (pair, packets, bytes) in self.compiler.forget_counters() {
                 self.sums.add(pair, packets, bytes);
             }
+            let services = self.definitions.as_ref().map_or(&[][..], |set| &set.services);
+            self.sums.forget_left(services.iter().map(|service| &service.name));
             self.answer();
         }
     }

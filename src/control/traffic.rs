@@ -1,7 +1,7 @@
 //! Packets and bytes of whole services, which must never count backwards: not when a backend leaves, and takes its own
 //! counts with it, nor when a new one counts from zero.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -19,6 +19,15 @@ impl Sums {
     pub fn add(&mut self, (service, _): Pair, packets: u64, bytes: u64) {
         let sum = self.0.entry(service).or_default();
         *sum = (sum.0 + packets, sum.1 + bytes);
+    }
+
+    /// Forgets services that left, where there are more than these, all that are defined: whoever asks for sums has them forgotten, too, but
+    /// it may be that nobody ever asks.
+    pub fn forget_left<'a>(&mut self, services: impl ExactSizeIterator<Item = &'a Arc<str>>) {
+        if self.0.len() > services.len() {
+            let defined: HashSet<&str> = services.map(|service| &**service).collect();
+            self.0.retain(|service, _| defined.contains(&**service));
+        }
     }
 
     /// Sums of these services, in this order, with what the `pairs` that there are have counted; all others are forgotten.
@@ -68,6 +77,21 @@ mod tests {
         assert_eq!(of(&mut sums, &[(&one, 6, 60), (&two, 1, 10)]), 10);
         sums.add(two.clone(), 1, 10);
         assert_eq!(of(&mut sums, &[(&one, 6, 60), (&two, 0, 0)]), 10);
+    }
+
+    #[test]
+    fn there_are_never_more_sums_than_services_though_nobody_asks() {
+        let stays = pair("stays", 1);
+        let mut sums = Sums::default();
+        for number in 0..1000 {
+            let left = pair(&format!("s{number}"), 1);
+            sums.add(left, 5, 50);
+            sums.add(stays.clone(), 1, 10);
+            sums.forget_left([&stays.0, &"new".into()].into_iter());
+            assert!(sums.0.len() <= 2, "{} sums", sums.0.len());
+        }
+        let of = sums.of([].into_iter(), [&stays.0].into_iter());
+        assert_eq!(of, [Count { of: stays.0.clone(), packets: 1000, bytes: 10_000 }]);
     }
 
     #[test]

@@ -34,6 +34,12 @@ pub enum Target {
     Through { vip: SocketAddr, backend: SocketAddr, forwarding: Forwarding },
 }
 
+impl Target {
+    pub fn is_through(&self) -> bool {
+        matches!(self, Self::Through { .. })
+    }
+}
+
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

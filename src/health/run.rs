@@ -40,10 +40,10 @@ pub struct Thread {
     /// Probes that may be asked at once.
     room: usize,
     asker: Arc<Asker>,
-    schedule: Schedule,
+    /// Direct, and through services.
+    ways: [Way; 2],
     /// By place.
     probes: Vec<Option<Entry>>,
-    running: usize,
     serial: u64,
     done: mpsc::UnboundedSender<Done>,
     /// The set that was taken last, and what of it is still to do.
@@ -59,7 +59,28 @@ pub struct Thread {
     forgot: Instant,
 }
 
+/// Probes that go one way: those of the other do not wait for what they lack.
+struct Way {
+    schedule: Schedule,
+    /// Of them, so many may be asked at once.
+    room: usize,
+    running: usize,
+}
+
+impl Way {
+    fn new(room: usize) -> Self {
+        Self { schedule: Schedule::new(Instant::now()), room, running: 0 }
+    }
+
+    /// When its next probe is due, if there is room for one more.
+    fn next(&self) -> Option<Instant> {
+        self.schedule.next().filter(|_| self.running < self.room)
+    }
+}
+
 struct Entry {
+    /// Of `ways`.
+    way: usize,
     /// Places are used again; serial numbers never.
     serial: u64,
     timing: Timing,
@@ -99,16 +120,23 @@ fn room(options: &Options) -> usize {
     options.at_once.min(fit).max(1)
 }
 
+/// The most that may be asked through services: as many as there are ports, so that none waits for one while it is asked, and no more than
+/// half of all, so that direct ones have room whatever happens there.
+fn room_through(options: &Options, room: usize) -> usize {
+    let ports = options.through.as_ref().map_or(usize::MAX, |through| through.ports());
+    ports.min(room / 2).max(1)
+}
+
 impl Thread {
     pub async fn run(shared: Arc<Shared>, options: Options) {
         let (done, mut results) = mpsc::unbounded_channel();
+        let room = room(&options);
         let mut this = Self {
             shared,
-            room: room(&options),
+            room,
+            ways: [room, room_through(&options, room)].map(Way::new),
             asker: Arc::new(Asker::new(options.through)),
-            schedule: Schedule::new(Instant::now()),
             probes: Vec::new(),
-            running: 0,
             serial: 0,
             done,
             set: Vec::new(),
@@ -126,7 +154,7 @@ impl Thread {
             this.take_set();
             this.count(&mut batch);
             this.begin_due();
-            shared.counters.running.store(this.running as u64, Relaxed);
+            shared.counters.running.store(this.running() as u64, Relaxed);
             this.tell();
             let next = this.next();
             tokio::select! {
@@ -186,11 +214,11 @@ impl Thread {
         let mut board = shared.board();
         let mut places = Vec::new();
         for (_, probe) in Probe::all_of(&service) {
-            let interval = probe.rhythm.interval;
+            let (interval, way) = (probe.rhythm.interval, usize::from(probe.subject.target.is_through()));
             let (place, is_new) = board.want(probe);
             places.push(place);
             if is_new {
-                self.enter(place, interval);
+                self.enter(place, way, interval);
             } else if board.turned_since(place, self.set_since) {
                 // Since the set came, whoever made it may have seen the verdict before.
                 self.turn(place);
@@ -209,10 +237,10 @@ impl Thread {
         }
     }
 
-    fn enter(&mut self, place: u32, interval: Duration) {
+    fn enter(&mut self, place: u32, way: usize, interval: Duration) {
         self.serial += 1;
-        let timing = self.schedule.enter(place, interval, Instant::now());
-        let entry = Some(Entry { serial: self.serial, timing, running: None, turned: false });
+        let timing = self.ways[way].schedule.enter(place, interval, Instant::now());
+        let entry = Some(Entry { way, serial: self.serial, timing, running: None, turned: false });
         let index = place as usize;
         if self.probes.len() <= index {
             self.probes.resize_with(index + 1, || None);
@@ -228,10 +256,11 @@ impl Thread {
                 continue;
             }
             if let Some(entry) = self.probes[place as usize].take() {
-                self.schedule.remove(place, &entry.timing);
+                let way = &mut self.ways[entry.way];
+                way.schedule.remove(place, &entry.timing);
                 if let Some(task) = entry.running {
                     task.abort();
-                    self.running -= 1;
+                    way.running -= 1;
                 }
             }
         }
@@ -241,10 +270,12 @@ impl Thread {
         let shared = self.shared.clone();
         let board = shared.board();
         let now = Instant::now();
-        while self.running < self.room {
-            let Some(place) = self.schedule.take_due(now) else { break };
+        // Who waits longest is first, whichever way it goes.
+        while let Some((_, way)) = self.first() {
+            let way = &mut self.ways[way];
+            let Some(place) = way.schedule.take_due(now) else { break };
             let (Some(entry), Some(probe)) = (&mut self.probes[place as usize], board.probe(place)) else { continue };
-            let delay = self.schedule.delay(&entry.timing, now);
+            let delay = way.schedule.delay(&entry.timing, now);
             shared.counters.late.fetch_add(u64::from(delay > LATE), Relaxed);
             shared.counters.missed.fetch_add(u64::from(delay > probe.rhythm.interval), Relaxed);
             shared.counters.worst_delay.fetch_max(u64::try_from(delay.as_micros()).unwrap_or(u64::MAX), Relaxed);
@@ -255,8 +286,18 @@ impl Thread {
                 let _ = done.send(Done { place, serial, outcome, latency });
             });
             entry.running = Some(task.abort_handle());
-            self.running += 1;
+            way.running += 1;
         }
+    }
+
+    fn running(&self) -> usize {
+        self.ways.iter().map(|way| way.running).sum()
+    }
+
+    /// When the next probe is due for which there is room, and its way.
+    fn first(&self) -> Option<(Instant, usize)> {
+        let next = self.ways.iter().enumerate().filter_map(|(index, way)| Some((way.next()?, index)));
+        next.min().filter(|_| self.running() < self.room)
     }
 
     fn count(&mut self, batch: &mut Vec<Done>) {
@@ -271,8 +312,9 @@ impl Thread {
             let entry = self.probes[place as usize].as_mut().filter(|entry| entry.serial == serial);
             let Some(entry) = entry else { continue };
             entry.running = None;
-            self.running -= 1;
-            self.schedule.enter_again(place, &mut entry.timing, now);
+            let way = &mut self.ways[entry.way];
+            way.running -= 1;
+            way.schedule.enter_again(place, &mut entry.timing, now);
             if let Some(probe) = board.probe(place) {
                 shared.counters.note(probe.subject.question.kind, &outcome, latency);
             }
@@ -298,7 +340,7 @@ impl Thread {
 
     /// When the thread has something to do, unless something comes before.
     fn next(&self) -> Option<Instant> {
-        let probe = self.schedule.next().filter(|_| self.running < self.room);
+        let probe = self.first().map(|(due, _)| due);
         let tell = (!self.turned.is_empty()).then(|| self.told_at + TELL);
         [probe, tell].into_iter().flatten().min()
     }

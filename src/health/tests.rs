@@ -27,7 +27,7 @@ const SLACK: Duration = Duration::from_millis(150);
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 
 /// Waits for a condition.
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(super) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(5);
     while !holds() {
         assert!(Instant::now() < deadline, "not within 5 s: {what}");
@@ -136,7 +136,7 @@ async fn outcome(kind: CheckKind, address: SocketAddr) -> Outcome {
 }
 
 /// A service whose backends are at these addresses, and checked on that port.
-fn service(name: &str, addresses: &[IpAddr], port: u16, check: serde_json::Value) -> Arc<Service> {
+pub(super) fn service(name: &str, addresses: &[IpAddr], port: u16, check: serde_json::Value) -> Arc<Service> {
     let mut check = check;
     if check["kind"] != "ping" {
         check["port"] = json!(port);

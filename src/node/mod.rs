@@ -13,8 +13,8 @@ mod state_dir;
 
 use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use dpdk::{Eal, Mempool, Running, cycles};
@@ -36,7 +36,7 @@ use crate::telemetry::Wanted;
 use crate::telemetry::{self, Device, Health, Lcores, Recorded, Server, Sources, TwinCounts};
 use crate::wire::Mac;
 use flow_memory::FlowMemory;
-use ports::Opened;
+use ports::{Opened, Ports};
 use signals::{Said, Signals};
 use state_dir::StateDir;
 
@@ -126,6 +126,8 @@ const RING: u32 = 1024;
 struct Node {
     health: Arc<Health>,
     sources: Arc<Sources>,
+    /// Closed after the lcores, which have their queues.
+    ports: Ports,
     /// What each lcore remembers, with its CPU.
     #[cfg(feature = "api")]
     remembered: Vec<(u16, Remembered)>,
@@ -216,25 +218,23 @@ impl Node {
         }
         tracing::info!("{} lcores, on CPUs {cpus:?}, idle: {:?}", lcores.len(), config.dpdk.idle);
 
-        let ports: Vec<_> = opened.iter().map(|port| port.name.clone()).collect();
+        let names = opened.iter().map(|port| port.name.clone()).collect();
         let mbufs = config.dpdk.mempool_mbufs.into();
-        let devices = Mutex::new(opened);
-        let device = move || {
-            let devices = devices.lock().unwrap_or_else(PoisonError::into_inner);
-            Device {
-                ports: devices.iter().map(Opened::counts).collect(),
-                mbufs_in_use: pool.in_use().into(),
-                mbufs,
-                twins: counts.iter().map(twin_counts).collect(),
-                probe_answers: probe_counts.as_ref().map_or(0, |counts| counts.answers.get()),
-                probes_lost: probe_counts.as_ref().map_or(0, |counts| counts.lost.get()),
-            }
+        let ports = Ports::new(opened);
+        let asked = ports.clone();
+        let device = move || Device {
+            ports: asked.counts(),
+            mbufs_in_use: pool.in_use().into(),
+            mbufs,
+            twins: counts.iter().map(twin_counts).collect(),
+            probe_answers: probe_counts.as_ref().map_or(0, |counts| counts.answers.get()),
+            probes_lost: probe_counts.as_ref().map_or(0, |counts| counts.lost.get()),
         };
         let health = Arc::new(Health::default());
         let sources = Sources {
             node: config.node.name.clone(),
             feed: config.feed.kind().name(),
-            ports,
+            ports: names,
             lcores: Lcores::new(blocks),
             flow_capacity: config.environment().flows,
             certificates: config.certificates().map(Path::to_owned).collect(),
@@ -247,6 +247,7 @@ impl Node {
         Ok(Self {
             health,
             sources: Arc::new(sources),
+            ports,
             #[cfg(feature = "api")]
             remembered: cpus.iter().copied().zip(remembered).collect(),
             stop,
@@ -276,6 +277,7 @@ impl Node {
             }),
             remembered: self.remembered.clone(),
             lists: Arc::new(tokio::sync::Semaphore::new(api::LISTS)),
+            watches: Arc::new(tokio::sync::Semaphore::new(api::WATCHES)),
             captures: self.captures.clone(),
         })
     }
@@ -329,7 +331,7 @@ impl Node {
 
     /// Ends everything, users before what they use.
     fn stop(self) -> Result<(), Error> {
-        let Self { sources, stop, lcores, punt, control, .. } = self;
+        let Self { ports, stop, lcores, punt, control, .. } = self;
         stop.store(true, Ordering::Relaxed);
         let mut died = None;
         for (cpu, running) in lcores {
@@ -339,7 +341,8 @@ impl Node {
         }
         drop(punt);
         drop(control);
-        drop(sources);
+        // Not with the last who holds them: a scrape may be written down at this moment, and nobody waits for it.
+        ports.close();
         tracing::info!("stopped");
         died.map_or(Ok(()), Err)
     }

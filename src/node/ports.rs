@@ -1,6 +1,7 @@
 //! Opens the ports of the configuration and starts them, with one queue for each lcore.
 
 use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dpdk::port::{Info, PortError};
 use dpdk::{Eal, Errno, Mempool, Port, Queue};
@@ -75,6 +76,30 @@ impl Opened {
     }
 }
 
+/// Ports that run until they are closed, whoever still has this; of closed ones nothing is told.
+#[derive(Clone)]
+pub struct Ports(Arc<Mutex<Vec<Opened>>>);
+
+impl Ports {
+    pub fn new(opened: Vec<Opened>) -> Self {
+        Self(Arc::new(Mutex::new(opened)))
+    }
+
+    /// What the devices count, in the configuration's order.
+    pub fn counts(&self) -> Vec<PortCounts> {
+        self.opened().iter().map(Opened::counts).collect()
+    }
+
+    /// Closes them, once no lcore has a queue any more.
+    pub fn close(&self) {
+        self.opened().clear();
+    }
+
+    fn opened(&self) -> MutexGuard<'_, Vec<Opened>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// How all ports deal frames to the lcores, where they do so alike and it is known.
 pub fn dealing(ports: &[Opened]) -> Option<Dealing> {
     let first = ports.first()?;
@@ -91,5 +116,37 @@ impl fmt::Display for Opened {
             write!(f, " (the device keeps {}; penstock sorts the frames itself)", Mac(info.mac))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dpdk::eal;
+
+    use super::*;
+
+    #[test]
+    fn ports_are_closed_though_somebody_asks_for_their_counts() {
+        // EAL pins the thread that starts it.
+        let start = || Eal::init(&eal::allowed_cpus()?[..1], ["--no-pci", "--no-huge", "--no-shconf", "-m", "64"]);
+        let eal = std::thread::spawn(start).join().unwrap().unwrap_or_else(|error| panic!("{error}"));
+        let pool = Mempool::new(eal, "closed", 1023, 2176).unwrap();
+        let config = config::Port {
+            name: "wan0".to_owned(),
+            device: "net_null0".to_owned(),
+            mtu: 1500,
+            mac: None,
+            addresses: Vec::new(),
+            twin: None,
+            promiscuous: false,
+        };
+        let open = || Opened::open(eal, pool, &config, 1);
+        let ports = Ports::new(vec![open().unwrap()]);
+        let scrape = ports.clone();
+        assert_eq!(scrape.counts().len(), 1);
+        assert!(open().is_err(), "it is open");
+        ports.close();
+        assert_eq!(scrape.counts().len(), 0);
+        assert!(open().is_ok(), "it was not closed");
     }
 }

@@ -50,6 +50,10 @@ pub fn relay<F: Frame>(
     let client = client(message.get(inner_at..)?, &tunnel, quoted.get(outer.header..)?, snapshot)?;
     let overhead = (outer.header + usize::from(tunnel.between)) as u16;
     let packet = Packet { total: inner.len() as u16, ..parsed.packet };
+    // Asked before anything changes, so that whoever looks on sees what is dropped as it was received.
+    if snapshot.next_hop(client).is_none() {
+        return Some(Verdict::Drop(Reason::NoNextHop));
+    }
     if !snapshot.limiter().allow(now) {
         return Some(Verdict::Drop(Reason::IcmpLimited));
     }
@@ -72,7 +76,7 @@ pub fn relay<F: Frame>(
         }
         refusal::tell_too_big(frame, packet, client, mtu.saturating_sub(overhead), snapshot)
     };
-    Some(told().map_or(Verdict::Drop(Reason::NoNextHop), Verdict::Answer))
+    Some(told().map_or(Verdict::Drop(Reason::Malformed), Verdict::Answer))
 }
 
 /// The MTU of a "too big", of which `None` says that it is something else.

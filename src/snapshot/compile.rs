@@ -954,6 +954,20 @@ mod tests {
     }
 
     #[test]
+    fn a_target_is_known_as_its_services_backend() {
+        let snapshot = Scene::new().compile([(80, 200), (81, 3)].into_iter());
+        for index in [0, 1] {
+            let (service, compiled) = (ServiceIndex(index), &snapshot.services[index as usize]);
+            for (member, target) in compiled.targets.iter().enumerate() {
+                let endpoint = compiled.definition().endpoint(compiled.backend(member as u16).unwrap());
+                assert_eq!(snapshot.backend_of(service, target), Some(endpoint));
+                assert_eq!(snapshot.backend_of(ServiceIndex(1 - index), target), None, "it is the other's");
+            }
+            assert_eq!(snapshot.backend_of(service, &snapshot.nobody), None);
+        }
+    }
+
+    #[test]
     fn what_left_is_let_go_of_once_it_is_adopted() {
         let mut scene = Scene::new();
         let first = scene.compile((1..=50).map(|port| (port, (port % 5) as u8 + 1)));

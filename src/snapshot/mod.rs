@@ -618,7 +618,7 @@ impl Snapshot {
     /// Address and port (0: the packet's own) of the backend that this target of a service of this snapshot is.
     pub fn backend_of(&self, service: ServiceIndex, target: &Target) -> Option<SocketAddr> {
         let service = self.services.get(service.0 as usize)?;
-        let member = service.targets.iter().position(|other| std::ptr::eq(other, target))?;
+        let member = service.targets.element_offset(target)?;
         let backend = service.backend(u16::try_from(member).ok()?)?;
         Some(service.definition().endpoint(backend))
     }

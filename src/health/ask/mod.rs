@@ -56,7 +56,7 @@ impl Asker {
 
     pub async fn ask(&self, probe: &Probe) -> (Outcome, Duration) {
         let Subject { target, question } = &probe.subject;
-        // It may wait for a port, which is no fault of the backend's.
+        // It may wait for the port of one that is being given up, which is no fault of the backend's.
         let to = match self.way(*target).await {
             Ok(to) => to,
             Err(error) => return (Outcome::NoVerdict(error.raw_os_error().unwrap_or(EIO)), Duration::ZERO),

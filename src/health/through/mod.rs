@@ -72,6 +72,11 @@ impl Through {
         }
     }
 
+    /// How many probes may be under way.
+    pub fn ports(&self) -> usize {
+        self.ports.count()
+    }
+
     /// Takes a port, once there is one, for a probe that goes this way.
     pub async fn enter(&self, passage: Passage) -> io::Result<Passing<'_>> {
         let own = match passage.vip {

@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use etherparse::icmpv4::DestUnreachableHeader;
 use etherparse::{Icmpv4Type, IpNumber, NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
+use serde_json::json;
 
 use super::*;
 use crate::health::ask::Asker;
-use crate::health::{Failure, Outcome, Probe, Question, Rhythm, Subject, Target};
+use crate::health::tests::{service, until};
+use crate::health::{Failure, Options, Outcome, Probe, Prober, Question, Rhythm, Subject, Target};
 use crate::service::{CheckKind, Forwarding};
 
 const SOURCE: [IpAddr; 2] =
@@ -169,6 +171,28 @@ async fn as_many_go_as_there_are_ports_and_the_others_wait() {
     assert_eq!(through.passage(own), Some(way), "its last packets still go where they went");
     let third = third.await.unwrap();
     assert_eq!((third.own, through.passage(own)), (own, Some(other)));
+}
+
+#[tokio::test]
+async fn those_that_wait_for_a_port_keep_no_direct_check_waiting() {
+    if !in_a_namespace("those_that_wait_for_a_port_keep_no_direct_check_waiting") {
+        return;
+    }
+    ip("link set lo up");
+    // Nobody answers: each keeps its port.
+    let addresses: Vec<IpAddr> = (1..=40).map(|n| Ipv4Addr::new(10, 1, 0, n).into()).collect();
+    let check = json!({"kind": "tcp", "target": "vip", "interval": "10ms", "timeout": "1h"});
+    let silent = service("silent", &addresses, 80, check);
+    let check = json!({"kind": "tcp", "interval": "10ms", "timeout": "1s"});
+    let closed = service("closed", &[Ipv4Addr::LOCALHOST.into()], 9, check);
+    let options = Options { at_once: 8, through: Some(through(PORTS)) };
+    let (prober, _changes) = Prober::start(options, []).unwrap();
+    prober.want(vec![silent.clone()]);
+    until("the ports are taken", || prober.view().counts().running >= PORTS.count()).await;
+    prober.want(vec![silent, closed]);
+    until("direct checks come again and again", || prober.view().counts().failed > 20).await;
+    let running = prober.view().counts().running;
+    assert!((PORTS.count()..=PORTS.count() + 1).contains(&running), "{running} are asked");
 }
 
 #[tokio::test]

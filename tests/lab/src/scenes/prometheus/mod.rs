@@ -90,8 +90,27 @@ fn play(lab: &mut Lab, story: &mut Story) -> Result<()> {
         let samples = text.lines().filter(|line| !line.starts_with('#')).count();
         Ok(format!("{} metrics, {samples} samples, {} bytes", shown.len(), text.len()))
     })?;
+    story.claim("it has every rule that is written, and asks each again and again without a fault", || {
+        let (mut written, before) = (server::written_rules()?, prometheus.rules()?);
+        let mut loaded: Vec<&str> = before.iter().map(|rule| rule.name.as_str()).collect();
+        // Groups come in the order of their names.
+        written.sort();
+        loaded.sort();
+        require(!written.is_empty() && loaded == written, || format!("written: {written:?}\nloaded: {loaded:?}"))?;
+        until("every rule is asked once more, and gives no error", PATIENCE, || {
+            let now = prometheus.rules()?;
+            let is_asked = |(before, now): (&Rule, &Rule)| {
+                before.last_evaluation != now.last_evaluation && !now.last_evaluation.is_empty() && now.health == "ok"
+            };
+            let waiting: Vec<_> = before.iter().zip(&now).filter(|pair| !is_asked(*pair)).collect();
+            if waiting.is_empty() && now.len() == before.len() { Ok(Some(())) } else { bail!("{waiting:?}") }
+        })
+        .map_err(with(|| prometheus.tail()))?;
+        Ok(format!("{} rules", written.len()))
+    })?;
     story.claim("of this node no alert has fired, and no rule has failed", || {
         let rules = prometheus.rules()?;
+        require(rules.iter().any(|rule| rule.is_alert), || "no alert is loaded".to_owned())?;
         let wrong = |rule: &&Rule| rule.state == "firing" || rule.health != "ok";
         let wrong: Vec<_> = rules.iter().filter(wrong).map(|rule| format!("{rule:?}")).collect();
         require(wrong.is_empty(), || wrong.join("\n"))?;

@@ -28,6 +28,18 @@ pub struct Rule {
     /// Of an alert: "inactive", "pending" or "firing".
     pub state: String,
     pub health: String,
+    /// When it was asked last; years ago where it never was.
+    pub last_evaluation: String,
+}
+
+/// The names of the rules that are written.
+pub fn written_rules() -> Result<Vec<String>> {
+    let text = std::fs::read_to_string(format!("{CONFIGURATION}/rules.yml"))?;
+    let name = |line: &str| {
+        let rule = line.trim().strip_prefix("- ")?;
+        rule.strip_prefix("alert: ").or_else(|| rule.strip_prefix("record: ")).map(str::to_owned)
+    };
+    Ok(text.lines().filter_map(name).collect())
 }
 
 impl Prometheus {
@@ -87,7 +99,8 @@ impl Prometheus {
         let rule = |rule: &Value| {
             let text = |key: &str| rule[key].as_str().unwrap_or_default().to_owned();
             let is_alert = rule["type"] == "alerting";
-            Rule { name: text("name"), query: text("query"), is_alert, state: text("state"), health: text("health") }
+            let (name, query, state, health) = (text("name"), text("query"), text("state"), text("health"));
+            Rule { name, query, is_alert, state, health, last_evaluation: text("lastEvaluation") }
         };
         Ok(rules.map(rule).collect())
     }
@@ -105,5 +118,17 @@ impl Prometheus {
         let said = output(curl.arg(format!("http://{LISTEN}/api/v1/{what}")))?;
         let answer: Value = serde_json::from_str(&said).context("Prometheus' answer")?;
         Ok(answer["data"].clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_rule_that_is_written_is_known_by_name() -> Result<()> {
+        let text = std::fs::read_to_string(format!("{CONFIGURATION}/rules.yml"))?;
+        assert_eq!(written_rules()?.len(), text.matches("expr:").count());
+        Ok(())
     }
 }
