@@ -38,8 +38,9 @@ pub struct Flows {
     /// Entries that may be taken; and those that are, be it by flows that are over.
     capacity: usize,
     taken: usize,
-    /// The next bucket to be swept.
+    /// The next bucket to be swept; and the second in which [`Flows::make_room`] swept last, with the buckets that it has left for it.
     swept: usize,
+    sweeping: (Seconds, usize),
     key: [u64; 2],
 }
 
@@ -351,13 +352,13 @@ impl Flows {
     /// With room for `capacity` flows. `seed`: a secret of the process.
     pub fn new(capacity: usize, seed: [u64; 2]) -> Self {
         let memory = Memory::private(Self::buckets(capacity)).expect("there is memory for the flows");
-        Self { buckets: Arc::new(memory), capacity, taken: 0, swept: 0, key: key(seed) }
+        Self { buckets: Arc::new(memory), capacity, taken: 0, swept: 0, sweeping: (Seconds(0), 0), key: key(seed) }
     }
 
     /// In memory of [`Flows::buckets`] that may remember flows already, under the same seed.
     pub fn on(memory: Memory, capacity: usize, seed: [u64; 2]) -> Self {
         let taken = memory.iter().flat_map(|bucket| &bucket.0).filter(|entry| !entry.is_free()).count();
-        Self { buckets: Arc::new(memory), capacity, taken, swept: 0, key: key(seed) }
+        Self { buckets: Arc::new(memory), capacity, taken, swept: 0, sweeping: (Seconds(0), 0), key: key(seed) }
     }
 
     /// Forgets all.
@@ -494,11 +495,19 @@ impl Flows {
         if worth == Worth::Nothing { Inserted::Room } else { Inserted::For(worth, other) }
     }
 
-    /// Where it is full, looks for flows that are over in the next few buckets, which are in the way now.
+    /// Where it is full, looks for flows that are over in the next few buckets, which are in the way now: all of it once a second, in which
+    /// nothing ends that was not over by then.
     #[inline]
-    pub fn make_room(&mut self, judge: &impl Judge) {
+    pub fn make_room(&mut self, now: Seconds, judge: &impl Judge) {
         const FEW: usize = 2;
-        if self.taken >= self.capacity {
+        if self.taken < self.capacity {
+            return;
+        }
+        if self.sweeping.0 != now {
+            self.sweeping = (now, self.buckets.len());
+        }
+        if self.sweeping.1 > 0 {
+            self.sweeping.1 = self.sweeping.1.saturating_sub(FEW);
             self.sweep(FEW, judge);
             // The next time they are there.
             (self.swept..self.swept + FEW).for_each(|bucket| self.buckets.prefetch(bucket as u32));
@@ -739,7 +748,23 @@ mod tests {
         assert_eq!(flows.insert(spot, &flow(1), &()), Inserted::None);
         assert_eq!((flows.find(spot), flows.is_empty()), (None, true));
         flows.sweep(10, &BySlot(0..9, 0..0));
-        flows.make_room(&BySlot(0..9, 0..0));
+        flows.make_room(Seconds(1), &BySlot(0..9, 0..0));
+    }
+
+    #[test]
+    fn a_full_table_is_looked_through_for_room_once_a_second() {
+        let mut flows = Flows::new(100, [2, 2]);
+        for k in 0..100 {
+            let spot = flows.spot([k, 0]);
+            assert_eq!(flows.insert(spot, &flow(k as u32), &()), Inserted::Room);
+        }
+        let buckets = flows.buckets.len();
+        let (none, all) = (BySlot(0..0, 0..0), BySlot(0..100, 0..0));
+        (0..buckets).for_each(|_| flows.make_room(Seconds(5), &none));
+        (0..buckets).for_each(|_| flows.make_room(Seconds(5), &all));
+        assert_eq!(flows.taken(), 100, "in this second all were looked at");
+        flows.make_room(Seconds(6), &all);
+        assert!(flows.taken() < 100);
     }
 
     #[test]

@@ -689,7 +689,7 @@ impl Burst {
         state: &mut State,
         targets: &mut [&'a Target; BURST],
     ) {
-        state.flows.make_room(&Judging { known: snapshot, now: state.now });
+        state.flows.make_room(state.now, &Judging { known: snapshot, now: state.now });
         let (mut entered, mut frames) = (0, self.frames());
         while missed != 0 {
             // Those that are not plain stand behind the others.
