@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::kept::sync_directory;
+use super::disk::sync_directory;
 use super::lines;
 
 /// One change, as it is written.

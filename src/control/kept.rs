@@ -14,6 +14,7 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use super::bases::{self, Saved};
+use super::disk::{Error, link, remove, sync_directory};
 use super::drained::Drained;
 use super::journal::{self, Journal, Position};
 use super::lines::fnv1a;
@@ -32,15 +33,6 @@ pub enum Kept {
     Drained,
     /// Backends that failed their checks.
     Health,
-}
-
-/// Why nothing was found on disk.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("{path}: {reason}", path = .0.display(), reason = .1)]
-    Io(PathBuf, io::Error),
-    #[error("{path} is damaged ({what}) and is not used", path = .path.display())]
-    Damaged { path: PathBuf, what: &'static str },
 }
 
 impl Kept {
@@ -411,47 +403,11 @@ pub fn lay_aside(state_dir: &Path) -> io::Result<PathBuf> {
     Ok(directory)
 }
 
-/// Gives a file a second name, in place of whatever has it. Whether the file is there.
-fn link(file: &Path, second: &Path) -> io::Result<bool> {
-    remove(second)?;
-    match fs::hard_link(file, second) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        linked => linked.map(|()| true),
-    }
-}
-
-/// Removes a file, if it is there.
-fn remove(file: &Path) -> io::Result<()> {
-    match fs::remove_file(file) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed,
-    }
-}
-
-/// A file's name is safe once the directory is.
-pub fn sync_directory(directory: &Path) -> io::Result<()> {
-    #[cfg(test)]
-    tests::fail_where_due()?;
-    File::open(directory)?.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
-
     use super::*;
+    use crate::control::disk::fault::UNTIL_A_FAULT;
     use crate::service;
-
-    thread_local! {
-        /// Directories that this thread syncs until one fails.
-        static UNTIL_A_FAULT: Cell<Option<u32>> = const { Cell::new(None) };
-    }
-
-    pub fn fail_where_due() -> io::Result<()> {
-        let due = UNTIL_A_FAULT.get();
-        UNTIL_A_FAULT.set(due.and_then(|left| left.checked_sub(1)));
-        if due == Some(0) { Err(io::Error::other("a disk that fails")) } else { Ok(()) }
-    }
 
     fn writer(directory: &Path) -> Writer {
         Writer::new(directory.to_owned(), None)

@@ -7,6 +7,7 @@ mod authored;
 mod bases;
 mod client;
 mod clients;
+mod disk;
 mod drained;
 mod fabric;
 mod heap;

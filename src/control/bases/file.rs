@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::Saved;
-use crate::control::kept::{Error, sync_directory};
+use crate::control::disk::{Error, sync_directory};
 use crate::control::lines;
 use crate::snapshot::{Key, Millis};
 
