@@ -465,7 +465,7 @@ fn a_process_that_comes_after_another_holds_its_bases() {
     let before = node.send_all(0..300, SYN);
     node.change(&new);
     let traces = node.compiler.take_moved();
-    assert_eq!(traces, node.compiler.traces().collect::<Vec<_>>());
+    assert_eq!(traces.len(), 1);
     assert!(node.compiler.take_moved().is_empty());
 
     // Nothing is remembered any more but the bases.

@@ -1,7 +1,7 @@
 //! What a disk is asked for beside reading and writing, and why it may refuse.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 /// Why nothing was found on disk.
@@ -12,6 +12,27 @@ pub enum Error {
     #[error("{path} is damaged ({what}) and is not used", path = .path.display())]
     Damaged { path: PathBuf, what: &'static str },
 }
+
+/// Writes parts of a text beside a file, synced, to be put in its place. Where that fails nothing of it stays.
+pub fn write_aside(path: &Path, parts: &[&str]) -> io::Result<File> {
+    let aside = path.with_extension(ASIDE);
+    let write = || -> io::Result<File> {
+        let mut file = File::create(&aside)?;
+        parts.iter().try_for_each(|part| file.write_all(part.as_bytes()))?;
+        file.sync_all()?;
+        Ok(file)
+    };
+    write().inspect_err(|_| drop(remove(&aside)))
+}
+
+/// Puts what was written aside in the file's place, for good. Where that fails the old one may stand there, or the new one.
+pub fn put_in_place(path: &Path) -> io::Result<()> {
+    let aside = path.with_extension(ASIDE);
+    fs::rename(&aside, path).inspect_err(|_| drop(remove(&aside)))?;
+    path.parent().map_or(Ok(()), sync_directory)
+}
+
+const ASIDE: &str = "new";
 
 /// Gives a file a second name, in place of whatever has it. Whether the file is there.
 pub fn link(file: &Path, second: &Path) -> io::Result<bool> {

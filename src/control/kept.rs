@@ -4,8 +4,8 @@
 //! one or the new one stands there, whole. A thread of its own writes, since a sync may take longer than anything else that the control
 //! side does. (The bases of slots are another's.)
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -14,7 +14,7 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use super::bases::{self, Saved};
-use super::disk::{Error, link, remove, sync_directory};
+use super::disk::{Error, link, put_in_place, remove, sync_directory, write_aside};
 use super::drained::Drained;
 use super::journal::{self, Journal, Position};
 use super::lines::fnv1a;
@@ -78,15 +78,12 @@ impl Kept {
     /// If that fails the old text stays, where somebody is told so.
     fn save(self, state_dir: &Path, text: &str) -> Result<(), Error> {
         let path = self.path(state_dir);
-        let (aside, old) = (path.with_extension("new"), path.with_extension("old"));
+        let old = path.with_extension("old");
         let write = || {
-            let mut file = File::create(&aside)?;
-            writeln!(file, "{}", self.first_line(text))?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
+            write_aside(&path, &[&self.first_line(text), "\n", text])?;
             let is_answered = matches!(self, Self::Definitions | Self::Drained);
             let has_old = is_answered && link(&path, &old)?;
-            let written = fs::rename(&aside, &path).and_then(|()| sync_directory(state_dir));
+            let written = put_in_place(&path);
             if written.is_err() && is_answered {
                 // It may stand there all the same, but nobody was told so.
                 let _ = if has_old { fs::rename(&old, &path) } else { fs::remove_file(&path) };
@@ -96,10 +93,7 @@ impl Kept {
             }
             written
         };
-        write().map_err(|error| {
-            let _ = remove(&aside);
-            Error::Io(path.clone(), error)
-        })
+        write().map_err(|error| Error::Io(path.clone(), error))
     }
 
     fn first_line(self, text: &str) -> String {

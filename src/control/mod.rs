@@ -211,8 +211,8 @@ struct Thread {
 const PATIENCE: Duration = Duration::from_millis(1);
 const LOOK: Duration = Duration::from_micros(10);
 
-/// When so many services have been made anew, and no change has come for so long, the heap is swept: nobody can allocate meanwhile, some ten
-/// milliseconds.
+/// When so many services have been made anew, and no change has come for so long, the heap is swept: nobody can allocate meanwhile, some tens
+/// of milliseconds.
 const MANY: usize = 1000;
 const SWEPT_AFTER: Duration = Duration::from_millis(500);
 

@@ -29,6 +29,9 @@ const NINTHS: usize = 9;
 const FIRST: u64 = 0xd134_2543_de82_ef95;
 const SUM: u64 = 0x9e37_79b9_7f4a_7c15;
 
+/// A second, and the serial number of a snapshot: what ends flows are time and definitions.
+pub type Moment = (Seconds, u32);
+
 /// Entries that move for a new one, at most.
 const MOVES: u8 = 3;
 
@@ -38,9 +41,11 @@ pub struct Flows {
     /// Entries that may be taken; and those that are, be it by flows that are over.
     capacity: usize,
     taken: usize,
-    /// The next bucket to be swept; and the second in which [`Flows::make_room`] swept last, with the buckets that it has left for it.
+    /// The next bucket to be swept.
     swept: usize,
-    sweeping: (Seconds, usize),
+    /// When [`Flows::make_room`] swept last, and the buckets that it has left of that moment.
+    moment: Moment,
+    unswept: usize,
     key: [u64; 2],
 }
 
@@ -352,13 +357,29 @@ impl Flows {
     /// With room for `capacity` flows. `seed`: a secret of the process.
     pub fn new(capacity: usize, seed: [u64; 2]) -> Self {
         let memory = Memory::private(Self::buckets(capacity)).expect("there is memory for the flows");
-        Self { buckets: Arc::new(memory), capacity, taken: 0, swept: 0, sweeping: (Seconds(0), 0), key: key(seed) }
+        Self {
+            buckets: Arc::new(memory),
+            capacity,
+            taken: 0,
+            swept: 0,
+            moment: (Seconds(0), 0),
+            unswept: 0,
+            key: key(seed),
+        }
     }
 
     /// In memory of [`Flows::buckets`] that may remember flows already, under the same seed.
     pub fn on(memory: Memory, capacity: usize, seed: [u64; 2]) -> Self {
         let taken = memory.iter().flat_map(|bucket| &bucket.0).filter(|entry| !entry.is_free()).count();
-        Self { buckets: Arc::new(memory), capacity, taken, swept: 0, sweeping: (Seconds(0), 0), key: key(seed) }
+        Self {
+            buckets: Arc::new(memory),
+            capacity,
+            taken,
+            swept: 0,
+            moment: (Seconds(0), 0),
+            unswept: 0,
+            key: key(seed),
+        }
     }
 
     /// Forgets all.
@@ -495,19 +516,19 @@ impl Flows {
         if worth == Worth::Nothing { Inserted::Room } else { Inserted::For(worth, other) }
     }
 
-    /// Where it is full, looks for flows that are over in the next few buckets, which are in the way now: all of it once a second, in which
-    /// nothing ends that was not over by then.
+    /// Where it is full, looks for flows that are over in the next few buckets, which are in the way now: at all of it once a moment,
+    /// within which nothing ends that was not over by then.
     #[inline]
-    pub fn make_room(&mut self, now: Seconds, judge: &impl Judge) {
+    pub fn make_room(&mut self, now: Moment, judge: &impl Judge) {
         const FEW: usize = 2;
         if self.taken < self.capacity {
             return;
         }
-        if self.sweeping.0 != now {
-            self.sweeping = (now, self.buckets.len());
+        if self.moment != now {
+            (self.moment, self.unswept) = (now, self.buckets.len());
         }
-        if self.sweeping.1 > 0 {
-            self.sweeping.1 = self.sweeping.1.saturating_sub(FEW);
+        if self.unswept > 0 {
+            self.unswept = self.unswept.saturating_sub(FEW);
             self.sweep(FEW, judge);
             // The next time they are there.
             (self.swept..self.swept + FEW).for_each(|bucket| self.buckets.prefetch(bucket as u32));
@@ -748,11 +769,11 @@ mod tests {
         assert_eq!(flows.insert(spot, &flow(1), &()), Inserted::None);
         assert_eq!((flows.find(spot), flows.is_empty()), (None, true));
         flows.sweep(10, &BySlot(0..9, 0..0));
-        flows.make_room(Seconds(1), &BySlot(0..9, 0..0));
+        flows.make_room((Seconds(1), 1), &BySlot(0..9, 0..0));
     }
 
     #[test]
-    fn a_full_table_is_looked_through_for_room_once_a_second() {
+    fn a_full_table_is_looked_through_for_room_once_a_moment() {
         let mut flows = Flows::new(100, [2, 2]);
         for k in 0..100 {
             let spot = flows.spot([k, 0]);
@@ -760,10 +781,12 @@ mod tests {
         }
         let buckets = flows.buckets.len();
         let (none, all) = (BySlot(0..0, 0..0), BySlot(0..100, 0..0));
-        (0..buckets).for_each(|_| flows.make_room(Seconds(5), &none));
-        (0..buckets).for_each(|_| flows.make_room(Seconds(5), &all));
-        assert_eq!(flows.taken(), 100, "in this second all were looked at");
-        flows.make_room(Seconds(6), &all);
+        for moment in [(Seconds(5), 1), (Seconds(6), 1), (Seconds(6), 2)] {
+            (0..buckets).for_each(|_| flows.make_room(moment, &none));
+            (0..buckets).for_each(|_| flows.make_room(moment, &all));
+            assert_eq!(flows.taken(), 100, "in this moment all were looked at");
+        }
+        flows.make_room((Seconds(6), 3), &all);
         assert!(flows.taken() < 100);
     }
 

@@ -59,9 +59,6 @@ pub struct Burst {
 
 const NO_TRAIN: u8 = u8::MAX;
 
-/// So many hashes at once take less than each by itself.
-const MANY: u32 = 6;
-
 const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// How a train is chosen for that is not an IPv4 client's to a service which goes by address and port.
@@ -228,22 +225,16 @@ impl Burst {
     /// As [`Burst::find_plain`]; notes where the flows of those that may be remembered are looked for, and has them fetched from there.
     #[inline(never)]
     fn find_and_ask(&mut self, snapshot: &Snapshot, flows: &Flows) -> u32 {
-        let (mut asked, mut telling, mut bit) = (0, 0, 1_u32);
+        let (mut asked, mut telling) = (0, 0);
         let (mut last, mut recalls) = (ServiceIndex::NONE, false);
-        let mut next = 0;
         let rest = self.find_plain(snapshot, |burst, train, service| {
-            bit <<= train - next;
-            next = train;
             if service != last {
                 (last, recalls) = (service, snapshot.recalls_of(service));
             }
             if recalls {
-                let flow = burst.flows[train];
-                let spot = flows.spot(flow.key().words());
-                flows.prefetch(spot);
-                burst.spots[train] = spot;
-                asked |= bit;
-                telling |= if flow.is_telling() { bit } else { 0 };
+                let is_telling = burst.look_for(train, flows);
+                asked |= 1 << train;
+                telling |= u32::from(is_telling) << train;
             }
         });
         (self.asked, self.telling) = (asked, telling);
@@ -324,24 +315,24 @@ impl Burst {
             Some(service) => {
                 self.services[train] = service;
                 self.choose(train, &flow, None, snapshot);
-                self.ask(train, snapshot, &state.flows);
+                if snapshot.recalls_of(service) {
+                    let is_telling = self.look_for(train, &state.flows);
+                    self.note(train, self.spots[train], is_telling);
+                }
                 0
             }
             None => self.break_up(train),
         }
     }
 
-    /// Notes where the flow of a plain train is looked for, if it may be remembered, and has it fetched from there.
+    /// Notes where the flow of a plain train is looked for, and has it fetched from there. Whether the train opens or ends it.
     #[inline(always)]
-    fn ask(&mut self, train: usize, snapshot: &Snapshot, flows: &Flows) {
-        let service = snapshot.compiled_service(self.services[train]);
-        if !service.recalls() {
-            return;
-        }
+    fn look_for(&mut self, train: usize, flows: &Flows) -> bool {
         let flow = self.flows[train];
         let spot = flows.spot(flow.key().words());
         flows.prefetch(spot);
-        self.note(train, spot, flow.is_telling());
+        self.spots[train] = spot;
+        flow.is_telling()
     }
 
     #[inline(always)]
@@ -517,10 +508,7 @@ impl Burst {
     /// owners of its slot. Gives their marks.
     #[inline(never)]
     fn foretell(&mut self, mut telling: u32, snapshot: &Snapshot, flows: &Flows) -> u64 {
-        let is_many = telling.count_ones() >= MANY;
-        if is_many {
-            snapshot.hash().clients(&self.clients, &mut self.hashes, self.count);
-        }
+        self.hash(telling & !self.special, snapshot);
         let mut marks = 0;
         while telling != 0 {
             let train = take_bit(&mut telling);
@@ -528,9 +516,6 @@ impl Burst {
             marks |= spot.mark();
             if self.special & 1 << train != 0 {
                 continue;
-            }
-            if !is_many {
-                self.hashes[train] = snapshot.hash().client(self.clients[train]);
             }
             flows.prefetch_other(spot);
             snapshot.compiled_service(self.services[train]).prefetch_slot(self.hashes[train]);
@@ -541,6 +526,8 @@ impl Burst {
     /// Hashes the clients of at least these trains, a bit each.
     #[inline(always)]
     fn hash(&mut self, mut trains: u32, snapshot: &Snapshot) {
+        /// So many at once take less than each by itself.
+        const MANY: u32 = 6;
         if trains.count_ones() >= MANY {
             return snapshot.hash().clients(&self.clients, &mut self.hashes, self.count);
         }
@@ -689,7 +676,7 @@ impl Burst {
         state: &mut State,
         targets: &mut [&'a Target; BURST],
     ) {
-        state.flows.make_room(state.now, &Judging { known: snapshot, now: state.now });
+        state.flows.make_room((state.now, snapshot.serial()), &Judging { known: snapshot, now: state.now });
         let (mut entered, mut frames) = (0, self.frames());
         while missed != 0 {
             // Those that are not plain stand behind the others.

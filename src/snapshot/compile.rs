@@ -249,12 +249,8 @@ impl Compiler {
         }
     }
 
-    /// What a process that comes after this one would have to know of each service.
-    pub fn traces(&self) -> impl Iterator<Item = (Key, Trace)> {
-        self.entries.keys().map(|key| (*key, self.trace(key))).filter(|(_, trace)| !trace.is_empty())
-    }
-
-    /// Of the services of which that is something else since this was last called, be they gone by now.
+    /// What a process that comes after this one would have to know of services: of those of which that is something else since this was last
+    /// called, be they gone by now.
     pub fn take_moved(&mut self) -> Vec<(Key, Trace)> {
         std::mem::take(&mut self.moved).into_iter().map(|key| (key, self.trace(&key))).collect()
     }
@@ -944,7 +940,7 @@ mod tests {
             assert_eq!(distinct(services.iter().map(|service| Arc::as_ptr(&service.memory.layers))), 1);
             drop(snapshot);
             scene.adopt();
-            let traces: Vec<_> = scene.compiler.traces().collect();
+            let traces = scene.compiler.take_moved();
             assert_eq!((traces.len(), distinct(traces.iter().map(|(_, trace)| Arc::as_ptr(&trace.bases)))), (400, 1));
         }
         // Whoever goes his own way has his own, and the others theirs.

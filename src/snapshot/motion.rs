@@ -55,3 +55,35 @@ fn note(set: &mut HashSet<Key>, key: Key, is_in: bool) {
         set.remove(&key);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::service::{Ports, Protocol};
+    use crate::snapshot::{By, Held, Space, Until};
+
+    #[test]
+    fn every_change_is_told_and_nothing_of_what_was_before_stays() {
+        let key = |port| Key { vip: "192.0.2.1/32".parse().unwrap(), ports: Ports::one(port), protocol: Protocol::Tcp };
+        let held = |until| Held { slot: 1, base: SocketAddr::from(([10, 0, 0, 1], 80)), until };
+        let bases = |until| Bases::from_layers([(Space { size: 7, by: By::Client }, vec![held(until)])]);
+        let (rest, waits) = (Bases::default(), bases(Until::Adopted));
+        let [soon, late] = [5, 9].map(|at| bases(Until::At(Millis(at))));
+        let mut motion = Motion::default();
+        let of = |motion: &Motion| {
+            let due: Vec<u16> = motion.due(Millis(7)).map(|key| key.ports.first).collect();
+            (motion.services().count(), motion.waiting().count(), motion.next().map(|next| next.0), due)
+        };
+        motion.change(key(1), &rest, &waits);
+        motion.change(key(2), &rest, &soon);
+        assert_eq!(of(&motion), (2, 1, Some(5), vec![2]));
+        motion.change(key(1), &waits, &late);
+        assert_eq!(of(&motion), (2, 0, Some(5), vec![2]));
+        motion.change(key(2), &soon, &rest);
+        assert_eq!(of(&motion), (1, 0, Some(9), vec![]));
+        motion.change(key(1), &late, &rest);
+        assert_eq!(of(&motion), (0, 0, None, vec![]));
+    }
+}

@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::Saved;
-use crate::control::disk::{Error, sync_directory};
+use crate::control::disk::{Error, put_in_place, write_aside};
 use crate::control::lines;
 use crate::snapshot::{Key, Millis};
 
@@ -99,18 +99,10 @@ impl File {
     }
 
     fn write_anew(&mut self) -> io::Result<fs::File> {
-        let (path, text) = (path(&self.state_dir), TITLE.to_owned() + &lines::line(&self.newest.to_text()));
-        let aside = path.with_extension("new");
-        let write = || -> io::Result<fs::File> {
-            let mut file = fs::File::create(&aside)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&aside, &path)?;
-            sync_directory(&self.state_dir)?;
-            Ok(file)
-        };
-        let written = write().inspect_err(|_| drop(fs::remove_file(&aside)))?;
-        self.bytes = text.len() as u64;
+        let (path, line) = (path(&self.state_dir), lines::line(&self.newest.to_text()));
+        let written = write_aside(&path, &[TITLE, &line])?;
+        put_in_place(&path)?;
+        self.bytes = (TITLE.len() + line.len()) as u64;
         self.most = LONG.max(TIMES * self.bytes);
         Ok(written)
     }
