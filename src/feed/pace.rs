@@ -3,9 +3,9 @@
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
-/// The first pause after a failure, and the longest.
+/// The first pause after a failure, and the longest: so late does a node learn at most that its source is mended.
 const FIRST: Duration = Duration::from_secs(1);
-const LONGEST: Duration = Duration::from_secs(30);
+const LONGEST: Duration = Duration::from_secs(10);
 
 /// The longest pause that a server may ask for (Retry-After): whoever mends it does not want to wait for days.
 const LONGEST_ASKED: Duration = Duration::from_secs(300);
