@@ -44,12 +44,6 @@ impl Index {
         }
     }
 
-    /// Whether an address has an entry, which hardly any that is asked for does.
-    #[inline(always)]
-    pub fn has_v4(&self, address: Ipv4Addr) -> bool {
-        self.v4.has(key_v4(address, 0, 0))
-    }
-
     #[inline(always)]
     pub fn get_v4(&self, address: Ipv4Addr, port: u16, protocol: u8) -> Option<u32> {
         self.v4.get(key_v4(address, port, protocol))
@@ -106,8 +100,8 @@ impl Key for [u64; 3] {
     }
 }
 
-/// Linear probing. Sparse (a load of at most a quarter), since the source of every packet is looked up and not found: it
-/// mostly meets a free cell at once, and the branch is foreseen.
+/// Linear probing. Sparse (a load of at most a quarter): what is looked for mostly stands at its home, or that is free, and the
+/// branch is foreseen.
 #[derive(Debug, Clone)]
 struct Cells<K> {
     cells: Box<[(K, u32)]>,
@@ -186,13 +180,6 @@ impl<K: Key> Cells<K> {
             Some(&(found, _)) if found != K::FREE => self.get_from(home + 1, key),
             _ => None,
         }
-    }
-
-    /// As [`Cells::get`], where hardly any key has an entry.
-    #[inline(always)]
-    fn has(&self, key: K) -> bool {
-        let home = self.home(key);
-        self.cells.get(home).is_some_and(|(found, _)| *found != K::FREE) && self.get_from(home, key).is_some()
     }
 
     /// The rest of the search, which few need.

@@ -20,6 +20,8 @@ pub struct Vips {
     exact: Index,
     /// VIPs of one address.
     single: Index,
+    /// What hardly any address but IPv4 VIPs passes: the source of every packet is asked for.
+    filter: Filter,
     /// VIPs that are prefixes.
     prefixes: Arc<Prefixes<u32>>,
     vips: Vec<Arc<Vip>>,
@@ -87,11 +89,45 @@ impl Services {
     }
 }
 
+/// Addresses by a bit each, which others may share.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Filter([u64; 16]);
+
+impl Filter {
+    fn of(vips: impl Iterator<Item = IpNet>) -> Self {
+        let mut filter = Self::default();
+        for vip in vips {
+            match vip {
+                IpNet::V4(vip) if vip.prefix_len() == 32 => {
+                    let (word, bit) = Self::place(vip.addr());
+                    filter.0[word] |= 1 << (bit % 64);
+                }
+                IpNet::V4(_) => return Self([u64::MAX; 16]),
+                IpNet::V6(_) => {}
+            }
+        }
+        filter
+    }
+
+    #[inline(always)]
+    fn place(address: Ipv4Addr) -> (usize, u64) {
+        let hash = u64::from(u32::from_le_bytes(address.octets())).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        ((hash >> 60) as usize, hash >> 54)
+    }
+
+    #[inline(always)]
+    fn passes(&self, address: Ipv4Addr) -> bool {
+        let (word, bit) = Self::place(address);
+        self.0[word] >> (bit % 64) & 1 != 0
+    }
+}
+
 impl Default for Vips {
     fn default() -> Self {
         Self {
             exact: Index::new([]),
             single: Index::new([]),
+            filter: Filter::default(),
             prefixes: Arc::new(Prefixes::new([])),
             vips: Vec::new(),
             free: Vec::new(),
@@ -146,6 +182,7 @@ impl Vips {
         if !others.is_empty() || prefixes.len() != had {
             self.prefixes = Arc::new(Prefixes::new(prefixes));
         }
+        self.filter = Filter::of(self.vips.iter().map(|vip| vip.vip).filter(|vip| self.contains(vip.addr())));
     }
 
     /// A VIP without services yet; its number.
@@ -192,7 +229,13 @@ impl Vips {
 
     #[inline(always)]
     pub fn contains_v4(&self, address: Ipv4Addr) -> bool {
-        self.single.has_v4(address) || (!self.prefixes.is_empty() && self.prefixes.get(address.into()).is_some())
+        self.filter.passes(address) && self.contains_passed(address)
+    }
+
+    #[inline(never)]
+    fn contains_passed(&self, address: Ipv4Addr) -> bool {
+        self.single.get_v4(address, 0, 0).is_some()
+            || !self.prefixes.is_empty() && self.prefixes.get(address.into()).is_some()
     }
 
     pub fn contains(&self, address: IpAddr) -> bool {
@@ -260,6 +303,7 @@ mod tests {
                     let address = Ipv4Addr::from(address);
                     prop_assert_eq!(vips.contains(address.into()), fresh.contains(address.into()));
                     prop_assert_eq!(vips.contains_v4(address), fresh.contains_v4(address));
+                    prop_assert_eq!(vips.contains_v4(address), vips.contains(address.into()));
                     for protocol in [6, 17] {
                         prop_assert_eq!(vips.service_of_all_ports(address.into(), protocol), fresh.service_of_all_ports(address.into(), protocol));
                         for port in [79, 80, 81, 90, 91, 443] {
