@@ -28,6 +28,9 @@ pub fn pause() {
     std::hint::spin_loop();
 }
 
+/// Bytes of a cache line.
+pub const LINE: usize = 64;
+
 /// Asks for the cache line at the start of `bytes`, to be read soon. An empty slice is harmless.
 #[inline(always)]
 pub fn prefetch(bytes: *const u8) {

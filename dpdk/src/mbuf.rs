@@ -158,10 +158,13 @@ impl Mbuf {
         Some(&mut self.bytes_mut()[old..])
     }
 
-    /// Hints that the mbuf's first bytes will be read soon. Reads the mbuf itself, whose line a driver has just written.
+    /// Hints that the mbuf's first bytes will be read soon, and those in front of them be written. Reads the mbuf itself, whose line a driver
+    /// has just written.
     #[inline(always)]
     pub fn prefetch(&self) {
-        crate::cycles::prefetch(self.start());
+        let start = self.start();
+        crate::cycles::prefetch(start);
+        crate::cycles::prefetch(start.wrapping_sub(crate::cycles::LINE));
     }
 }
 
