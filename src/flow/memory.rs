@@ -6,6 +6,7 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::ops::Deref;
+use std::sync::atomic::AtomicU64;
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
 
@@ -14,6 +15,7 @@ use super::table::Bucket;
 /// Zeros, or what was there before; a table's buckets, which any thread may read and one changes.
 pub struct Memory {
     map: MmapRaw,
+    /// Without the last one, whose first word is [`Memory::word`].
     buckets: usize,
 }
 
@@ -21,13 +23,17 @@ impl Memory {
     /// Bytes of a bucket.
     pub const BUCKET: usize = size_of::<Bucket>();
 
+    /// Bytes of so many buckets and the word.
+    pub const fn bytes(buckets: usize) -> usize {
+        (buckets + 1) * Self::BUCKET
+    }
+
     /// Of a file, which outlives the process; what is in it are buckets, or zeros. Longer than so many buckets at least, and changed by
     /// nobody else as long as this lives: others would mix flows up, but harm no memory.
     ///
     /// All pages are touched, so that they come now and from the NUMA node of whoever calls this.
     pub fn of_file(file: &File, buckets: usize) -> io::Result<Self> {
-        let length = buckets * Self::BUCKET;
-        if file.metadata()?.len() < length as u64 {
+        if file.metadata()?.len() < Self::bytes(buckets) as u64 {
             return Err(io::Error::other("the file is shorter than the memory"));
         }
         let map = MmapOptions::new().map_raw(file)?;
@@ -42,7 +48,7 @@ impl Memory {
     /// Pages come when they are first touched, from the NUMA node of whoever touches them.
     pub fn private(buckets: usize) -> io::Result<Self> {
         let mut options = MmapOptions::new();
-        options.len((buckets * Self::BUCKET).max(1));
+        options.len(Self::bytes(buckets));
         let map = MmapRaw::from(options.map_anon()?);
         // As many systems have them for whoever asks. Without, all goes on, only slower.
         let _ = map.advise(Advice::HugePage);
@@ -51,12 +57,24 @@ impl Memory {
 }
 
 impl Memory {
-    /// Hints that a bucket will be read soon.
+    /// This bucket; where there is none one without entries.
     #[inline(always)]
-    pub fn prefetch(&self, bucket: u32) {
-        if let Some(bucket) = self.get(bucket as usize) {
-            prefetch(bucket);
-        }
+    pub fn any(&self, bucket: u32) -> &Bucket {
+        let all = self.all();
+        all.get(bucket as usize).unwrap_or(&all[self.buckets])
+    }
+
+    /// What the table notes of itself; as no entry that is taken.
+    pub fn word(&self) -> &AtomicU64 {
+        self.all()[self.buckets].word()
+    }
+
+    #[inline(always)]
+    fn all(&self) -> &[Bucket] {
+        // SAFETY: the mapping is of at least so many buckets (both constructors see to it), begins at a page and so at an address that a
+        // bucket may have, and lives as long as `self`, whose borrow the slice has. A bucket is nothing but atomic words, which have no
+        // invalid values and may be changed by whoever shares them; nothing makes a `&mut` of any byte of the mapping.
+        unsafe { std::slice::from_raw_parts(self.map.as_ptr().cast::<Bucket>(), self.buckets + 1) }
     }
 }
 
@@ -76,10 +94,7 @@ impl Deref for Memory {
 
     #[inline(always)]
     fn deref(&self) -> &[Bucket] {
-        // SAFETY: the mapping is of at least so many buckets (both constructors see to it), begins at a page and so at an address that a
-        // bucket may have, and lives as long as `self`, whose borrow the slice has. A bucket is nothing but atomic words, which have no
-        // invalid values and may be changed by whoever shares them; nothing makes a `&mut` of any byte of the mapping.
-        unsafe { std::slice::from_raw_parts(self.map.as_ptr().cast::<Bucket>(), self.buckets) }
+        &self.all()[..self.buckets]
     }
 }
 

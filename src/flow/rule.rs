@@ -206,7 +206,7 @@ fn is_noted(entry: &Entry, flow: &Flow, says: Says, now: Seconds, takes_new: boo
     let seen = now.0 % Flow::SECONDS;
     // What says nothing new leaves the cache line as it is.
     if (stage, seen) != (flow.stage, flow.seen) && says != Says::Nothing {
-        entry.put(entry.fingerprint(), &Flow { stage, seen, ..*flow });
+        entry.put(entry.spot(), &Flow { stage, seen, ..*flow });
     }
     true
 }

@@ -1,9 +1,12 @@
 //! Where flows went: 16 bytes a flow, no timers, nothing allocated after the start.
 //!
 //! **Cuckoo hashing** with two buckets of four entries, a bucket a cache line (Dietzfelbinger and Weidling, 2007). Of a flow's keyed
-//! hash 56 bits are kept, which tell it from others; further bits say its first bucket, and both together its second, so that an
-//! entry can move without its flow (partial-key cuckoo hashing, Fan et al., CoNEXT 2014). Most entries stand in their first
-//! bucket. (Two flows are taken for one with a chance of 1 in 2^53; hashes cannot be chosen without the key.)
+//! hash 62 bits are kept, which tell it from others and say where its buckets are, so that an entry can move without its flow
+//! (partial-key cuckoo hashing, Fan et al., CoNEXT 2014). Most entries stand in their first bucket. (Hashes cannot be chosen without
+//! the key, and a new flow is taken for one of a million others with a chance of 1 in 2^42.)
+//!
+//! **As wide as its flows need.** Few flows stand close together in the first buckets of a large table, and so take few cache lines and
+//! pages; with each few that come one bucket more is used, and one is split for it (linear hashing, Litwin, VLDB 1980).
 //!
 //! **Lazy expiry.** An entry says when its last packet came. Whoever finds it says whether that is too long ago; so does whoever needs
 //! room, and [`Flows::sweep`], which goes over the table bit by bit.
@@ -13,9 +16,9 @@ use std::hint::select_unpredictable;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
-use super::memory::Memory;
+use super::memory::{Memory, prefetch};
 use super::{Seconds, fold, key};
 
 /// Entries of a bucket.
@@ -24,10 +27,15 @@ const WAYS: usize = 4;
 /// How many entries there are for eight that shall fit: near a full load they would have to move too often.
 const NINTHS: usize = 9;
 
-/// What hashes and fingerprints are multiplied by, for buckets that do not depend on each other (Steele and Vigna, "Computationally easy,
-/// spectrally good multipliers for congruential pseudorandom number generators", 2021; and the golden ratio).
-const FIRST: u64 = 0xd134_2543_de82_ef95;
-const SUM: u64 = 0x9e37_79b9_7f4a_7c15;
+/// How full the buckets in use may be, in eighths, before one more is used. (Those that are not split yet are chosen twice as often as the
+/// others: of five eighths up to a fifth of the flows would stand in their second bucket, which costs more than what is closer together saves.)
+const DENSE: usize = 3;
+
+/// Buckets that are always used, at least, and fewer than twice as many.
+const FIRST: usize = if cfg!(test) { 8 } else { 256 };
+
+/// What fingerprints are multiplied by for their second bucket (the golden ratio).
+const SECOND: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// A second, and the serial number of a snapshot: what ends flows are time and definitions.
 pub type Moment = (Seconds, u32);
@@ -38,6 +46,9 @@ const MOVES: u8 = 3;
 /// The remembered flows of one lcore, which alone changes them.
 pub struct Flows {
     buckets: Arc<Memory>,
+    used: Used,
+    /// With more entries than this it uses one bucket more.
+    enough: usize,
     /// Entries that may be taken; and those that are, be it by flows that are over.
     capacity: usize,
     taken: usize,
@@ -56,6 +67,70 @@ pub struct Remembered {
     key: [u64; 2],
 }
 
+/// The buckets in use, and which of them an entry's are.
+///
+/// At first `start` buckets are, and in the end `start` * 2^n of them. A hash falls into one of the first `start` by its lower 32 bits, and
+/// each doubling adds one of the bits above. Those that are not in use yet have been split from another, and are still in there.
+#[derive(Debug, Clone, Copy)]
+struct Used {
+    buckets: u32,
+    start: u64,
+    /// Of a hash: what tells among twice as many as the last doubling has made, so many below.
+    bits: u64,
+    half: u32,
+}
+
+impl Used {
+    /// So many of `all` buckets.
+    fn of(buckets: usize, all: usize) -> Self {
+        let start = start(all);
+        let doublings = (buckets / start.max(1)).checked_ilog2().unwrap_or(0);
+        let bits = (2 << doublings << 32) - 1;
+        Self { buckets: buckets as u32, start: start as u64, bits, half: (start << doublings) as u32 }
+    }
+
+    #[inline(always)]
+    fn bucket(&self, hash: u64) -> u32 {
+        let bucket = ((hash & self.bits).wrapping_mul(self.start) >> 32) as u32;
+        select_unpredictable(bucket < self.buckets, bucket, bucket.wrapping_sub(self.half))
+    }
+
+    #[inline(always)]
+    fn first(&self, spot: Spot) -> u32 {
+        self.bucket(spot.0)
+    }
+
+    #[inline(always)]
+    fn second(&self, spot: Spot) -> u32 {
+        self.bucket(fold(spot.0, SECOND))
+    }
+
+    #[inline(always)]
+    fn homes(&self, spot: Spot) -> [u32; 2] {
+        [self.first(spot), self.second(spot)]
+    }
+
+    /// More entries than this take one bucket more, of `all`.
+    fn enough(&self, all: usize) -> usize {
+        let used = self.buckets as usize;
+        if used < all { used * WAYS * DENSE / 8 } else { usize::MAX }
+    }
+
+    /// The other bucket of an entry that stands in `bucket`.
+    fn other(&self, spot: Spot, bucket: u32) -> u32 {
+        let [first, second] = self.homes(spot);
+        if bucket == first { second } else { first }
+    }
+}
+
+/// Buckets in use at first, of so many: these by a power of two.
+const fn start(all: usize) -> usize {
+    match (all / FIRST).checked_ilog2() {
+        Some(doublings) => all >> doublings,
+        None => all,
+    }
+}
+
 /// Tells where a flow is looked for.
 pub trait Spots {
     /// By what tells it from others.
@@ -69,35 +144,62 @@ pub trait Spots {
 #[repr(align(64))]
 pub struct Bucket([Entry; WAYS]);
 
-/// 56 bits of the hash and 8 of state; destination, slot and seconds. All zeros: free.
+/// 62 bits of the hash and two of state; destination, slot and seconds. All zeros: free.
 #[derive(Debug, Default)]
 pub struct Entry {
     head: AtomicU64,
     rest: AtomicU64,
 }
 
-/// A flow's hash, as it is looked for.
+/// A flow's hash, as it is looked for; its lowest two bits, where an entry has its stage, are 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Spot {
-    fingerprint: u64,
-    first: u32,
-}
+pub struct Spot(u64);
 
 impl Spot {
     /// That of no flow.
-    pub const NONE: Self = Self { fingerprint: 0, first: 0 };
+    pub const NONE: Self = Self(0);
 
-    /// One of 64 bits: the same for the same flow.
+    const STAGE: u64 = 3;
+
     #[inline(always)]
-    pub fn mark(self) -> u64 {
-        1 << (self.fingerprint % 64)
+    fn of(hash: u64) -> Self {
+        Self(hash & !Self::STAGE)
+    }
+}
+
+/// Flows of a burst, by a bit each that hardly any two share.
+#[derive(Debug, Clone, Copy)]
+pub struct Marks([u64; 16]);
+
+impl Marks {
+    pub const NONE: Self = Self([0; 16]);
+
+    #[inline(always)]
+    fn place(spot: Spot) -> (usize, u64) {
+        ((spot.0 >> 60) as usize, (spot.0 >> 54) % 64)
     }
 
-    /// Whether its mark is among these.
     #[inline(always)]
-    pub fn is_marked(self, marks: u64) -> bool {
-        marks & self.mark() != 0
+    pub fn add(&mut self, spot: Spot) {
+        let (word, bit) = Self::place(spot);
+        self.0[word] |= 1 << bit;
     }
+
+    /// Whether it was added; of some that were not, too.
+    #[inline(always)]
+    pub fn has(&self, spot: Spot) -> bool {
+        let (word, bit) = Self::place(spot);
+        self.0[word] >> bit & 1 != 0
+    }
+}
+
+/// A bucket's place in the table, in which a flow most likely is until the next insertion.
+#[derive(Debug, Clone, Copy)]
+pub struct Home(u32);
+
+impl Home {
+    /// The first one.
+    pub const NONE: Self = Self(0);
 }
 
 /// An entry's place in the table, until the next insertion.
@@ -202,19 +304,33 @@ pub enum Inserted {
 impl Bucket {
     /// Has its page come, and leaves it as it is.
     pub fn touch(&self) {
-        self.0[0].head.fetch_or(0, Relaxed);
+        self.word().fetch_or(0, Relaxed);
     }
 
-    /// The destination of a flow that is established, and was seen in this second.
+    /// Its first word.
+    pub fn word(&self) -> &AtomicU64 {
+        &self.0[0].head
+    }
+
+    /// Of a flow that is established, and was seen in this second, the destination: a packet that says no more of it than the last has
+    /// nothing to note.
     #[inline(always)]
-    fn settled(&self, fingerprint: u64, now: Seconds) -> Option<u32> {
-        let (head, second) = (fingerprint << 8 | Stage::Established as u64, now.0 % Flow::SECONDS);
+    pub fn settled(&self, spot: Spot, now: Seconds) -> Option<u32> {
+        let (head, second) = (spot.0 | Stage::Established as u64, now.0 % Flow::SECONDS);
         // In which of the four it is nothing foretells: no branch depends on it.
         let rest = self.0.iter().fold(u64::from(!second), |found, entry| {
             let rest = entry.rest.load(Relaxed);
             select_unpredictable(entry.head() == head, rest, found)
         });
         (rest as u32 % Flow::SECONDS == second).then_some((rest >> 44) as u32)
+    }
+
+    /// In which place a flow is.
+    #[inline]
+    fn way(&self, spot: Spot) -> Option<u8> {
+        // The spot of what is free is one that a flow may have.
+        let way = self.0.iter().position(|entry| entry.spot() == spot && !entry.is_free())?;
+        Some(way as u8)
     }
 }
 
@@ -226,7 +342,7 @@ impl Entry {
 
     #[inline]
     fn is_free(&self) -> bool {
-        self.head() == 0
+        self.stage_bits() == 0
     }
 
     /// As [`Stage`] has them; 0: it is free.
@@ -236,8 +352,8 @@ impl Entry {
     }
 
     #[inline]
-    pub fn fingerprint(&self) -> u64 {
-        self.head() >> 8
+    pub fn spot(&self) -> Spot {
+        Spot::of(self.head())
     }
 
     #[inline(always)]
@@ -258,12 +374,12 @@ impl Entry {
 
     /// Whoever reads the head of a new flow also sees its rest, be it after a crash.
     #[inline]
-    pub fn put(&self, fingerprint: u64, flow: &Flow) {
+    pub fn put(&self, spot: Spot, flow: &Flow) {
         let rest = u64::from(flow.destination % Flow::DESTINATIONS) << 44
             | u64::from(flow.slot % Flow::SLOTS) << 20
             | u64::from(flow.seen % Flow::SECONDS);
         self.rest.store(rest, Relaxed);
-        self.head.store(fingerprint << 8 | flow.stage as u64, Release);
+        self.head.store(spot.0 | flow.stage as u64, Release);
     }
 
     pub fn clear(&self) {
@@ -295,19 +411,34 @@ impl Remembered {
 
     /// The flow that is remembered there. (While it moves from one bucket to the other it may be missed.)
     pub fn find(&self, spot: Spot) -> Option<Flow> {
-        let buckets = [spot.first, other(spot.fingerprint, spot.first, self.buckets.len())];
-        let mut entries = buckets.iter().filter_map(|&bucket| self.buckets.get(bucket as usize)).flat_map(|it| &it.0);
-        entries.find(|entry| entry.fingerprint() == spot.fingerprint).map(Entry::flow)
+        let used = self.buckets.used();
+        used.homes(spot).into_iter().find_map(|home| {
+            let bucket = self.buckets.get(home as usize)?;
+            bucket.way(spot).map(|way| bucket.0[usize::from(way) % WAYS].flow())
+        })
+    }
+}
+
+impl Memory {
+    /// The buckets in use, as it says itself. A table that is new, or another's, says nothing of use: then as few as there can be.
+    fn used(&self) -> Used {
+        let (noted, all) = ((self.word().load(Acquire) >> 2) as usize, self.len());
+        Used::of(noted.clamp(start(all), all), all)
+    }
+
+    /// What is noted is as no entry that is taken.
+    fn note(&self, used: &Used) {
+        self.word().store(u64::from(used.buckets) << 2, Release);
     }
 }
 
 impl Spots for Remembered {
     fn spot(&self, words: [u64; 2]) -> Spot {
-        spot_of(hash_of(words, self.key), self.buckets.len())
+        Spot::of(hash_of(words, self.key))
     }
 
     fn spot_of_all(&self, words: &[u64]) -> Spot {
-        spot_of(hash_of_all(words, self.key), self.buckets.len())
+        Spot::of(hash_of_all(words, self.key))
     }
 }
 
@@ -320,79 +451,88 @@ fn hash_of_all(words: &[u64], key: [u64; 2]) -> u64 {
     words.iter().fold(key[1], |mixed, word| fold(mixed ^ word, key[0]))
 }
 
-#[inline(always)]
-fn spot_of(hash: u64, buckets: usize) -> Spot {
-    Spot { fingerprint: (hash >> 8).max(1), first: bucket_of(hash.wrapping_mul(FIRST), buckets) }
-}
-
-/// The bucket of a number, by its upper half.
-#[inline(always)]
-fn bucket_of(number: u64, buckets: usize) -> u32 {
-    (((number >> 32) * buckets as u64) >> 32) as u32
-}
-
-/// The other bucket of an entry that stands in `bucket`.
-#[inline(always)]
-fn other(fingerprint: u64, bucket: u32, buckets: usize) -> u32 {
-    // Either one less than the other from the same sum.
-    let sum = bucket_of(fingerprint.wrapping_mul(SUM), buckets);
-    if sum >= bucket { sum - bucket } else { sum + buckets as u32 - bucket }
-}
-
 impl Spots for Flows {
     #[inline]
     fn spot(&self, words: [u64; 2]) -> Spot {
-        spot_of(hash_of(words, self.key), self.buckets.len())
+        Spot::of(hash_of(words, self.key))
     }
 
     fn spot_of_all(&self, words: &[u64]) -> Spot {
-        spot_of(hash_of_all(words, self.key), self.buckets.len())
+        Spot::of(hash_of_all(words, self.key))
     }
 }
 
 impl Flows {
     /// Another with each change of how buckets and entries are laid out, or where they are looked for.
-    pub const LAYOUT: u32 = 2;
+    pub const LAYOUT: u32 = 3;
 
     /// With room for `capacity` flows. `seed`: a secret of the process.
     pub fn new(capacity: usize, seed: [u64; 2]) -> Self {
         let memory = Memory::private(Self::buckets(capacity)).expect("there is memory for the flows");
-        Self {
+        Self::on(memory, capacity, seed)
+    }
+
+    /// In memory of [`Flows::buckets`] that may remember flows already, under the same seed.
+    pub fn on(memory: Memory, capacity: usize, seed: [u64; 2]) -> Self {
+        let used = memory.used();
+        memory.note(&used);
+        let mut flows = Self {
+            enough: used.enough(memory.len()),
             buckets: Arc::new(memory),
+            used,
             capacity,
             taken: 0,
             swept: 0,
             moment: (Seconds(0), 0),
             unswept: 0,
             key: key(seed),
-        }
+        };
+        flows.taken = flows.take_over();
+        flows
     }
 
-    /// In memory of [`Flows::buckets`] that may remember flows already, under the same seed.
-    pub fn on(memory: Memory, capacity: usize, seed: [u64; 2]) -> Self {
-        let taken = memory.iter().flat_map(|bucket| &bucket.0).filter(|entry| !entry.is_free()).count();
-        Self {
-            buckets: Arc::new(memory),
-            capacity,
-            taken,
-            swept: 0,
-            moment: (Seconds(0), 0),
-            unswept: 0,
-            key: key(seed),
+    /// Counts the entries, and clears those that stand where they are not looked for, or twice: who filled the memory may have ended
+    /// while one moved.
+    fn take_over(&self) -> usize {
+        let mut taken = 0;
+        for (bucket, at) in self.buckets.iter().zip(0..) {
+            for entry in bucket.0.iter().filter(|entry| !entry.is_free()) {
+                let [first, second] = self.used.homes(entry.spot());
+                let is_first = at == first;
+                if is_first || at == second && self.buckets[first as usize].way(entry.spot()).is_none() {
+                    taken += 1;
+                } else {
+                    entry.clear();
+                }
+            }
         }
+        taken
     }
 
     /// Forgets all.
     pub fn clear(&mut self) {
         self.buckets.iter().flat_map(|bucket| &bucket.0).for_each(Entry::clear);
         self.taken = 0;
+        self.begin_anew();
+    }
+
+    /// Uses as few buckets as there can be. Nothing is remembered.
+    #[cold]
+    fn begin_anew(&mut self) {
+        let all = self.buckets.len();
+        (self.swept, self.unswept) = (0, 0);
+        self.use_buckets(Used::of(start(all), all));
     }
 
     /// Buckets of a table of this capacity.
     pub const fn buckets(capacity: usize) -> usize {
         let buckets = (capacity * NINTHS).div_ceil(NINTHS - 1).div_ceil(WAYS);
-        // With fewer than a few buckets there is nowhere to move.
-        if capacity > 0 && buckets < Self::NEAR { Self::NEAR } else { buckets }
+        match (buckets / FIRST).checked_ilog2() {
+            Some(doublings) => buckets.next_multiple_of(1 << doublings),
+            // With fewer than a few buckets there is nowhere to move.
+            None if capacity > 0 && buckets < Self::NEAR => Self::NEAR,
+            None => buckets,
+        }
     }
 
     /// What other threads see of it.
@@ -402,7 +542,7 @@ impl Flows {
 
     /// Bytes that a table of this capacity takes.
     pub const fn bytes(capacity: usize) -> usize {
-        Self::buckets(capacity) * Memory::BUCKET
+        Memory::bytes(Self::buckets(capacity))
     }
 
     /// Whether it remembers nothing.
@@ -421,31 +561,21 @@ impl Flows {
         self.taken
     }
 
-    /// Has the bucket fetched in which a flow most likely is.
+    /// Where a flow most likely is.
     #[inline(always)]
-    pub fn prefetch(&self, spot: Spot) {
-        self.buckets.prefetch(spot.first);
+    pub fn home(&self, spot: Spot) -> Home {
+        Home(self.used.first(spot))
     }
 
-    /// Has the other one fetched, too.
     #[inline(always)]
-    pub fn prefetch_other(&self, spot: Spot) {
-        self.buckets.prefetch(other(spot.fingerprint, spot.first, self.buckets.len()));
+    pub fn bucket(&self, home: Home) -> &Bucket {
+        self.buckets.any(home.0)
     }
 
-    /// The destination of a flow of which a packet would say nothing new, being like the last: established, and seen in this second. Of those
-    /// in their other bucket only [`Flows::settled_elsewhere`] tells.
+    /// The other one that it may be in.
     #[inline(always)]
-    pub fn settled(&self, spot: Spot, now: Seconds) -> Option<u32> {
-        self.buckets.get(spot.first as usize)?.settled(spot.fingerprint, now)
-    }
-
-    /// The same of a flow in its other bucket.
-    #[inline(always)]
-    pub fn settled_elsewhere(&self, spot: Spot, now: Seconds) -> Option<u32> {
-        self.buckets
-            .get(other(spot.fingerprint, spot.first, self.buckets.len()) as usize)?
-            .settled(spot.fingerprint, now)
+    pub fn other_bucket(&self, spot: Spot) -> &Bucket {
+        self.buckets.any(self.used.second(spot))
     }
 
     /// The place of a flow's entry.
@@ -454,15 +584,13 @@ impl Flows {
         if self.is_empty() {
             return None;
         }
-        self.find_in(spot.first, spot.fingerprint)
-            .or_else(|| self.find_in(other(spot.fingerprint, spot.first, self.buckets.len()), spot.fingerprint))
+        self.find_in(self.used.first(spot), spot).or_else(|| self.find_in(self.used.second(spot), spot))
     }
 
     #[inline]
-    fn find_in(&self, bucket: u32, fingerprint: u64) -> Option<Place> {
-        let entries = &self.buckets.get(bucket as usize)?.0;
-        let way = entries.iter().position(|entry| entry.fingerprint() == fingerprint)?;
-        Some(Place { bucket, way: way as u8 })
+    fn find_in(&self, bucket: u32, spot: Spot) -> Option<Place> {
+        let way = self.buckets.get(bucket as usize)?.way(spot)?;
+        Some(Place { bucket, way })
     }
 
     #[inline]
@@ -474,7 +602,7 @@ impl Flows {
     #[inline]
     pub fn set(&mut self, place: Place, flow: &Flow) {
         let entry = self.entry(place);
-        entry.put(entry.fingerprint(), flow);
+        entry.put(entry.spot(), flow);
     }
 
     /// Forgets a flow.
@@ -494,15 +622,18 @@ impl Flows {
         if self.buckets.is_empty() {
             return Inserted::None;
         }
-        let homes = [spot.first, other(spot.fingerprint, spot.first, self.buckets.len())];
         if self.taken < self.capacity
-            && let Some(place) = self.room_in(homes)
+            && let Some(place) = self.room(spot)
         {
-            self.entry(place).put(spot.fingerprint, flow);
+            self.entry(place).put(spot, flow);
             self.taken += 1;
+            if self.taken > self.enough {
+                self.widen();
+            }
             return Inserted::Room;
         }
         // It is full, or as good as full for this flow: the least of the eight goes.
+        let homes = self.used.homes(spot);
         let (worth, place, free) = match self.least_of(&homes, judge) {
             Some((worth, place)) => (worth, place, place),
             None => match self.least_elsewhere(homes, judge) {
@@ -512,7 +643,7 @@ impl Flows {
         };
         let other = self.get(place);
         self.entry(place).clear();
-        self.entry(free).put(spot.fingerprint, flow);
+        self.entry(free).put(spot, flow);
         if worth == Worth::Nothing { Inserted::Room } else { Inserted::For(worth, other) }
     }
 
@@ -525,14 +656,54 @@ impl Flows {
             return;
         }
         if self.moment != now {
-            (self.moment, self.unswept) = (now, self.buckets.len());
+            (self.moment, self.unswept) = (now, self.used.buckets as usize);
         }
         if self.unswept > 0 {
             self.unswept = self.unswept.saturating_sub(FEW);
             self.sweep(FEW, judge);
             // The next time they are there.
-            (self.swept..self.swept + FEW).for_each(|bucket| self.buckets.prefetch(bucket as u32));
+            (self.swept..self.swept + FEW).for_each(|bucket| prefetch(self.buckets.any(bucket as u32)));
         }
+    }
+
+    /// A place for a flow: a free one, or one whose entry can move.
+    #[inline(always)]
+    fn room(&mut self, spot: Spot) -> Option<Place> {
+        loop {
+            let room = self.room_in(self.used.homes(spot));
+            // Close together they may be in each other's way before all buckets are in use.
+            if room.is_some() || !self.widen() {
+                return room;
+            }
+        }
+    }
+
+    /// Uses one bucket more, and moves entries there from the one that was chosen for them so far; `false`: all are used.
+    #[inline(never)]
+    fn widen(&mut self) -> bool {
+        let all = self.buckets.len();
+        let (old, new) = (self.used, Used::of(self.used.buckets as usize + 1, all));
+        if new.buckets as usize > all {
+            return false;
+        }
+        let (from, to) = (&self.buckets[(old.buckets - old.half) as usize], old.buckets);
+        let goes = |entry: &Entry| {
+            let of = usize::from(old.first(entry.spot()) != old.buckets - old.half);
+            !entry.is_free() && new.homes(entry.spot())[of] == to
+        };
+        for (entry, free) in from.0.iter().zip(&self.buckets[to as usize].0).filter(|(entry, _)| goes(entry)) {
+            free.put(entry.spot(), &entry.flow());
+        }
+        // Whoever looks on, or comes after, finds them in one of both.
+        self.buckets.note(&new);
+        from.0.iter().filter(|entry| goes(entry)).for_each(Entry::clear);
+        self.use_buckets(new);
+        true
+    }
+
+    fn use_buckets(&mut self, used: Used) {
+        self.buckets.note(&used);
+        (self.used, self.enough) = (used, used.enough(self.buckets.len()));
     }
 
     /// A place for a flow with these buckets: a free one, or one whose entry can move.
@@ -545,7 +716,7 @@ impl Flows {
     #[cold]
     fn least_elsewhere(&self, homes: [u32; 2], judge: &impl Judge) -> Option<(Worth, Place, Place)> {
         let free = homes.into_iter().find_map(|home| self.free_in(home))?;
-        let buckets = self.buckets.len();
+        let buckets = self.used.buckets as usize;
         let near: [u32; Self::NEAR] = std::array::from_fn(|step| ((self.swept + step) % buckets) as u32);
         self.least_of(&near, judge).map(|(worth, place)| (worth, place, free))
     }
@@ -590,19 +761,19 @@ impl Flows {
     fn vacate(&mut self, bucket: u32, moves: u8) -> Option<Place> {
         let places = || (0..WAYS as u8).map(|way| Place { bucket, way });
         for place in places() {
-            let elsewhere = other(self.entry(place).fingerprint(), bucket, self.buckets.len());
+            let elsewhere = self.used.other(self.entry(place).spot(), bucket);
             if let Some(free) = self.free_in(elsewhere) {
                 return Some(self.relocate(place, free));
             }
         }
         for place in places().filter(|_| moves > 1) {
-            let elsewhere = other(self.entry(place).fingerprint(), bucket, self.buckets.len());
+            let elsewhere = self.used.other(self.entry(place).spot(), bucket);
             let Some(free) = self.vacate(elsewhere, moves - 1) else { continue };
             // What stood here may have been among those that moved, and another have come.
             if self.entry(place).is_free() {
                 return Some(place);
             }
-            if other(self.entry(place).fingerprint(), bucket, self.buckets.len()) == free.bucket {
+            if self.used.other(self.entry(place).spot(), bucket) == free.bucket {
                 return Some(self.relocate(place, free));
             }
         }
@@ -611,21 +782,22 @@ impl Flows {
 
     /// Moves an entry; gives the place that is free now.
     fn relocate(&mut self, from: Place, to: Place) -> Place {
-        self.entry(to).put(self.entry(from).fingerprint(), &self.entry(from).flow());
+        self.entry(to).put(self.entry(from).spot(), &self.entry(from).flow());
         self.entry(from).clear();
         from
     }
 
     /// As [`Flows::sweep`], of `part` in `whole` of the table, at most all of it.
     pub fn sweep_part(&mut self, part: u64, whole: u64, judge: &impl Judge) {
-        let buckets = (self.buckets.len() as u64).saturating_mul(part).div_ceil(whole.max(1));
+        let buckets = u64::from(self.used.buckets).saturating_mul(part).div_ceil(whole.max(1));
         self.sweep(usize::try_from(buckets).unwrap_or(usize::MAX), judge);
     }
 
-    /// Looks at the next `buckets` of the table, round and round, and frees the entries whose flow is over.
+    /// Looks at the next `buckets` of those in use, round and round, and frees the entries whose flow is over.
     #[inline(always)]
     pub fn sweep(&mut self, buckets: usize, judge: &impl Judge) {
-        for _ in 0..buckets.min(self.buckets.len()) {
+        let used = self.used.buckets as usize;
+        for _ in 0..buckets.min(used) {
             for entry in &self.buckets[self.swept].0 {
                 // Which are free nothing foretells, but hardly any is old.
                 let flow = entry.flow();
@@ -635,7 +807,10 @@ impl Flows {
                 }
             }
             let next = self.swept + 1;
-            self.swept = if next < self.buckets.len() { next } else { 0 };
+            self.swept = if next < used { next } else { 0 };
+        }
+        if self.is_empty() && used > start(self.buckets.len()) {
+            self.begin_anew();
         }
     }
 }
@@ -698,8 +873,63 @@ mod tests {
                 place.is_some_and(|place| flows.get(place) == flow(k as u32 % Flow::SLOTS))
             });
             assert_eq!(found.count(), capacity - refused);
-            assert!(Flows::bytes(capacity) <= capacity * 18 + Memory::BUCKET);
+            let rounded = capacity * 18 * (FIRST + 1) / FIRST;
+            assert!(Flows::bytes(capacity) <= rounded + 2 * Memory::BUCKET, "{capacity}");
         }
+    }
+
+    #[test]
+    fn few_flows_stand_close_together() {
+        let mut flows = Flows::new(1 << 16, [7, 0]);
+        let used = |flows: &Flows| flows.used.buckets as usize;
+        let remembered = flows.remembered();
+        assert_eq!(used(&flows), start(flows.buckets.len()));
+        for k in 0..1 << 14 {
+            let spot = flows.spot([k, 7]);
+            assert_eq!(flows.insert(spot, &flow(k as u32), &()), Inserted::Room);
+            let enough = (k as usize + 1) * 8 / DENSE / WAYS;
+            assert!(
+                (enough..enough + 2).contains(&used(&flows)) || used(&flows) < 2 * FIRST,
+                "{} of {k}",
+                used(&flows)
+            );
+            if k.is_power_of_two() {
+                let is_there = |k| remembered.find(remembered.spot([k, 7])) == Some(flow(k as u32));
+                assert!((0..=k).all(is_there), "another thread sees them where the lcore does");
+            }
+        }
+        flows.sweep(usize::MAX, &BySlot(0..1 << 14, 0..0));
+        assert_eq!((flows.taken(), used(&flows)), (0, start(flows.buckets.len())), "it begins anew");
+    }
+
+    #[test]
+    fn whoever_comes_after_finds_what_was_there_and_each_once() {
+        const CAPACITY: usize = 5000;
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(Flows::bytes(CAPACITY) as u64).unwrap();
+        let open = || Flows::on(Memory::of_file(&file, Flows::buckets(CAPACITY)).unwrap(), CAPACITY, [3, 4]);
+        let mut flows = open();
+        for k in 0..2000 {
+            let spot = flows.spot([k, 1]);
+            flows.insert(spot, &flow(k as u32), &());
+        }
+        // It ended while some moved, and left others where nobody looks for them.
+        let (spots, used) = ((0..2000).map(|k| flows.spot([k, 1])), flows.used);
+        let copied = spots.filter(|&spot| {
+            let [first, second] = used.homes(spot);
+            let elsewhere = if flows.buckets[first as usize].way(spot).is_some() { second } else { first };
+            let free = [elsewhere, 9].map(|bucket| flows.free_in(bucket));
+            let is_copied = first != second && elsewhere != 9 && first != 9 && free.iter().all(Option::is_some);
+            if is_copied {
+                free.into_iter().flatten().for_each(|place| flows.entry(place).put(spot, &flow(1)));
+            }
+            is_copied
+        });
+        assert!(copied.count() > 0);
+        let next = open();
+        assert_eq!((next.taken(), next.used.buckets), (2000, flows.used.buckets));
+        assert!((0..2000).all(|k| next.find(next.spot([k, 1])).is_some()));
+        assert_eq!(next.remembered().flows(0..next.remembered().places()).count(), 2000);
     }
 
     #[test]
@@ -737,7 +967,9 @@ mod tests {
         let mut first = 0;
         for k in 10_000..10_200 {
             let spot = flows.spot([k, 0]);
-            let mut stand = [spot.first, other(spot.fingerprint, spot.first, flows.buckets.len())]
+            let mut stand = flows
+                .used
+                .homes(spot)
                 .into_iter()
                 .flat_map(|bucket| &flows.buckets[bucket as usize].0)
                 .filter(|entry| !entry.is_free());

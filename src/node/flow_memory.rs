@@ -143,7 +143,7 @@ impl Part {
 
 /// Bytes of a file: whole huge pages.
 fn length(capacity: usize) -> u64 {
-    (Flows::buckets(capacity) * Memory::BUCKET).next_multiple_of(HUGE).max(HUGE) as u64
+    Flows::bytes(capacity).next_multiple_of(HUGE).max(HUGE) as u64
 }
 
 const HUGE: usize = 2 << 20;

@@ -4,13 +4,13 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::matching::Last;
-use super::parse::{Flow, Parsed, Tuple};
+use super::parse::{self, Flow, Parsed, Tuple};
 use super::recall::{self, Train, View};
 use super::refusal::Refused;
 use super::translation::{self, Outward};
 use super::{BURST, Verdict};
 use crate::counters::Traffic;
-use crate::flow::{Flows, Head, Judging, Says, Spot, Spots};
+use crate::flow::{Bucket, Flows, Head, Home, Judging, Marks, Says, Seconds, Spot, Spots, prefetch};
 use crate::maglev::Client;
 use crate::mode::{Packet, State};
 use crate::service::{Hash, Service};
@@ -48,9 +48,16 @@ pub struct Burst {
     /// Whether some of these were not plain.
     is_mixed: bool,
     spots: [Spot; BURST],
-    /// Of these, the trains that open or end their flow, and those whose flow was looked for and not found.
+    /// Of the plain ones, the bucket that is looked at first.
+    homes: [Home; BURST],
+    /// Of these, the trains that open or end their flow, where there are any which flows these are, and the trains whose flow was looked for and
+    /// not found.
     telling: u32,
+    marks: Marks,
     absent: u32,
+    /// What the plain ones say, all together, and each.
+    said: u64,
+    flags: [u8; BURST],
     /// Of those that are not plain.
     says: [Says; BURST],
     /// What goes on to the target: all that came, less what is refused on the way.
@@ -165,21 +172,39 @@ impl Burst {
         asked: 0,
         is_mixed: false,
         spots: [Spot::NONE; BURST],
+        homes: [Home::NONE; BURST],
         telling: 0,
+        marks: Marks::NONE,
         absent: 0,
+        said: 0,
+        flags: [0; BURST],
         says: [Says::Nothing; BURST],
         sent: [Sum::NOTHING; BURST],
     };
 
-    /// Reads what is plain, and gives the places of what is not, a bit each.
+    /// Reads what is plain, and gives the places of what is not, a bit each. `flows`: where those of it are looked for that may be remembered;
+    /// they are fetched while more is read.
     #[inline(always)]
-    pub fn parse<F: Frame>(&mut self, frames: &[F], station: Mac) -> u32 {
+    pub fn parse<F: Frame>(&mut self, frames: &[F], station: Mac, flows: Option<&Flows>) -> u32 {
+        match flows {
+            Some(flows) => self.parse_with(frames, station, |this, train, flow| {
+                let spot = flows.spot(flow.key().words());
+                let home = flows.home(spot);
+                prefetch(flows.bucket(home));
+                (this.spots[train], this.homes[train]) = (spot, home);
+            }),
+            None => self.parse_with(frames, station, |_, _, _| ()),
+        }
+    }
+
+    #[inline(always)]
+    fn parse_with<F: Frame>(&mut self, frames: &[F], station: Mac, ask: impl Fn(&mut Self, usize, Flow)) -> u32 {
         let station = station.bits();
         for frame in frames {
             frame.prefetch();
         }
         let mut others = 0_u32;
-        let (mut last, mut count) = (Flow::NONE, 0_usize);
+        let (mut last, mut count, mut said) = (Flow::NONE, 0_usize, 0);
         for (at, frame) in frames.iter().enumerate() {
             let at = at % BURST;
             let Some((total, flow)) = Parsed::plain(frame.bytes(), station) else {
@@ -189,20 +214,25 @@ impl Burst {
                 last = Flow::NONE;
                 continue;
             };
+            self.lengths[at] = total;
             if flow != last {
-                self.flows[count % BURST] = flow;
-                self.sent[count % BURST] = Sum::NOTHING;
+                let new = count % BURST;
+                (self.flows[new], self.sent[new]) = (flow, Sum::of(total));
                 (last, count) = (flow, count + 1);
+                self.trains[at] = new as u8;
+                said |= flow.said();
+                self.flags[new] = flow.flags();
+                ask(self, new, flow);
+                continue;
             }
             let current = count.wrapping_sub(1) % BURST;
             self.trains[at] = current as u8;
-            self.lengths[at] = total;
             self.sent[current].add(total);
         }
         (self.frames, self.count) = (frames.len().min(BURST), count.min(BURST));
         self.plain = self.all();
         (self.free, self.special, self.is_mixed) = (0, 0, false);
-        (self.asked, self.telling, self.absent) = (0, 0, 0);
+        (self.asked, self.telling, self.absent, self.said) = (0, 0, 0, said);
         others
     }
 
@@ -215,48 +245,20 @@ impl Burst {
     /// Matches the trains. Those that are not plainly a service's are broken up; gives the places of their frames.
     #[inline(always)]
     pub fn find(&mut self, snapshot: &Snapshot, state: &State) -> u32 {
-        let rest = match snapshot.recalls() {
-            true => self.find_and_ask(snapshot, &state.flows),
-            false => self.find_plain(snapshot, |_, _, _| ()),
-        };
-        if rest == 0 { 0 } else { self.find_rest(rest, snapshot, state) }
-    }
-
-    /// As [`Burst::find_plain`]; notes where the flows of those that may be remembered are looked for, and has them fetched from there.
-    #[inline(never)]
-    fn find_and_ask(&mut self, snapshot: &Snapshot, flows: &Flows) -> u32 {
-        let (mut asked, mut telling) = (0, 0);
-        let (mut last, mut recalls) = (ServiceIndex::NONE, false);
-        let rest = self.find_plain(snapshot, |burst, train, service| {
-            if service != last {
-                (last, recalls) = (service, snapshot.recalls_of(service));
-            }
-            if recalls {
-                let is_telling = burst.look_for(train, flows);
-                asked |= 1 << train;
-                telling |= u32::from(is_telling) << train;
-            }
-        });
-        (self.asked, self.telling) = (asked, telling);
-        rest
-    }
-
-    /// Matches the trains, and calls `found` with those that are plainly a service's; gives the others.
-    #[inline(always)]
-    fn find_plain(&mut self, snapshot: &Snapshot, mut found: impl FnMut(&mut Self, usize, ServiceIndex)) -> u32 {
-        let (mut rest, mut last) = (0_u32, Last::NONE);
-        for train in 0..self.count.min(BURST) {
-            let flow = self.flows[train];
+        let (mut asked, mut rest, mut last) = (0, 0, Last::NONE);
+        let mut bit = 1_u32;
+        for (service, &flow) in self.services[..self.count].iter_mut().zip(&self.flows) {
             match last.find_plain(flow, snapshot) {
-                Some(service) => {
-                    self.services[train] = service;
-                    self.clients[train] = Client::v4(flow.source(), flow.source_port());
-                    found(self, train, service);
+                Some((found, recalls)) => {
+                    *service = found;
+                    asked |= bit & recalls;
                 }
-                None => rest |= 1 << train,
+                None => rest |= bit,
             }
+            bit <<= 1;
         }
-        rest
+        self.asked = asked;
+        if rest == 0 { 0 } else { self.find_rest(rest, snapshot, state) }
     }
 
     /// Matches the trains of `rest`, a bit each.
@@ -267,7 +269,7 @@ impl Burst {
         }
         let mut others = 0;
         while rest != 0 {
-            others |= self.find_other(take_bit(&mut rest), snapshot, state);
+            others |= self.find_other(take_bit(&mut rest), snapshot);
         }
         others
     }
@@ -300,7 +302,7 @@ impl Burst {
     }
 
     /// Matches a train of a service that asks for more than its table.
-    fn find_other(&mut self, train: usize, snapshot: &Snapshot, state: &State) -> u32 {
+    fn find_other(&mut self, train: usize, snapshot: &Snapshot) -> u32 {
         let flow = self.flows[train].tuple();
         let found = snapshot.service(flow.destination, flow.destination_port, flow.protocol);
         let is_for =
@@ -315,31 +317,11 @@ impl Burst {
             Some(service) => {
                 self.services[train] = service;
                 self.choose(train, &flow, None, snapshot);
-                if snapshot.recalls_of(service) {
-                    let is_telling = self.look_for(train, &state.flows);
-                    self.note(train, self.spots[train], is_telling);
-                }
+                self.asked |= u32::from(snapshot.recalls_of(service)) << train;
                 0
             }
             None => self.break_up(train),
         }
-    }
-
-    /// Notes where the flow of a plain train is looked for, and has it fetched from there. Whether the train opens or ends it.
-    #[inline(always)]
-    fn look_for(&mut self, train: usize, flows: &Flows) -> bool {
-        let flow = self.flows[train];
-        let spot = flows.spot(flow.key().words());
-        flows.prefetch(spot);
-        self.spots[train] = spot;
-        flow.is_telling()
-    }
-
-    #[inline(always)]
-    fn note(&mut self, train: usize, spot: Spot, is_telling: bool) {
-        self.spots[train] = spot;
-        self.asked |= 1 << train;
-        self.telling |= u32::from(is_telling) << train;
     }
 
     /// What the packets of a train say of their flow.
@@ -407,7 +389,9 @@ impl Burst {
         let train = self.begin(at, parsed, service);
         if let Some((spot, says)) = asked {
             self.says[train] = says;
-            self.note(train, spot, matches!(says, Says::Opens | Says::Ends));
+            self.spots[train] = spot;
+            self.asked |= 1 << train;
+            self.telling |= u32::from(matches!(says, Says::Opens | Says::Ends)) << train;
             self.is_mixed = true;
         }
         self.choose(train, &parsed.flow, target, snapshot);
@@ -444,9 +428,10 @@ impl Burst {
         }
         // Those that are chosen for otherwise have theirs.
         if self.special != self.all() {
-            snapshot.hash().clients(&self.clients, &mut self.hashes, self.count);
+            self.hash(u32::MAX, snapshot);
             for (train, target) in targets[..self.count].iter_mut().enumerate() {
                 *target = snapshot.select(self.services[train], self.hashes[train]);
+                prefetch(*target);
             }
         }
         if self.special != 0 {
@@ -471,17 +456,16 @@ impl Burst {
     #[inline(never)]
     fn select_or_recall<'a>(&mut self, snapshot: &'a Snapshot, state: &mut State, targets: &mut [&'a Target; BURST]) {
         let asked = self.asked;
-        let telling = asked & self.telling;
-        let foretold = telling & !self.special;
-        let marks = if telling == 0 { 0 } else { self.foretell(telling, snapshot, &state.flows) };
+        let settled = self.settle(snapshot, state, targets);
         let recalled = match () {
             () if state.flows.is_empty() => {
                 self.absent = asked;
                 0
             }
-            () if !self.is_mixed => self.recall(asked, marks, snapshot, state, targets),
+            () if !self.is_mixed => settled | self.recall(asked & !settled, snapshot, state, targets),
             () => self.recall_in_order(asked, snapshot, state, targets),
         };
+        let foretold = asked & self.telling & !self.special;
         let (missed, unasked) = (asked & !recalled, self.all() & !asked);
         let sends = snapshot.sends_hashes() && self.sends_hash(recalled & !self.special, snapshot);
         let hashed = if sends { asked | unasked } else { missed & !foretold | unasked } & !self.special;
@@ -505,19 +489,19 @@ impl Burst {
     }
 
     /// Has fetched what will be asked of trains, a bit each, that open or end their flow, which hardly ever is known: both buckets, and the
-    /// owners of its slot. Gives their marks.
+    /// owners of its slot. Gives which flows they are.
     #[inline(never)]
-    fn foretell(&mut self, mut telling: u32, snapshot: &Snapshot, flows: &Flows) -> u64 {
+    fn foretell(&mut self, mut telling: u32, snapshot: &Snapshot, flows: &Flows) -> Marks {
         self.hash(telling & !self.special, snapshot);
-        let mut marks = 0;
+        let mut marks = Marks::NONE;
         while telling != 0 {
             let train = take_bit(&mut telling);
             let spot = self.spots[train];
-            marks |= spot.mark();
+            marks.add(spot);
             if self.special & 1 << train != 0 {
                 continue;
             }
-            flows.prefetch_other(spot);
+            prefetch(flows.other_bucket(spot));
             snapshot.compiled_service(self.services[train]).prefetch_slot(self.hashes[train]);
         }
         marks
@@ -529,81 +513,117 @@ impl Burst {
         /// So many at once take less than each by itself.
         const MANY: u32 = 6;
         if trains.count_ones() >= MANY {
+            if self.plain == self.all() {
+                let flows = &self.flows[..self.count.min(BURST)];
+                self.clients.iter_mut().zip(flows).for_each(|(client, flow)| *client = flow.client());
+            } else {
+                (0..self.count.min(BURST)).for_each(|train| self.clients[train] = self.hashed(train));
+            }
             return snapshot.hash().clients(&self.clients, &mut self.hashes, self.count);
         }
         while trains != 0 {
             let train = take_bit(&mut trains);
-            self.hashes[train] = snapshot.hash().client(self.clients[train]);
+            self.hashes[train] = snapshot.hash().client(self.hashed(train));
         }
     }
 
-    /// Finds the targets of those trains whose flow is remembered, and which they are. Those whose flow has one of `marks` are left to
-    /// [`Burst::enter`], which goes by their order.
+    /// The client of a train, as it is hashed.
     #[inline(always)]
-    fn recall<'a>(
-        &mut self,
-        asked: u32,
-        marks: u64,
-        snapshot: &'a Snapshot,
-        state: &mut State,
-        targets: &mut [&'a Target; BURST],
-    ) -> u32 {
-        let recalled = self.settle(asked & !self.telling, marks, snapshot, targets, |spot| {
-            let settled = state.flows.settled(spot, state.now);
-            if settled.is_none() {
-                state.flows.prefetch_other(spot);
-            }
-            settled
-        });
-        let others = asked & !recalled;
-        if others & !self.telling == 0 && marks != 0 {
-            return recalled;
-        }
-        if others != 0 { recalled | self.recall_others(others, marks, snapshot, state, targets) } else { recalled }
+    fn hashed(&self, train: usize) -> Client {
+        if self.plain & 1 << train != 0 { self.flows[train].client() } else { self.clients[train] }
     }
 
-    /// Finds the targets of those of these trains whose flow `settled` knows, and which they are; but for those with one of `marks`.
+    /// Asks for the trains whose flow may be remembered: first has all fetched that will be looked at, then finds the targets of those of which
+    /// there is nothing to note, unless the order of their packets counts. Gives which these are.
     #[inline(always)]
-    fn settle<'a>(
+    fn settle<'a>(&mut self, snapshot: &'a Snapshot, state: &State, targets: &mut [&'a Target; BURST]) -> u32 {
+        let flows = &state.flows;
+        if Flow::is_any_telling(self.said) {
+            self.telling |= parse::telling(&self.flags) & self.asked & self.plain;
+        }
+        let telling = self.asked & self.telling;
+        if telling != 0 {
+            self.marks = self.foretell(telling, snapshot, flows);
+        }
+        if self.is_mixed || flows.is_empty() {
+            return 0;
+        }
+        let trains = self.asked & !telling;
+        let bucket = |train: usize, _| flows.bucket(self.homes[train]);
+        let miss = |spot| prefetch(flows.other_bucket(spot));
+        match telling {
+            0 => self.settled::<false>(trains, snapshot, state.now, targets, bucket, miss),
+            _ => self.settled::<true>(trains, snapshot, state.now, targets, bucket, miss),
+        }
+    }
+
+    /// Finds the targets of those of these trains of whose flow there is nothing to note, by their `bucket`, and which they are; but, where any
+    /// `IS_MARKED`, not of those whose flow is. `miss` is called with the others.
+    #[inline(always)]
+    fn settled<'a, 'b, const IS_MARKED: bool>(
         &self,
         mut trains: u32,
-        marks: u64,
         snapshot: &'a Snapshot,
+        now: Seconds,
         targets: &mut [&'a Target; BURST],
-        settled: impl Fn(Spot) -> Option<u32>,
+        bucket: impl Fn(usize, Spot) -> &'b Bucket,
+        miss: impl Fn(Spot),
     ) -> u32 {
-        let mut recalled = 0;
+        let (mut settled, mut kept) = (0, snapshot.kept_by(ServiceIndex::NONE));
         while trains != 0 {
             let train = take_bit(&mut trains);
             let spot = self.spots[train];
-            if spot.is_marked(marks) {
+            if IS_MARKED && self.marks.has(spot) {
                 continue;
             }
-            if let Some(target) = settled(spot).and_then(|number| snapshot.kept_at(self.services[train], number)) {
-                targets[train] = target;
-                recalled |= 1 << train;
+            let Some(destination) = bucket(train, spot).settled(spot, now) else {
+                miss(spot);
+                continue;
+            };
+            if self.services[train] != kept.service() {
+                kept = snapshot.kept_by(self.services[train]);
             }
+            let Some(target) = kept.at(destination) else { continue };
+            prefetch(target);
+            targets[train] = target;
+            settled |= 1 << train;
         }
-        recalled
+        settled
     }
 
-    /// As [`Burst::recall`], of those that stand in their other bucket, or of which something is to be noted.
-    #[inline(never)]
-    fn recall_others<'a>(
+    /// Finds the targets of those of these trains whose flow is remembered, and which they are; notes what they say. Trains that open or end their
+    /// flow, and others of it, are left to [`Burst::enter`], which goes by their order.
+    #[inline(always)]
+    fn recall<'a>(
         &mut self,
-        others: u32,
-        marks: u64,
+        trains: u32,
         snapshot: &'a Snapshot,
         state: &mut State,
         targets: &mut [&'a Target; BURST],
     ) -> u32 {
-        let settled = |spot| state.flows.settled_elsewhere(spot, state.now);
-        let mut recalled = self.settle(others & !self.telling, marks, snapshot, targets, settled);
-        let mut bits = others & !recalled;
+        match (trains & !self.telling, self.telling) {
+            (0, _) => 0,
+            (others, 0) => self.recall_any::<false>(others, snapshot, state, targets),
+            (others, _) => self.recall_any::<true>(others, snapshot, state, targets),
+        }
+    }
+
+    #[inline(never)]
+    fn recall_any<'a, const IS_MARKED: bool>(
+        &mut self,
+        trains: u32,
+        snapshot: &'a Snapshot,
+        state: &mut State,
+        targets: &mut [&'a Target; BURST],
+    ) -> u32 {
+        let elsewhere = |_, spot| state.flows.other_bucket(spot);
+        let silent = trains & !self.telling;
+        let mut recalled = self.settled::<IS_MARKED>(silent, snapshot, state.now, targets, elsewhere, |_| ());
+        let mut bits = trains & !recalled;
         while bits != 0 {
             let train = take_bit(&mut bits);
             let spot = self.spots[train];
-            if spot.is_marked(marks) {
+            if IS_MARKED && self.marks.has(spot) {
                 continue;
             }
             let Some(place) = state.flows.find(spot) else {
@@ -641,7 +661,7 @@ impl Burst {
             let train = usize::from(self.trains[at]) % BURST;
             if self.trains[at] != NO_TRAIN && asked & 1 << train != 0 {
                 asked &= !(1 << train);
-                recalled |= self.recall(1 << train, 0, snapshot, state, targets);
+                recalled |= self.recall_any::<false>(1 << train, snapshot, state, targets);
             }
         }
         recalled
@@ -652,7 +672,7 @@ impl Burst {
         let bit = 1 << train;
         match self.special & bit != 0 {
             true => self.choices[train].source,
-            false => self.clients[train].address().into(),
+            false => self.hashed(train).address().into(),
         }
     }
 
@@ -677,7 +697,7 @@ impl Burst {
         targets: &mut [&'a Target; BURST],
     ) {
         state.flows.make_room((state.now, snapshot.serial()), &Judging { known: snapshot, now: state.now });
-        let (mut entered, mut frames) = (0, self.frames());
+        let (mut entered, mut frames) = (Marks::NONE, self.frames());
         while missed != 0 {
             // Those that are not plain stand behind the others.
             let train = if self.is_mixed {
@@ -700,8 +720,8 @@ impl Burst {
             let view = View { snapshot, service: self.services[train] };
             let (spot, says) = (self.spots[train], self.says(train));
             // One that was entered since may be the same.
-            let is_absent = self.absent & 1 << train != 0 && !spot.is_marked(entered);
-            entered |= spot.mark();
+            let is_absent = self.absent & 1 << train != 0 && !entered.has(spot);
+            entered.add(spot);
             let of = Train { spot, is_absent, says, packets: self.sent[train].packets() };
             targets[train] = recall::enter(&view, of, slot, self.hashes[train], || self.client(train), state);
         }

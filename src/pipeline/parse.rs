@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use crate::counters::Reason;
 use crate::flow::{KeyV4, Says};
+use crate::maglev::Client;
 use crate::mode::{Content, Packet};
 use crate::snapshot::Port;
 use crate::wire::ethernet::{self, Ethernet, Link};
@@ -132,10 +133,22 @@ impl Flow {
         SAYS[self.0 as usize % SAYS.len()]
     }
 
-    /// Whether they open it or end it.
+    /// The flags that count, as it has them.
     #[inline(always)]
-    pub fn is_telling(self) -> bool {
-        TELLING >> (self.0 as usize % SAYS.len()) & 1 != 0
+    pub fn flags(self) -> u8 {
+        self.0 as u8
+    }
+
+    /// What its packets say, as one of a set's 64 bits.
+    #[inline(always)]
+    pub fn said(self) -> u64 {
+        1 << (self.0 as usize % SAYS.len())
+    }
+
+    /// Whether anything of such a set opens or ends a flow.
+    #[inline(always)]
+    pub fn is_any_telling(said: u64) -> bool {
+        said & TELLING != 0
     }
 
     /// What its packets have in common; their length is not.
@@ -156,6 +169,12 @@ impl Flow {
         /// All but the source's port; where that is stands the protocol.
         const DESTINATION: u64 = 0xffff_0000_ffff_ffff;
         (self.0 >> 64) as u64 & DESTINATION | u64::from(self.protocol()) << 32
+    }
+
+    /// As it is hashed.
+    #[inline(always)]
+    pub fn client(self) -> Client {
+        Client::v4(self.source(), self.source_port())
     }
 
     pub fn tuple(self) -> Tuple {
@@ -192,6 +211,20 @@ impl Flow {
     pub fn destination_port(self) -> u16 {
         u16::from_be_bytes(((self.0 >> 112) as u16).to_le_bytes())
     }
+}
+
+/// Those of 32 flows, a bit each, that open or end something, by their [`Flow::flags`].
+pub fn telling(flags: &[u8; 32]) -> u32 {
+    const EACH: u64 = u64::from_ne_bytes([1; 8]);
+    /// Brings the lowest bits of eight bytes together in the uppermost byte.
+    const GATHER: u64 = 0x0102_0408_1020_4080;
+    const { assert!(tcp::FIN == 1 && tcp::SYN == 1 << 1 && tcp::RST == 1 << 2 && tcp::ACK == 1 << 4) };
+    let (eights, _) = flags.as_chunks::<8>();
+    eights.iter().rev().fold(0, |all, &eight| {
+        let flags = u64::from_le_bytes(eight);
+        let telling = (flags | flags >> 2 | flags >> 1 & !(flags >> 4)) & EACH;
+        all << 8 | (telling.wrapping_mul(GATHER) >> 56) as u32
+    })
 }
 
 impl Parsed {
@@ -444,6 +477,16 @@ mod tests {
         let mut frame = [&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 9, 8, 0][..], &ip, &segment].concat();
         frame.resize(frame.len().max(ethernet::MINIMUM), 0);
         frame
+    }
+
+    #[test]
+    fn what_opens_or_ends_is_told_of_32_as_of_each() {
+        for first in 0..=DATAGRAM {
+            let flags: [u8; 32] = std::array::from_fn(|k| (first + k as u8 * 7) % (DATAGRAM + 1));
+            let each = flags.map(|flags| Flow::is_any_telling(Flow(u128::from(flags)).said()));
+            let expected = (0..32).filter(|&k| each[k]).fold(0, |all, k| all | 1 << k);
+            assert_eq!(telling(&flags), expected, "{flags:?}");
+        }
     }
 
     #[test]

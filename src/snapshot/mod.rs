@@ -267,6 +267,28 @@ impl ServiceIndex {
     }
 }
 
+/// Where the remembered flows of a service go.
+#[derive(Debug)]
+pub struct KeptBy<'a> {
+    destinations: &'a Destinations,
+    service: ServiceIndex,
+    targets: &'a [Target],
+}
+
+impl<'a> KeptBy<'a> {
+    #[inline(always)]
+    pub fn service(&self) -> ServiceIndex {
+        self.service
+    }
+
+    /// The target of a flow; `None`: its backend is down or gone, or another service's.
+    #[inline(always)]
+    pub fn at(&self, destination: u32) -> Option<&'a Target> {
+        let member = self.destinations.member(destination, self.service)?;
+        self.targets.get(usize::from(member))
+    }
+}
+
 /// A service that was found for a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Found {
@@ -489,11 +511,11 @@ impl Snapshot {
         self.destinations.get(destination).is_some_and(|destination| destination.service == service)
     }
 
-    /// The target of a remembered flow of `service`; `None`: its backend is down or gone, or another service's.
+    /// Where the remembered flows of `service` go; there need be no such service.
     #[inline(always)]
-    pub fn kept_at(&self, service: ServiceIndex, destination: u32) -> Option<&Target> {
-        let member = self.destinations.member(destination, service)?;
-        self.services.get(service.0 as usize)?.targets.get(usize::from(member))
+    pub fn kept_by(&self, service: ServiceIndex) -> KeptBy<'_> {
+        let targets = self.services.get(service.0 as usize).map_or(&[][..], |service| &service.targets);
+        KeptBy { destinations: &self.destinations, service, targets }
     }
 
     /// How clients of this service are remembered, where they are.
