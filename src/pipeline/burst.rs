@@ -45,6 +45,9 @@ pub struct Burst {
     choices: [Choice; BURST],
     /// The trains whose flow may be remembered, a bit each, and where it is looked for.
     asked: u32,
+    /// Whether the plain ones were asked for before it was known whose they are, since most of the last burst may have been remembered: what is
+    /// fetched for them is on its way sooner.
+    is_ahead: bool,
     /// Whether some of these were not plain.
     is_mixed: bool,
     spots: [Spot; BURST],
@@ -170,6 +173,7 @@ impl Burst {
         special: 0,
         choices: [Choice { client: 0, slot: 0, target: None, source: NOBODY }; BURST],
         asked: 0,
+        is_ahead: false,
         is_mixed: false,
         spots: [Spot::NONE; BURST],
         homes: [Home::NONE; BURST],
@@ -182,19 +186,24 @@ impl Burst {
         sent: [Sum::NOTHING; BURST],
     };
 
-    /// Reads what is plain, and gives the places of what is not, a bit each. `flows`: where those of it are looked for that may be remembered;
-    /// they are fetched while more is read.
+    /// Reads what is plain, and gives the places of what is not, a bit each.
     #[inline(always)]
-    pub fn parse<F: Frame>(&mut self, frames: &[F], station: Mac, flows: Option<&Flows>) -> u32 {
-        match flows {
-            Some(flows) => self.parse_with(frames, station, |this, train, flow| {
-                let spot = flows.spot(flow.key().words());
-                let home = flows.home(spot);
-                prefetch(flows.bucket(home));
-                (this.spots[train], this.homes[train]) = (spot, home);
-            }),
-            None => self.parse_with(frames, station, |_, _, _| ()),
+    pub fn parse<F: Frame>(&mut self, frames: &[F], station: Mac, snapshot: &Snapshot, flows: &Flows) -> u32 {
+        self.is_ahead = snapshot.recalls() && self.asked.count_ones() as usize * 2 > self.count;
+        if self.is_ahead {
+            self.parse_with(frames, station, |this, train, flow| this.ask(train, flow, flows))
+        } else {
+            self.parse_with(frames, station, |_, _, _| ())
         }
+    }
+
+    /// Notes where the flow of a plain train is looked for, and has it fetched from there.
+    #[inline(always)]
+    fn ask(&mut self, train: usize, flow: Flow, flows: &Flows) {
+        let spot = flows.spot(flow.key().words());
+        let home = flows.home(spot);
+        prefetch(flows.bucket(home));
+        (self.spots[train], self.homes[train]) = (spot, home);
     }
 
     #[inline(always)]
@@ -538,6 +547,9 @@ impl Burst {
     #[inline(always)]
     fn settle<'a>(&mut self, snapshot: &'a Snapshot, state: &State, targets: &mut [&'a Target; BURST]) -> u32 {
         let flows = &state.flows;
+        if !self.is_ahead {
+            self.ask_each(self.asked & self.plain, flows);
+        }
         if Flow::is_any_telling(self.said) {
             self.telling |= parse::telling(&self.flags) & self.asked & self.plain;
         }
@@ -554,6 +566,14 @@ impl Burst {
         match telling {
             0 => self.settled::<false>(trains, snapshot, state.now, targets, bucket, miss),
             _ => self.settled::<true>(trains, snapshot, state.now, targets, bucket, miss),
+        }
+    }
+
+    #[inline(never)]
+    fn ask_each(&mut self, mut plain: u32, flows: &Flows) {
+        while plain != 0 {
+            let train = take_bit(&mut plain);
+            self.ask(train, self.flows[train], flows);
         }
     }
 

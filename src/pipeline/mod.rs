@@ -186,8 +186,7 @@ impl Pipeline {
         let count = frames.len().min(BURST);
         let frames = &mut frames[..count];
         self.state.now = translation::seconds(now);
-        let mut others =
-            self.burst.parse(frames, snapshot.port(port).mac, snapshot.recalls().then_some(&self.state.flows));
+        let mut others = self.burst.parse(frames, snapshot.port(port).mac, snapshot, &self.state.flows);
         others |= self.burst.find(snapshot, &self.state);
         while others != 0 {
             let at = others.trailing_zeros() as usize;
