@@ -39,7 +39,7 @@ impl Memory {
         let map = MmapOptions::new().map_raw(file)?;
         let _ = map.advise(Advice::HugePage);
         let memory = Self { map, buckets };
-        memory.iter().step_by(4096 / Self::BUCKET).for_each(Bucket::touch);
+        memory.all().iter().step_by(4096 / Self::BUCKET).for_each(Bucket::touch);
         Ok(memory)
     }
 

@@ -105,8 +105,8 @@ pub enum Goes {
 }
 
 impl Flows {
-    /// Where a flow goes that is remembered at `place`, if its backend keeps it. Notes what its packet says; the flow may stand elsewhere then.
-    /// `look`: what is known of a destination to which the packet may go.
+    /// Where a flow goes that is remembered at `place`, if its backend keeps it. Notes what its packet says. `look`: what is known of a
+    /// destination to which the packet may go.
     #[inline(always)]
     pub fn follow<T>(
         &mut self,
@@ -116,11 +116,9 @@ impl Flows {
         look: impl FnOnce(u32) -> Option<(Fate, T)>,
     ) -> Option<T> {
         let found = follow(self.entry(place), says, now, look);
-        match found {
-            Some(_) => self.bring_home(place),
+        if found.is_none() && says == Says::Opens {
             // What comes next is of the new connection, be it in the same burst.
-            None if says == Says::Opens => self.remove(place),
-            None => {}
+            self.remove(place);
         }
         found
     }

@@ -2,7 +2,7 @@
 //!
 //! **Cuckoo hashing** with two buckets of four entries, a bucket a cache line (Dietzfelbinger and Weidling, 2007). Of a flow's keyed
 //! hash 62 bits are kept, which tell it from others and say where its buckets are, so that an entry can move without its flow
-//! (partial-key cuckoo hashing, Fan et al., CoNEXT 2014). Most entries stand in their first bucket. (Hashes cannot be chosen without
+//! (as in Fan et al., CoNEXT 2014). Most entries stand in their first bucket. (Hashes cannot be chosen without
 //! the key, and a new flow is taken for one of a million others with a chance of 1 in 2^42.)
 //!
 //! **As wide as its flows need.** Few flows stand close together in the first buckets of a large table, and so take few cache lines and
@@ -31,10 +31,12 @@ const NINTHS: usize = 9;
 /// others: of five eighths up to a fifth of the flows would stand in their second bucket, which costs more than what is closer together saves.)
 const DENSE: usize = 3;
 
-/// Buckets that are always used, at least, and fewer than twice as many.
-const FIRST: usize = if cfg!(test) { 8 } else { 256 };
+/// Buckets that are always used where there are so many, at least; and fewer than twice as many.
+const FIRST: usize = 128;
 
-/// What fingerprints are multiplied by for their second bucket (the golden ratio).
+/// What a hash is multiplied by once more, and what for its second bucket (Steele and Vigna, "Computationally easy, spectrally good multipliers
+/// for congruential pseudorandom number generators", 2021; and the golden ratio).
+const MIXING: u64 = 0xd134_2543_de82_ef95;
 const SECOND: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// A second, and the serial number of a snapshot: what ends flows are time and definitions.
@@ -75,8 +77,9 @@ pub struct Remembered {
 struct Used {
     buckets: u32,
     start: u64,
-    /// Of a hash: what tells among twice as many as the last doubling has made, so many below.
+    /// The bits of a hash that tell among as many buckets as the doubling under way will make: 32, and one more than there were doublings.
     bits: u64,
+    /// The buckets there were when it began.
     half: u32,
 }
 
@@ -161,9 +164,15 @@ impl Spot {
 
     const STAGE: u64 = 3;
 
+    /// A hash of ports that follow each other is a lattice, which this breaks up: else buckets would be left out.
     #[inline(always)]
     fn of(hash: u64) -> Self {
-        Self(hash & !Self::STAGE)
+        Self(fold(hash, MIXING) & !Self::STAGE)
+    }
+
+    #[inline(always)]
+    fn from_head(head: u64) -> Self {
+        Self(head & !Self::STAGE)
     }
 }
 
@@ -353,7 +362,7 @@ impl Entry {
 
     #[inline]
     pub fn spot(&self) -> Spot {
-        Spot::of(self.head())
+        Spot::from_head(self.head())
     }
 
     #[inline(always)]
@@ -405,14 +414,14 @@ impl Remembered {
             .unwrap_or_default()
             .iter()
             .flat_map(|bucket| &bucket.0)
-            .filter(|entry| !entry.is_free())
+            // Who sees that one has gone sees it where it went.
+            .filter(|entry| entry.head.load(Acquire) % 4 != 0)
             .map(Entry::flow)
     }
 
-    /// The flow that is remembered there. (While it moves from one bucket to the other it may be missed.)
+    /// The flow that is remembered there. (While it moves from one bucket to another it may be missed.)
     pub fn find(&self, spot: Spot) -> Option<Flow> {
-        let used = self.buckets.used();
-        used.homes(spot).into_iter().find_map(|home| {
+        self.buckets.used().homes(spot).into_iter().find_map(|home| {
             let bucket = self.buckets.get(home as usize)?;
             bucket.way(spot).map(|way| bucket.0[usize::from(way) % WAYS].flow())
         })
@@ -496,10 +505,11 @@ impl Flows {
     fn take_over(&self) -> usize {
         let mut taken = 0;
         for (bucket, at) in self.buckets.iter().zip(0..) {
-            for entry in bucket.0.iter().filter(|entry| !entry.is_free()) {
+            for (entry, way) in bucket.0.iter().zip(0..).filter(|(entry, _)| !entry.is_free()) {
                 let [first, second] = self.used.homes(entry.spot());
-                let is_first = at == first;
-                if is_first || at == second && self.buckets[first as usize].way(entry.spot()).is_none() {
+                let is_found = bucket.way(entry.spot()) == Some(way)
+                    && (at == first || at == second && self.buckets[first as usize].way(entry.spot()).is_none());
+                if is_found {
                     taken += 1;
                 } else {
                     entry.clear();
@@ -520,18 +530,20 @@ impl Flows {
     #[cold]
     fn begin_anew(&mut self) {
         let all = self.buckets.len();
+        let used = Used::of(start(all), all);
+        self.buckets.note(&used);
         (self.swept, self.unswept) = (0, 0);
-        self.use_buckets(Used::of(start(all), all));
+        (self.used, self.enough) = (used, used.enough(all));
     }
 
-    /// Buckets of a table of this capacity.
+    /// Buckets of a table of this capacity. (One less than a whole number of doublings' would be, so that the memory's word costs none a page.)
     pub const fn buckets(capacity: usize) -> usize {
         let buckets = (capacity * NINTHS).div_ceil(NINTHS - 1).div_ceil(WAYS);
         match (buckets / FIRST).checked_ilog2() {
-            Some(doublings) => buckets.next_multiple_of(1 << doublings),
+            Some(doublings) if doublings > 0 => (buckets - 1) >> doublings << doublings,
             // With fewer than a few buckets there is nowhere to move.
-            None if capacity > 0 && buckets < Self::NEAR => Self::NEAR,
-            None => buckets,
+            _ if capacity > 0 && buckets < Self::NEAR => Self::NEAR,
+            _ => buckets,
         }
     }
 
@@ -605,17 +617,6 @@ impl Flows {
         entry.put(entry.spot(), flow);
     }
 
-    /// Moves an entry into its first bucket, where it is found sooner, if it stands in the other and there is room.
-    #[inline]
-    pub fn bring_home(&mut self, place: Place) {
-        let first = self.used.first(self.entry(place).spot());
-        if first != place.bucket
-            && let Some(free) = self.free_in(first)
-        {
-            self.relocate(place, free);
-        }
-    }
-
     /// Forgets a flow.
     pub fn remove(&mut self, place: Place) {
         self.entry(place).clear();
@@ -682,7 +683,8 @@ impl Flows {
     fn room(&mut self, spot: Spot) -> Option<Place> {
         loop {
             let room = self.room_in(self.used.homes(spot));
-            // Close together they may be in each other's way before all buckets are in use.
+            // Close together they may be in each other's way before all buckets are in use: of three eighths, all of the dozens of places that
+            // could be made free, which hardly ever happens, and so widens by a few at most.
             if room.is_some() || !self.widen() {
                 return room;
             }
@@ -705,16 +707,11 @@ impl Flows {
         for (entry, free) in from.0.iter().zip(&self.buckets[to as usize].0).filter(|(entry, _)| goes(entry)) {
             free.put(entry.spot(), &entry.flow());
         }
-        // Whoever looks on, or comes after, finds them in one of both.
+        // Whoever comes after finds them in one of both, and who looks through all buckets in their order in one of both, or twice.
         self.buckets.note(&new);
         from.0.iter().filter(|entry| goes(entry)).for_each(Entry::clear);
-        self.use_buckets(new);
+        (self.used, self.enough) = (new, new.enough(all));
         true
-    }
-
-    fn use_buckets(&mut self, used: Used) {
-        self.buckets.note(&used);
-        (self.used, self.enough) = (used, used.enough(self.buckets.len()));
     }
 
     /// A place for a flow with these buckets: a free one, or one whose entry can move.
@@ -798,7 +795,7 @@ impl Flows {
         from
     }
 
-    /// As [`Flows::sweep`], of `part` in `whole` of the table, at most all of it.
+    /// As [`Flows::sweep`], of `part` in `whole` of the buckets in use, at most all of them.
     pub fn sweep_part(&mut self, part: u64, whole: u64, judge: &impl Judge) {
         let buckets = u64::from(self.used.buckets).saturating_mul(part).div_ceil(whole.max(1));
         self.sweep(usize::try_from(buckets).unwrap_or(usize::MAX), judge);
@@ -840,7 +837,6 @@ impl fmt::Debug for Flows {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::{Fate, Says};
     use crate::service::IdleTimeout;
     use proptest::prelude::*;
     use std::collections::HashMap;
@@ -885,8 +881,7 @@ mod tests {
                 place.is_some_and(|place| flows.get(place) == flow(k as u32 % Flow::SLOTS))
             });
             assert_eq!(found.count(), capacity - refused);
-            let rounded = capacity * 18 * (FIRST + 1) / FIRST;
-            assert!(Flows::bytes(capacity) <= rounded + 2 * Memory::BUCKET, "{capacity}");
+            assert!(Flows::bytes(capacity) <= capacity * 18 + Memory::BUCKET, "{capacity}");
         }
     }
 
@@ -915,27 +910,6 @@ mod tests {
     }
 
     #[test]
-    fn who_is_followed_comes_home_when_there_is_room() {
-        let mut flows = Flows::new(1000, [8, 0]);
-        let spots: Vec<_> = (0..1000).map(|k| flows.spot([k, 1])).collect();
-        spots.iter().zip(0..).for_each(|(&spot, k)| _ = flows.insert(spot, &flow(k), &()));
-        let is_home = |flows: &Flows, spot| flows.bucket(flows.home(spot)).way(spot).is_some();
-        let abroad = |flows: &Flows, k: usize| flows.find(spots[k]).is_some() && !is_home(flows, spots[k]);
-        assert!((0..1000).filter(|&k| abroad(&flows, k)).count() > 100);
-        (0..1000).step_by(2).for_each(|k| flows.remove(flows.find(spots[k]).unwrap()));
-        for k in (1..1000).step_by(2) {
-            let place = flows.find(spots[k]).unwrap();
-            let fate = Fate { keeps: true, idle: [u32::MAX; 3], ..Fate::GONE };
-            flows.follow(place, Says::Nothing, Seconds(0), |_| Some((fate, ())));
-            let is_full = flows.free_in(flows.home(spots[k]).0).is_none();
-            assert!(is_home(&flows, spots[k]) || is_full, "{k}");
-            assert_eq!(flows.find(spots[k]).map(|place| flows.get(place)), Some(flow(k as u32)));
-        }
-        assert!((0..1000).filter(|&k| abroad(&flows, k)).count() < 50);
-        assert_eq!(flows.taken(), 500);
-    }
-
-    #[test]
     fn whoever_comes_after_finds_what_was_there_and_each_once() {
         const CAPACITY: usize = 5000;
         let file = tempfile::tempfile().unwrap();
@@ -949,16 +923,15 @@ mod tests {
         // It ended while some moved, and left others where nobody looks for them.
         let (spots, used) = ((0..2000).map(|k| flows.spot([k, 1])), flows.used);
         let copied = spots.filter(|&spot| {
-            let [first, second] = used.homes(spot);
-            let elsewhere = if flows.buckets[first as usize].way(spot).is_some() { second } else { first };
-            let free = [elsewhere, 9].map(|bucket| flows.free_in(bucket));
-            let is_copied = first != second && elsewhere != 9 && first != 9 && free.iter().all(Option::is_some);
-            if is_copied {
-                free.into_iter().flatten().for_each(|place| flows.entry(place).put(spot, &flow(1)));
-            }
-            is_copied
+            let homes @ [first, second] = used.homes(spot);
+            let other = if flows.buckets[first as usize].way(spot).is_some() { second } else { first };
+            let astray = (0..used.buckets).find(|bucket| !homes.contains(bucket) && flows.free_in(*bucket).is_some());
+            let free: Vec<_> =
+                [Some(other), astray].into_iter().flatten().filter_map(|bucket| flows.free_in(bucket)).collect();
+            free.iter().for_each(|&place| flows.entry(place).put(spot, &flow(1)));
+            free.len() == 2
         });
-        assert!(copied.count() > 0);
+        assert!(copied.count() > 100);
         let next = open();
         assert_eq!((next.taken(), next.used.buckets), (2000, flows.used.buckets));
         assert!((0..2000).all(|k| next.find(next.spot([k, 1])).is_some()));
@@ -1085,14 +1058,14 @@ mod tests {
 
     #[derive(Debug, Clone)]
     enum Step {
-        Insert(u8, u32),
-        Set(u8, u32),
-        Remove(u8),
+        Insert(u16, u32),
+        Set(u16, u32),
+        Remove(u16),
         Sweep(usize),
     }
 
     fn step() -> impl Strategy<Value = Step> {
-        let key = 0u8..60;
+        let key = 0u16..600;
         prop_oneof![
             6 => (key.clone(), 0u32..1000).prop_map(|(k, v)| Step::Insert(k, v)),
             2 => (key.clone(), 0u32..1000).prop_map(|(k, v)| Step::Set(k, v)),
@@ -1105,14 +1078,16 @@ mod tests {
         /// Of a value below 100 nothing is lost; below 300 little.
         #[test]
         fn it_is_a_map_that_forgets_the_least(
-            steps in proptest::collection::vec(step(), 1..400), capacity in 1usize..40, seed: [u64; 2],
+            steps in proptest::collection::vec(step(), 1..1500),
+            capacity in prop_oneof![1usize..40, 910usize..2000], seed: [u64; 2],
         ) {
             let judge = BySlot(0..100, 300..400);
             // What is worth little says so itself.
             let flow = |slot| Flow { stage: if (100..300).contains(&slot) { Stage::Opening } else { Stage::Closing }, ..flow(slot) };
             let mut flows = Flows::new(capacity, seed);
-            let mut map: HashMap<u8, u32> = HashMap::new();
-            for step in steps {
+            let mut map: HashMap<u16, u32> = HashMap::new();
+            let count = steps.len();
+            for (step, at) in steps.into_iter().zip(1..) {
                 match step {
                     Step::Insert(k, v) => {
                         let spot = flows.spot([u64::from(k), 1]);
@@ -1138,6 +1113,9 @@ mod tests {
                     }
                     Step::Sweep(buckets) => flows.sweep(buckets, &judge),
                 }
+                if at % 16 != 0 && at != count {
+                    continue;
+                }
                 // What is there is right; what is not there was worth less than everything.
                 map.retain(|&k, &mut v| {
                     let found = flows.find(flows.spot([u64::from(k), 1])).map(|place| flows.get(place));
@@ -1146,6 +1124,10 @@ mod tests {
                 });
                 prop_assert_eq!(flows.taken(), map.len());
                 prop_assert!(flows.taken() <= capacity);
+                let unused = flows.used.buckets as usize..flows.buckets.len();
+                prop_assert!(flows.buckets[unused].iter().flat_map(|bucket| &bucket.0).all(Entry::is_free));
+                prop_assert_eq!(flows.remembered().flows(0..flows.remembered().places()).count(), map.len());
+                prop_assert_eq!(flows.take_over(), map.len(), "each stands where it is looked for, and once");
             }
         }
     }

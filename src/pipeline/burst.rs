@@ -51,7 +51,7 @@ pub struct Burst {
     /// Whether some of these were not plain.
     is_mixed: bool,
     spots: [Spot; BURST],
-    /// Of the plain ones, the bucket that is looked at first.
+    /// Of the plain ones that are asked for, the bucket that is looked at first.
     homes: [Home; BURST],
     /// Of these, the trains that open or end their flow, where there are any which flows these are, and the trains whose flow was looked for and
     /// not found.
@@ -561,6 +561,7 @@ impl Burst {
             return 0;
         }
         let trains = self.asked & !telling;
+        debug_assert_eq!(trains & !self.plain, 0, "a burst with others is mixed");
         let bucket = |train: usize, _| flows.bucket(self.homes[train]);
         let miss = |spot| prefetch(flows.other_bucket(spot));
         match telling {
@@ -681,7 +682,13 @@ impl Burst {
             let train = usize::from(self.trains[at]) % BURST;
             if self.trains[at] != NO_TRAIN && asked & 1 << train != 0 {
                 asked &= !(1 << train);
-                recalled |= self.recall_any::<false>(1 << train, snapshot, state, targets);
+                let home = |_, spot| state.flows.bucket(state.flows.home(spot));
+                let silent = 1 << train & !self.telling;
+                let settled = self.settled::<false>(silent, snapshot, state.now, targets, home, |_| ());
+                recalled |= match settled {
+                    0 => self.recall_any::<false>(1 << train, snapshot, state, targets),
+                    _ => settled,
+                };
             }
         }
         recalled

@@ -30,17 +30,18 @@ impl Last {
     /// Nobody yet.
     pub const NONE: Self = Self { endpoint: u64::MAX, service: ServiceIndex::NONE, recalls: 0 };
 
-    /// The service of a flow that [`Parsed::plain`] gave, where nothing but its table is left to ask, and, all ones or 0, whether its flows may be remembered;
-    /// [`find`] has the rest.
+    /// The service of a flow that [`Parsed::plain`] gave, where nothing but its table is left to ask, and, all ones or 0, whether its flows may be
+    /// remembered; [`find`] has the rest.
     #[inline(always)]
     pub fn find_plain(&mut self, flow: Flow, snapshot: &Snapshot) -> Option<(ServiceIndex, u32)> {
         let endpoint = flow.endpoint();
         if endpoint != self.endpoint {
             let found = snapshot.exact_v4(flow.destination(), flow.destination_port(), flow.protocol());
-            let service = found.filter(|found| found.is_plain)?.service;
+            let service = found.filter(|found| found.is_plain).map_or(ServiceIndex::NONE, |found| found.service);
             *self = Self { endpoint, service, recalls: 0_u32.wrapping_sub(u32::from(snapshot.recalls_of(service))) };
         }
-        (!snapshot.is_vip_v4(flow.source())).then_some((self.service, self.recalls))
+        let is_found = self.service != ServiceIndex::NONE && !snapshot.is_vip_v4(flow.source());
+        is_found.then_some((self.service, self.recalls))
     }
 }
 

@@ -132,7 +132,7 @@ impl Pipeline {
         self.state.flows.clear();
     }
 
-    /// Frees the entries of flows that are over, in the next part of the memory: all of it in `round`, of which so much time has `passed`.
+    /// Frees the entries of flows that are over, in the next part of the memory in use: all of it in `round`, of which so much time has `passed`.
     pub fn sweep(&mut self, snapshot: &Snapshot, now: Millis, passed: Millis, round: Millis) {
         let now = translation::seconds(now);
         // Their seconds go round: after so long nobody's age can be told.

@@ -20,7 +20,7 @@ pub struct Vips {
     exact: Index,
     /// VIPs of one address.
     single: Index,
-    /// What hardly any address but IPv4 VIPs passes: the source of every packet is asked for.
+    /// What hardly any address but IPv4 VIPs passes, as long as none is a prefix: the source of every packet is asked for.
     filter: Filter,
     /// VIPs that are prefixes.
     prefixes: Arc<Prefixes<u32>>,
@@ -89,36 +89,43 @@ impl Services {
     }
 }
 
-/// Addresses by a bit each, which others may share.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Filter([u64; 16]);
+/// Addresses by a bit each, of which there are many more than addresses.
+#[derive(Debug, Clone)]
+struct Filter {
+    words: Arc<[u64]>,
+    /// What is left of a hash in front of its word's number.
+    shift: u32,
+}
 
 impl Filter {
-    fn of(vips: impl Iterator<Item = IpNet>) -> Self {
-        let mut filter = Self::default();
+    const BITS: usize = 16;
+    const LEAST: usize = 16;
+
+    fn of(vips: &[Ipv4Addr]) -> Self {
+        let words = (vips.len() * Self::BITS / 64).next_power_of_two().max(Self::LEAST);
+        let (mut bits, shift) = (vec![0; words], 64 - words.trailing_zeros());
         for vip in vips {
-            match vip {
-                IpNet::V4(vip) if vip.prefix_len() == 32 => {
-                    let (word, bit) = Self::place(vip.addr());
-                    filter.0[word] |= 1 << (bit % 64);
-                }
-                IpNet::V4(_) => return Self([u64::MAX; 16]),
-                IpNet::V6(_) => {}
-            }
+            let hash = Self::hash(*vip);
+            bits[(hash >> shift) as usize] |= 1 << ((hash >> 32) % 64);
         }
-        filter
+        Self { words: bits.into(), shift }
     }
 
+    /// One that all pass.
+    fn open() -> Self {
+        Self { words: [u64::MAX; Self::LEAST].into(), shift: 64 - Self::LEAST.trailing_zeros() }
+    }
+
+    /// Spread over the upper half (Knuth, TAOCP 6.4).
     #[inline(always)]
-    fn place(address: Ipv4Addr) -> (usize, u64) {
-        let hash = u64::from(u32::from_le_bytes(address.octets())).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        ((hash >> 60) as usize, hash >> 54)
+    fn hash(address: Ipv4Addr) -> u64 {
+        u64::from(u32::from_le_bytes(address.octets())).wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 
     #[inline(always)]
     fn passes(&self, address: Ipv4Addr) -> bool {
-        let (word, bit) = Self::place(address);
-        self.0[word] >> (bit % 64) & 1 != 0
+        let hash = Self::hash(address);
+        self.words.get((hash >> self.shift) as usize).is_some_and(|word| word >> ((hash >> 32) % 64) & 1 != 0)
     }
 }
 
@@ -127,7 +134,7 @@ impl Default for Vips {
         Self {
             exact: Index::new([]),
             single: Index::new([]),
-            filter: Filter::default(),
+            filter: Filter::of(&[]),
             prefixes: Arc::new(Prefixes::new([])),
             vips: Vec::new(),
             free: Vec::new(),
@@ -182,7 +189,13 @@ impl Vips {
         if !others.is_empty() || prefixes.len() != had {
             self.prefixes = Arc::new(Prefixes::new(prefixes));
         }
-        self.filter = Filter::of(self.vips.iter().map(|vip| vip.vip).filter(|vip| self.contains(vip.addr())));
+        self.filter = if self.prefix_vips().any(|(vip, _)| vip.addr().is_ipv4()) {
+            Filter::open()
+        } else {
+            let is_live = |vip: &Vip| !vip.tcp.services.is_empty() || !vip.udp.services.is_empty();
+            let v4 = |vip: &Vip| if let IpAddr::V4(address) = vip.vip.addr() { Some(address) } else { None };
+            Filter::of(&self.vips.iter().filter(|vip| is_live(vip)).filter_map(|vip| v4(vip)).collect::<Vec<_>>())
+        };
     }
 
     /// A VIP without services yet; its number.
