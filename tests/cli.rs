@@ -68,7 +68,7 @@ fn check_says_what_is_good_and_what_the_tables_take() {
          memory: 502 bytes for 1 Maglev table, shared by all lcores\n        \
          502 bytes for 1 more table, while backends are draining or down\n        \
          502 bytes more for a table, while the flows of a change are remembered\n        \
-         18.9 MB for 1048576 flows on 1 lcore, 10.5 MB for as many clients\n\
+         18.7 MB for 1048576 flows on 1 lcore, 10.5 MB for as many clients\n\
          ipip: 1 service, IPv4: packets grow by 20 bytes; clients will see an MSS of at most 1440\n"
     );
     assert_eq!((code, errors.as_str()), (0, ""));
