@@ -10,7 +10,7 @@ use super::refusal::Refused;
 use super::translation::{self, Outward};
 use super::{BURST, Verdict};
 use crate::counters::Traffic;
-use crate::flow::{Bucket, Flows, Head, Home, Judging, Marks, Says, Seconds, Spot, Spots, prefetch};
+use crate::flow::{Bucket, Flows, Head, Home, Judging, Marks, Says, Spot, Spots, prefetch};
 use crate::maglev::Client;
 use crate::mode::{Packet, State};
 use crate::service::{Hash, Service};
@@ -471,7 +471,11 @@ impl Burst {
                 self.absent = asked;
                 0
             }
-            () if !self.is_mixed => settled | self.recall(asked & !settled, snapshot, state, targets),
+            () if !self.is_mixed => {
+                // What opens or ends a flow, and others of it, are left to `enter`, which goes by their order.
+                let others = asked & !settled & !self.telling;
+                settled | if others == 0 { 0 } else { self.recall(others, self.telling != 0, snapshot, state, targets) }
+            }
             () => self.recall_in_order(asked, snapshot, state, targets),
         };
         let foretold = asked & self.telling & !self.special;
@@ -563,13 +567,13 @@ impl Burst {
         let trains = self.asked & !telling;
         debug_assert_eq!(trains & !self.plain, 0, "a burst with others is mixed");
         let bucket = |train: usize, _| flows.bucket(self.homes[train]);
-        let miss = |spot| prefetch(flows.other_bucket(spot));
         match telling {
-            0 => self.settled::<false>(trains, snapshot, state.now, targets, bucket, miss),
-            _ => self.settled::<true>(trains, snapshot, state.now, targets, bucket, miss),
+            0 => self.settled(trains, false, snapshot, state, targets, bucket),
+            _ => self.settled(trains, true, snapshot, state, targets, bucket),
         }
     }
 
+    /// Asks for these plain trains, a bit each.
     #[inline(never)]
     fn ask_each(&mut self, mut plain: u32, flows: &Flows) {
         while plain != 0 {
@@ -578,27 +582,27 @@ impl Burst {
         }
     }
 
-    /// Finds the targets of those of these trains of whose flow there is nothing to note, by their `bucket`, and which they are; but, where any
-    /// `IS_MARKED`, not of those whose flow is. `miss` is called with the others.
+    /// Finds the targets of those of these trains of whose flow there is nothing to note, by their `bucket`, and which they are; but, where
+    /// `is_marked` says that any is, not of those whose flow is marked. Has the other bucket of the others fetched.
     #[inline(always)]
-    fn settled<'a, 'b, const IS_MARKED: bool>(
+    fn settled<'a, 'b>(
         &self,
         mut trains: u32,
+        is_marked: bool,
         snapshot: &'a Snapshot,
-        now: Seconds,
+        state: &State,
         targets: &mut [&'a Target; BURST],
         bucket: impl Fn(usize, Spot) -> &'b Bucket,
-        miss: impl Fn(Spot),
     ) -> u32 {
         let (mut settled, mut kept) = (0, snapshot.kept_by(ServiceIndex::NONE));
         while trains != 0 {
             let train = take_bit(&mut trains);
             let spot = self.spots[train];
-            if IS_MARKED && self.marks.has(spot) {
+            if is_marked && self.marks.has(spot) {
                 continue;
             }
-            let Some(destination) = bucket(train, spot).settled(spot, now) else {
-                miss(spot);
+            let Some(destination) = bucket(train, spot).settled(spot, state.now) else {
+                prefetch(state.flows.other_bucket(spot));
                 continue;
             };
             if self.services[train] != kept.service() {
@@ -612,39 +616,25 @@ impl Burst {
         settled
     }
 
-    /// Finds the targets of those of these trains whose flow is remembered, and which they are; notes what they say. Trains that open or end their
-    /// flow, and others of it, are left to [`Burst::enter`], which goes by their order.
-    #[inline(always)]
+    /// Finds the targets of those of these trains whose flow is remembered, and which they are; notes what they say. Not of those whose flow is
+    /// marked, where `is_marked` says that any is.
+    #[inline(never)]
     fn recall<'a>(
         &mut self,
         trains: u32,
-        snapshot: &'a Snapshot,
-        state: &mut State,
-        targets: &mut [&'a Target; BURST],
-    ) -> u32 {
-        match (trains & !self.telling, self.telling) {
-            (0, _) => 0,
-            (others, 0) => self.recall_any::<false>(others, snapshot, state, targets),
-            (others, _) => self.recall_any::<true>(others, snapshot, state, targets),
-        }
-    }
-
-    #[inline(never)]
-    fn recall_any<'a, const IS_MARKED: bool>(
-        &mut self,
-        trains: u32,
+        is_marked: bool,
         snapshot: &'a Snapshot,
         state: &mut State,
         targets: &mut [&'a Target; BURST],
     ) -> u32 {
         let elsewhere = |_, spot| state.flows.other_bucket(spot);
         let silent = trains & !self.telling;
-        let mut recalled = self.settled::<IS_MARKED>(silent, snapshot, state.now, targets, elsewhere, |_| ());
+        let mut recalled = self.settled(silent, is_marked, snapshot, state, targets, elsewhere);
         let mut bits = trains & !recalled;
         while bits != 0 {
             let train = take_bit(&mut bits);
             let spot = self.spots[train];
-            if IS_MARKED && self.marks.has(spot) {
+            if is_marked && self.marks.has(spot) {
                 continue;
             }
             let Some(place) = state.flows.find(spot) else {
@@ -684,9 +674,9 @@ impl Burst {
                 asked &= !(1 << train);
                 let home = |_, spot| state.flows.bucket(state.flows.home(spot));
                 let silent = 1 << train & !self.telling;
-                let settled = self.settled::<false>(silent, snapshot, state.now, targets, home, |_| ());
+                let settled = self.settled(silent, false, snapshot, state, targets, home);
                 recalled |= match settled {
-                    0 => self.recall_any::<false>(1 << train, snapshot, state, targets),
+                    0 => self.recall(1 << train, false, snapshot, state, targets),
                     _ => settled,
                 };
             }
