@@ -58,8 +58,7 @@ pub struct Burst {
     telling: u32,
     marks: Marks,
     absent: u32,
-    /// What the plain ones say, all together, and each.
-    said: u64,
+    /// What the plain ones say.
     flags: [u8; BURST],
     /// Of those that are not plain.
     says: [Says; BURST],
@@ -180,7 +179,6 @@ impl Burst {
         telling: 0,
         marks: Marks::NONE,
         absent: 0,
-        said: 0,
         flags: [0; BURST],
         says: [Says::Nothing; BURST],
         sent: [Sum::NOTHING; BURST],
@@ -213,7 +211,7 @@ impl Burst {
             frame.prefetch();
         }
         let mut others = 0_u32;
-        let (mut last, mut count, mut said) = (Flow::NONE, 0_usize, 0);
+        let (mut last, mut count) = (Flow::NONE, 0_usize);
         for (at, frame) in frames.iter().enumerate() {
             let at = at % BURST;
             let Some((total, flow)) = Parsed::plain(frame.bytes(), station) else {
@@ -229,7 +227,6 @@ impl Burst {
                 (self.flows[new], self.sent[new]) = (flow, Sum::of(total));
                 (last, count) = (flow, count + 1);
                 self.trains[at] = new as u8;
-                said |= flow.said();
                 self.flags[new] = flow.flags();
                 ask(self, new, flow);
                 continue;
@@ -241,7 +238,7 @@ impl Burst {
         (self.frames, self.count) = (frames.len().min(BURST), count.min(BURST));
         self.plain = self.all();
         (self.free, self.special, self.is_mixed) = (0, 0, false);
-        (self.asked, self.telling, self.absent, self.said) = (0, 0, 0, said);
+        (self.asked, self.telling, self.absent) = (0, 0, 0);
         others
     }
 
@@ -554,9 +551,7 @@ impl Burst {
         if !self.is_ahead {
             self.ask_each(self.asked & self.plain, flows);
         }
-        if Flow::is_any_telling(self.said) {
-            self.telling |= parse::telling(&self.flags) & self.asked & self.plain;
-        }
+        self.telling |= parse::telling(&self.flags) & self.asked & self.plain;
         let telling = self.asked & self.telling;
         if telling != 0 {
             self.marks = self.foretell(telling, snapshot, flows);

@@ -107,16 +107,6 @@ const SAYS: [Says; 0x40] = {
     says
 };
 
-/// Of these, a bit each, those that open or end a flow.
-const TELLING: u64 = {
-    let (mut telling, mut flags) = (0, 0);
-    while flags < SAYS.len() {
-        telling |= (matches!(SAYS[flags], Says::Opens | Says::Ends) as u64) << flags;
-        flags += 1;
-    }
-    telling
-};
-
 impl Flow {
     /// That of no packet.
     pub const NONE: Self = Self(0);
@@ -137,18 +127,6 @@ impl Flow {
     #[inline(always)]
     pub fn flags(self) -> u8 {
         self.0 as u8
-    }
-
-    /// What its packets say, as one of a set's 64 bits.
-    #[inline(always)]
-    pub fn said(self) -> u64 {
-        1 << (self.0 as usize % SAYS.len())
-    }
-
-    /// Whether anything of such a set opens or ends a flow.
-    #[inline(always)]
-    pub fn is_any_telling(said: u64) -> bool {
-        said & TELLING != 0
     }
 
     /// What its packets have in common; their length is not.
@@ -483,7 +461,7 @@ mod tests {
     fn what_opens_or_ends_is_told_of_32_as_of_each() {
         for first in 0..=DATAGRAM {
             let flags: [u8; 32] = std::array::from_fn(|k| (first + k as u8 * 7) % (DATAGRAM + 1));
-            let each = flags.map(|flags| Flow::is_any_telling(Flow(u128::from(flags)).said()));
+            let each = flags.map(|flags| matches!(Flow(u128::from(flags)).says(), Says::Opens | Says::Ends));
             let expected = (0..32).filter(|&k| each[k]).fold(0, |all, k| all | 1 << k);
             assert_eq!(telling(&flags), expected, "{flags:?}");
         }
