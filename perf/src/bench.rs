@@ -1,53 +1,50 @@
-//! The run: who is measured, in which order, on which rig.
+//! The run: everyone's turns, heat by heat.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::ValueEnum;
-use penstock::service::Forwarding;
 
+use crate::contestant::{Engine, Heat, MOST_FLOWS, Table};
+use crate::forwarder::{Forwarder, Rate, Turn};
 use crate::hugepages::Hugepages;
 use crate::machine::{self, Machine};
-use crate::node::Task;
-use crate::report::{ModeSample, Report, Sample};
+use crate::report::{Report, Sample};
+use crate::rig::Rig;
 use crate::stats::Summary;
 use crate::traffic::Kind;
-use crate::{interrupt, maglev, node, testpmd, traffic};
+use crate::{interrupt, maglev, node, testpmd};
 
-pub const VIP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 80);
-pub const BACKENDS: usize = 100;
-/// Flows of the frames that forwarding modes are compared by.
-pub const MODE_FLOWS: usize = 1_000;
-/// With how many SYNs and floods are measured.
-pub const MOST_FLOWS: usize = 1_000_000;
-/// Flows that are established in a flood, and those there is room for.
-const ESTABLISHED: usize = 100_000;
-const ROOM: usize = 131_072;
 /// Frames of the capture that `replay` is timed with.
 const REPLAYED: usize = 1_000_000;
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// Rounds; in each, every contestant runs once with every number of flows.
-    #[arg(long, default_value_t = 7)]
-    rounds: usize,
-    /// Seconds of one measurement, after one second of warming up.
-    #[arg(long, default_value_t = 2.0)]
-    seconds: f64,
-    /// Numbers of flows.
-    #[arg(long, value_delimiter = ',', default_values_t = [1, 1_000, 100_000, MOST_FLOWS])]
-    flows: Vec<usize>,
-    /// Who is measured.
-    #[arg(long, value_delimiter = ',', default_values_t = Contestant::ALL)]
-    contestants: Vec<Contestant>,
-    /// Forwarding modes that are measured besides `ipip`, or "none"; at 1 k flows, where these are among the flows.
-    #[arg(long, value_delimiter = ',', default_values_t = others())]
-    modes: Vec<String>,
-    /// Two rounds of a second; printed, not stored.
+    /// Everything that can be measured, in twice as many rounds; half an hour.
+    #[arg(long)]
+    full: bool,
+    /// Two rounds; printed, not stored.
     #[arg(long)]
     quick: bool,
+    /// Rounds of a heat; in each, every contestant has one turn [default: 12, with --full 24].
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Seconds of a turn that count.
+    #[arg(long, default_value_t = 0.2)]
+    turn: f64,
+    /// Seconds of a turn before these.
+    #[arg(long, default_value_t = 0.1)]
+    warm_up: f64,
+    /// What is compared [default: flows and flood; with --full all].
+    #[arg(long, value_delimiter = ',')]
+    tables: Vec<Table>,
+    /// Numbers of flows [default: 1, 1000, 100000, 1000000; with --full 10000000 where memory allows].
+    #[arg(long, value_delimiter = ',')]
+    flows: Vec<usize>,
+    /// Those alone whose names hold one of these words, and the yardstick.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
     /// The CPU that polls.
     #[arg(long, default_value_t = 1)]
     lcore: u16,
@@ -65,141 +62,56 @@ pub struct Options {
     patience: f64,
     #[arg(long, default_value = "target/release/penstock")]
     penstock: PathBuf,
+    /// Another binary, which takes its turns beside the first: what a change has changed.
+    #[arg(long)]
+    other: Option<PathBuf>,
     /// The directory of RESULTS.md.
     #[arg(long, default_value = "perf")]
     results: PathBuf,
 }
 
-/// Who is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Contestant {
-    /// testpmd takes and sends: the limit of the rig.
-    Io,
-    /// testpmd swaps MACs, addresses and ports: touches the headers, decides nothing.
-    #[value(name = "5tswap")]
-    Swap,
-    /// penstock balances to 100 backends over ipip.
-    Penstock,
-    /// The same, and it remembers every flow: each packet is of one that it knows.
-    Tracked,
-    /// The same, and each packet is a SYN of a flow that it does not know, and remembers; with a million flows, a quarter of which fit.
-    Syn,
-    /// Tracked, a million frames of 100 k flows.
-    Calm,
-    /// The same, but every twelfth frame is a SYN of another flow.
-    Flooded,
-}
-
-impl Contestant {
-    pub const ALL: [Self; 7] =
-        [Self::Io, Self::Swap, Self::Penstock, Self::Tracked, Self::Syn, Self::Calm, Self::Flooded];
-
-    /// Whether it is measured with so many flows.
-    fn takes(self, flows: usize) -> bool {
-        !matches!(self, Self::Syn | Self::Calm | Self::Flooded) || flows == MOST_FLOWS
-    }
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Io => "io",
-            Self::Swap => "5tswap",
-            Self::Penstock => "penstock",
-            Self::Tracked => "penstock, tracked",
-            Self::Syn => "penstock, SYN only",
-            Self::Calm => "penstock, 100 k tracked",
-            Self::Flooded => "penstock, 100 k tracked, flooded",
+impl Options {
+    fn rounds(&self) -> usize {
+        match (self.rounds, self.quick, self.full) {
+            (Some(rounds), ..) => rounds,
+            (None, true, _) => 2,
+            (None, false, true) => 24,
+            (None, false, false) => 12,
         }
     }
-}
 
-impl std::fmt::Display for Contestant {
-    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        f.write_str(self.to_possible_value().as_ref().map_or("", |value| value.get_name()))
+    fn turn(&self) -> Turn {
+        let [warm_up, counted] = [self.warm_up, self.turn].map(Duration::from_secs_f64);
+        Turn { warm_up, counted }
     }
-}
 
-/// One measurement.
-#[derive(Debug, Clone, Copy)]
-pub struct Rate {
-    /// Packets a second of the polling thread on its core.
-    pub pps: f64,
-    /// The share of the time in which the polling thread did not have its core.
-    pub off_core: f64,
-}
-
-impl Rate {
-    /// From packets a second by the clock.
-    pub fn new(pps: f64, off_core: f64) -> Self {
-        Self { pps: pps / (1.0 - off_core).max(f64::EPSILON), off_core }
-    }
-}
-
-/// Measures again, twice at most, where others had the core for longer than that: such a rate means little.
-fn undisturbed(mut measure: impl FnMut() -> anyhow::Result<Rate>) -> anyhow::Result<Rate> {
-    const MOST_OFF_CORE: f64 = 0.05;
-    let mut rate = measure()?;
-    for _ in 0..2 {
-        if rate.off_core <= MOST_OFF_CORE {
-            break;
+    /// Everything that is compared, in heats of at most so many megabytes.
+    fn heats(&self, room: u64) -> Vec<Heat> {
+        let tables = match (self.tables.is_empty(), self.full) {
+            (false, _) => self.tables.clone(),
+            (true, true) => Table::value_variants().to_vec(),
+            (true, false) => vec![Table::Flows, Table::Flood],
+        };
+        let mut flows = self.flows.clone();
+        if flows.is_empty() {
+            flows = vec![1, 1_000, 100_000, MOST_FLOWS];
+            let most = Heat::of(Table::Flows, &[10 * MOST_FLOWS]).remove(0).only(&["no other".into()]);
+            if self.full && 2 * most.megabytes() <= room {
+                flows.push(10 * MOST_FLOWS);
+            }
         }
-        eprintln!("off its core {:.1} %: measured again", rate.off_core * 100.0);
-        rate = measure()?;
-    }
-    Ok(rate)
-}
-
-/// What is the same for all contestants of a comparison.
-#[derive(Clone)]
-pub struct Rig {
-    pub lcore: u16,
-    pub main: u16,
-    pub realtime: bool,
-    pub warm_up: Duration,
-    pub duration: Duration,
-    /// The capture that the device plays round and round.
-    pub capture: PathBuf,
-    /// Size of the mempool: the device keeps one mbuf for each frame of the capture.
-    pub mbufs: usize,
-    /// Where a contestant may put its files.
-    pub directory: PathBuf,
-}
-
-impl Rig {
-    /// Of each queue; what penstock asks for. (net_pcap has none, but mbufs could be held by others.)
-    pub const DESCRIPTORS: usize = 1024;
-    /// Mbufs in an lcore's mempool cache; what penstock asks for.
-    pub const MEMPOOL_CACHE: usize = 256;
-    /// An mbuf with 2176 bytes of room, its header and its place in the ring.
-    const MBUF_BYTES: usize = 2400;
-
-    /// The same with as many frames of another kind.
-    fn with(&self, kind: Kind) -> anyhow::Result<Self> {
-        let capture = self.directory.join(format!("{kind:?}.pcap"));
-        if !capture.exists() {
-            traffic::write_kind(&capture, kind, MOST_FLOWS, VIP)?;
-        }
-        Ok(Self { capture, ..self.clone() })
-    }
-
-    pub fn device(&self) -> String {
-        format!("net_pcap0,rx_pcap={},infinite_rx=1", self.capture.display())
-    }
-
-    /// A mempool for a capture of `frames`: 2^k - 1, as DPDK likes it, and room for what is under way.
-    pub fn mbufs_for(frames: usize) -> usize {
-        ((frames + 16_384).next_power_of_two() - 1).max(65_535)
-    }
-
-    /// Megabytes of hugepages that a process with this mempool takes.
-    pub fn megabytes_for(mbufs: usize) -> u64 {
-        (mbufs * Self::MBUF_BYTES / 1_000_000 + 128) as u64
+        let heats = tables.iter().flat_map(|&table| Heat::of(table, &flows));
+        let heats = heats.map(|heat| heat.only(&self.only)).map(|heat| match self.other {
+            Some(_) => heat.with_other(),
+            None => heat,
+        });
+        heats.flat_map(|heat| heat.within(room)).collect()
     }
 }
 
 pub fn run(options: &Options) -> anyhow::Result<()> {
     interrupt::note_signals()?;
-    let (rounds, seconds) = if options.quick { (2, 1.0) } else { (options.rounds, options.seconds) };
-    let mut report = Report::new(Machine::look()?, options.lcore, options.main, rounds, seconds);
+    let mut report = Report::new(Machine::look()?, options.lcore, options.main, options.rounds(), options.turn());
     let patience = Duration::from_secs_f64(options.patience);
     if let Err(busy) = machine::wait_until_idle(options.lcore, options.main, patience) {
         interrupt::check()?;
@@ -212,68 +124,19 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     report.realtime = options.realtime;
 
     let directory = tempfile::Builder::new().prefix("penstock-bench-").tempdir()?;
-    let most_frames = options.flows.iter().copied().max().context("--flows is empty")?;
-    let _hugepages = Hugepages::reserve(Rig::megabytes_for(Rig::mbufs_for(most_frames)))?;
-    let rigs: Vec<(usize, Rig)> = options
-        .flows
-        .iter()
-        .map(|&flows| Ok((flows, rig(options, flows, seconds, directory.path())?)))
-        .collect::<anyhow::Result<_>>()?;
-
-    let modes = modes(&options.modes)?;
-    for round in 0..rounds {
-        for (flows, rig) in &rigs {
-            // Each goes first in turn, so that a drift of the machine favours nobody.
-            let mut order = options.contestants.clone();
-            order.retain(|contestant| contestant.takes(*flows));
-            let first = round % order.len().max(1);
-            order.rotate_left(first);
-            for contestant in order {
-                let rate = undisturbed(|| {
-                    Ok(match contestant {
-                        Contestant::Io | Contestant::Swap => {
-                            let (rate, hz) = testpmd::measure(rig, contestant.name())?;
-                            report.tsc_hz = hz;
-                            rate
-                        }
-                        Contestant::Penstock => node::measure(rig, &options.penstock, Task::Forward(Forwarding::Ipip))?,
-                        Contestant::Tracked => node::measure(rig, &options.penstock, Task::Remember(1 << 20))?,
-                        Contestant::Syn => {
-                            node::measure(&rig.with(Kind::Syns)?, &options.penstock, Task::RememberAll(MOST_FLOWS / 4))?
-                        }
-                        Contestant::Calm => {
-                            node::measure(&rig.with(Kind::Acks(ESTABLISHED))?, &options.penstock, Task::Remember(ROOM))?
-                        }
-                        Contestant::Flooded => node::measure(
-                            &rig.with(Kind::Flood(ESTABLISHED))?,
-                            &options.penstock,
-                            Task::Remember(ROOM),
-                        )?,
-                    })
-                })?;
-                eprintln!(
-                    "round {} of {rounds}, {flows} flows, {:8} {:6.2} Mpps, off its core {:.1} %",
-                    round + 1,
-                    contestant.name(),
-                    rate.pps / 1e6,
-                    rate.off_core * 100.0
-                );
-                report.samples.push(Sample { round, flows: *flows, contestant, rate });
-            }
-            for &forwarding in modes.iter().filter(|_| *flows == MODE_FLOWS) {
-                let rate = undisturbed(|| node::measure(rig, &options.penstock, Task::Forward(forwarding)))?;
-                let (name, mpps) = (forwarding.name(), rate.pps / 1e6);
-                eprintln!("round {} of {rounds}, {flows} flows, {name:8} {mpps:6.2} Mpps", round + 1);
-                report.modes.push(ModeSample { round, forwarding, rate });
-            }
-        }
+    // The rest is for those who have hugepages: their own memory, and the captures that are read.
+    let room = machine::megabytes_available()? * 8 / 10;
+    let megabytes_of = |heats: Vec<Heat>| heats.iter().map(Heat::megabytes).max().context("nothing is to be measured");
+    let hugepages = Hugepages::reserve_about(megabytes_of(options.heats(room))?, megabytes_of(options.heats(0))?)?;
+    report.heats = options.heats(hugepages.free_megabytes()?);
+    for heat in 0..report.heats.len() {
+        run_heat(options, &mut report, heat, directory.path())?;
     }
 
-    if options.contestants.contains(&Contestant::Penstock) {
-        let capture = directory.path().join("replayed-in.pcap");
-        traffic::write(&capture, most_frames, REPLAYED, 1, VIP, traffic::NET_PCAP_MAC)?;
+    if options.tables.is_empty() && options.only.is_empty() {
+        let rig = rig(options, Kind::Acks(REPLAYED), directory.path(), "replay")?;
         let rates: Vec<f64> = (0..3)
-            .map(|_| node::replay_rate(&rigs[0].1, &options.penstock, &capture, REPLAYED))
+            .map(|_| node::replay_rate(&rig, &options.penstock, &rig.capture, REPLAYED))
             .collect::<anyhow::Result<_>>()?;
         report.replay = Summary::of(rates);
         report.maglev = maglev::build_seconds();
@@ -286,58 +149,63 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The forwarding modes of these names.
-/// All modes but that which every contestant has.
-fn others() -> Vec<String> {
-    Forwarding::NAMES.iter().filter(|&&name| name != Forwarding::Ipip.name()).map(|&name| name.to_owned()).collect()
+/// Starts all of a heat, and gives them turns; in each round another begins.
+fn run_heat(options: &Options, report: &mut Report, heat: usize, directory: &Path) -> anyhow::Result<()> {
+    let contestants = report.heats[heat].contestants.clone();
+    let mut running: Vec<Box<dyn Forwarder>> = Vec::new();
+    for (number, contestant) in contestants.iter().enumerate() {
+        eprint!("\r\x1b[K{} flows: {} starts", contestant.traffic.flows(), contestant.name);
+        let rig = rig(options, contestant.traffic, directory, &format!("{heat}-{number}"))?;
+        if let Engine::Testpmd(mode) = contestant.engine
+            && report.tsc_hz == 0.0
+        {
+            let testpmd = testpmd::Testpmd::start(&rig, mode)?;
+            report.tsc_hz = testpmd.hz;
+            running.push(Box::new(testpmd));
+        } else {
+            running.push(contestant.start(&rig, &options.penstock, options.other.as_deref())?);
+        }
+        running[number].process().hold()?;
+    }
+    let turn = options.turn();
+    for round in 0..options.rounds() {
+        for step in 0..running.len() {
+            let number = (round + step) % running.len();
+            let name = || format!("{} flows, {}", contestants[number].traffic.flows(), contestants[number].name);
+            eprint!("\r\x1b[Kheat {} of {}, round {}: {}", heat + 1, report.heats.len(), round + 1, name());
+            let rate = undisturbed(|| turn.give(running[number].as_mut())).with_context(name)?;
+            report.samples.push(Sample { heat, round, contestant: number, rate });
+        }
+    }
+    eprint!("\r\x1b[K");
+    for (forwarder, contestant) in running.into_iter().zip(&contestants) {
+        forwarder.end().with_context(|| contestant.name.clone())?;
+    }
+    Ok(())
 }
 
-pub fn modes(names: &[String]) -> anyhow::Result<Vec<Forwarding>> {
-    let named = |name: &String| Forwarding::named(name).with_context(|| format!("--modes: there is no mode {name:?}"));
-    names.iter().filter(|name| *name != "none").map(named).collect()
+fn rig(options: &Options, traffic: Kind, directory: &Path, own: &str) -> anyhow::Result<Rig> {
+    let rig = Rig::new(options.lcore, options.main, traffic, directory, directory.join(own))?;
+    Ok(Rig { realtime: options.realtime, ..rig })
 }
 
-fn rig(options: &Options, flows: usize, seconds: f64, directory: &Path) -> anyhow::Result<Rig> {
-    let directory = directory.join(flows.to_string());
-    std::fs::create_dir(&directory)?;
-    let capture = directory.join("rx.pcap");
-    // The device plays it round and round; a whole burst of frames at least.
-    let frames = flows.max(32);
-    traffic::write(&capture, flows, frames, 1, VIP, traffic::NET_PCAP_MAC)?;
-    Ok(Rig {
-        lcore: options.lcore,
-        main: options.main,
-        realtime: options.realtime,
-        warm_up: Duration::from_secs(1),
-        duration: Duration::from_secs_f64(seconds),
-        capture,
-        mbufs: Rig::mbufs_for(frames),
-        directory,
-    })
+/// Gives another turn, two at most, where others had the core for longer than that: such a rate means little.
+fn undisturbed(mut measure: impl FnMut() -> anyhow::Result<Rate>) -> anyhow::Result<Rate> {
+    const MOST_OFF_CORE: f64 = 0.05;
+    let mut rate = measure()?;
+    for _ in 0..2 {
+        if rate.off_core <= MOST_OFF_CORE {
+            break;
+        }
+        rate = measure()?;
+    }
+    ensure!(rate.pps.is_finite(), "no rate: {rate:?}");
+    Ok(rate)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_thread_with_half_a_core_is_half_as_fast_by_the_clock() {
-        assert_eq!(Rate::new(10e6, 0.5).pps, 20e6);
-        assert_eq!(Rate::new(10e6, 0.0).pps, 10e6);
-    }
-
-    #[test]
-    fn modes_are_named() {
-        assert_eq!(modes(&others()).unwrap().len() + 1, Forwarding::NAMES.len());
-        assert!(modes(&["ipop".to_owned()]).is_err() && modes(&["none".to_owned()]).unwrap().is_empty());
-    }
-
-    #[test]
-    fn the_mempool_holds_the_capture_and_more() {
-        assert_eq!(Rig::mbufs_for(1), 65_535);
-        assert_eq!(Rig::mbufs_for(100_000), 131_071);
-        assert_eq!(Rig::mbufs_for(131_000), 262_143);
-    }
 
     #[test]
     fn what_was_disturbed_is_measured_again_but_not_for_ever() {

@@ -19,11 +19,16 @@ const MOUNT: &str = "/dev/hugepages";
 impl Hugepages {
     /// Makes at least `megabytes` of hugepages free.
     pub fn reserve(megabytes: u64) -> anyhow::Result<Self> {
+        Self::reserve_about(megabytes, megabytes)
+    }
+
+    /// Makes `megabytes` of hugepages free, or as many as the kernel gives, of which `least` are enough.
+    pub fn reserve_about(megabytes: u64, least: u64) -> anyhow::Result<Self> {
         let (before, free) = (read("nr_hugepages")?, read("free_hugepages")?);
-        let needed = megabytes.div_ceil(2);
+        let (wanted, needed) = (megabytes.div_ceil(2), least.div_ceil(2));
         let guard = Self { before, has_mounted: mount()? };
-        if free < needed {
-            set(before + needed - free)?;
+        if free < wanted {
+            set(before + wanted - free)?;
             let free = read("free_hugepages")?;
             ensure!(
                 free >= needed,
@@ -31,6 +36,11 @@ impl Hugepages {
             );
         }
         Ok(guard)
+    }
+
+    /// Megabytes that nobody uses.
+    pub fn free_megabytes(&self) -> anyhow::Result<u64> {
+        Ok(read("free_hugepages")? * 2)
     }
 }
 

@@ -1,87 +1,144 @@
 //! Instructions that the pipeline takes for a packet, counted by callgrind: the same on every run and every day, whatever else the
-//! machine does. Not a rate, but where a rate has changed they say whose doing it was.
+//! machine does. Not a rate, but where a rate has changed they say whose doing it was; and a gate: `--check` fails where a case takes
+//! more than the baseline that is committed beside this crate says.
 
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use penstock::config::Config;
 use penstock::pipeline::{BURST, Pipeline, Verdict};
 use penstock::replay::Buffer;
 use penstock::service::{self, Forwarding};
-use penstock::snapshot::{Compiler, Millis, PortIndex};
+use penstock::snapshot::{Compiler, Millis, PortIndex, Snapshot};
 
-use crate::bench::{self, Rig, VIP};
-use crate::traffic::Kind;
-use crate::{node, traffic};
+use crate::node::{self, Family, Memory, Task};
+use crate::rig::{Rig, VIP};
+use crate::traffic::{self, Kind};
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// Forwarding modes.
-    #[arg(long, value_delimiter = ',', default_values_t = Forwarding::NAMES.iter().map(|name| (*name).to_owned()))]
-    modes: Vec<String>,
-    /// Numbers of flows, each packet of another than the one before.
-    #[arg(long, value_delimiter = ',', default_values_t = [1, 1_000])]
-    flows: Vec<usize>,
-    /// Count what flow memory costs: every packet is of a flow that is remembered.
+    /// Those cases alone whose names hold one of these words.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Fail where a case takes over 2 % more than the baseline says.
     #[arg(long)]
-    tracked: bool,
-    /// Count what beginnings cost: every packet is the SYN of a flow that is not known, and takes the place of another.
-    #[arg(long, conflicts_with = "tracked")]
-    opening: bool,
+    check: bool,
+    /// Write the baseline anew. Commit it with what changed it, and say why in the message.
+    #[arg(long, conflicts_with_all = ["check", "only"])]
+    store: bool,
+    #[arg(long, default_value = "perf/instructions.baseline")]
+    baseline: PathBuf,
 }
 
 #[derive(clap::Args)]
 pub struct Work {
     #[arg(long)]
-    mode: Option<String>,
-    #[arg(long)]
-    flows: usize,
+    case: String,
     #[arg(long)]
     bursts: usize,
-    #[arg(long)]
-    tracked: bool,
-    #[arg(long)]
-    opening: bool,
 }
 
-/// Bursts of the two runs whose difference is taken: what a program does to start and to warm up is in both.
+/// Bursts of the two runs whose difference is taken: what warms up is in both.
 const BURSTS: [usize; 2] = [200, 1_200];
+/// How much more than the baseline is no more than another compiler's mood.
+const MOST: f64 = 1.02;
+
+/// What is counted.
+struct Case {
+    name: String,
+    task: Task,
+    traffic: Kind,
+    verdict: fn(&Verdict) -> bool,
+}
+
+fn cases() -> Vec<Case> {
+    let forwarded = |verdict: &Verdict| *verdict == Verdict::Forward(PortIndex(0));
+    let dropped = |verdict: &Verdict| matches!(verdict, Verdict::Drop(_));
+    let none = Task::ipip(Memory::None);
+    let case = |name: &str, task, traffic| Case { name: name.to_owned(), task, traffic, verdict: forwarded };
+    let tracked = Task::ipip(Memory::Going(1 << 20));
+    let mut cases = vec![
+        case("hit, 1 flow", tracked, Kind::Acks(1)),
+        case("hit, 1 k flows", tracked, Kind::Acks(1_000)),
+        case("at rest, 1 flow", Task::ipip(Memory::Rest), Kind::Acks(1)),
+        case("at rest, 1 k flows", Task::ipip(Memory::Rest), Kind::Acks(1_000)),
+        // Full after the first of the two runs.
+        case("SYN", Task::ipip(Memory::Beginning(BURSTS[0] * BURST / 2)), Kind::Syns(BURSTS[1] * BURST)),
+        case("untracked, 1 flow", none, Kind::Acks(1)),
+        case("UDP, 1 k flows", Task { family: Family::Udp, ..none }, Kind::Udp(1_000)),
+        case("IPv6, 1 k flows", Task { family: Family::Tcp6, ..none }, Kind::V6(1_000)),
+        Case { verdict: dropped, ..case("malformed", none, Kind::Malformed(1_000)) },
+        Case { verdict: dropped, ..case("no service", none, Kind::Services { flows: 1_000, services: 400 }) },
+    ];
+    // A service that no packet is for.
+    if let Some(case) = cases.last_mut() {
+        case.task.family = Family::Udp;
+    }
+    let modes = Forwarding::NAMES.iter().filter_map(|name| Forwarding::named(name));
+    cases.extend(modes.map(|forwarding| {
+        case(&format!("{}, 1 k flows", forwarding.name()), Task { forwarding, ..none }, Kind::Acks(1_000))
+    }));
+    cases
+}
 
 pub fn run(options: &Options) -> anyhow::Result<()> {
-    println!("Instructions a packet, parse to apply, by callgrind; bursts of {BURST}.\n");
-    println!("| mode |{}", options.flows.iter().map(|flows| format!(" {flows} flows |")).collect::<String>());
-    println!("|---|{}", "--:|".repeat(options.flows.len()));
-    let of = match () {
-        () if options.tracked => Some("--tracked"),
-        () if options.opening => Some("--opening"),
-        () => None,
+    let baseline = match options.store {
+        true => BTreeMap::new(),
+        false => read(&options.baseline)?,
     };
-    let bare: Vec<f64> = options.flows.iter().map(|&flows| count(None, flows, None)).collect::<anyhow::Result<_>>()?;
-    for mode in bench::modes(&options.modes)? {
-        let mut line = format!("| `{}` |", mode.name());
-        for (&flows, bare) in options.flows.iter().zip(&bare) {
-            line += &format!(" {:.1} |", count(Some(mode), flows, of)? - bare);
+    println!("Instructions a packet, parse to apply, by callgrind; bursts of {BURST}.\n");
+    println!("| case | instructions | baseline |\n|---|--:|--:|");
+    let (mut new, mut worse) = (String::new(), Vec::new());
+    for Case { name, .. } in cases() {
+        if !options.only.is_empty() && !options.only.iter().any(|word| name.contains(word)) {
+            continue;
         }
-        println!("{line}");
+        let count = count(&name)?;
+        let known = baseline.get(&name).copied();
+        println!("| {name} | {count:.1} | {} |", known.map_or("–".into(), |known| format!("{known:.1}")));
+        let _ = writeln!(new, "{count:8.1}  {name}");
+        if known.is_none_or(|known| count > known * MOST) {
+            worse.push(format!("{name}: {count:.1}, baseline {}", known.unwrap_or_default()));
+        }
     }
+    if options.store {
+        fs::write(&options.baseline, format!("{HEAD}{new}")).with_context(|| options.baseline.display().to_string())?;
+    }
+    ensure!(
+        !options.check || worse.is_empty(),
+        "more instructions than the baseline allows (see perf/README.md, \"The gate\"):\n{}",
+        worse.join("\n")
+    );
     Ok(())
 }
 
-/// Of a packet of this mode; without one, of filling its buffer alone.
-fn count(mode: Option<Forwarding>, flows: usize, of: Option<&str>) -> anyhow::Result<f64> {
-    let [few, many] = BURSTS.map(|bursts| collected(mode, flows, of, bursts));
+const HEAD: &str =
+    "# Instructions a packet by case, as `perf/instructions --store` counted them. CI fails on 2 % more.\n";
+
+/// Instructions by case.
+fn read(path: &Path) -> anyhow::Result<BTreeMap<String, f64>> {
+    let text = fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    let lines = text.lines().filter(|line| !line.starts_with('#')).map(|line| {
+        let (count, name) = line.trim().split_once("  ").with_context(|| format!("{line:?} is no count and name"))?;
+        Ok((name.to_owned(), count.parse().with_context(|| format!("{line:?}"))?))
+    });
+    lines.collect::<anyhow::Result<_>>().with_context(|| path.display().to_string())
+}
+
+/// Of a packet of this case.
+fn count(case: &str) -> anyhow::Result<f64> {
+    let [few, many] = BURSTS.map(|bursts| collected(case, bursts));
     Ok((many? - few?) / ((BURSTS[1] - BURSTS[0]) * BURST) as f64)
 }
 
-fn collected(mode: Option<Forwarding>, flows: usize, of: Option<&str>, bursts: usize) -> anyhow::Result<f64> {
+fn collected(case: &str, bursts: usize) -> anyhow::Result<f64> {
     let mut valgrind = Command::new("valgrind");
-    valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).arg(std::env::current_exe()?);
-    valgrind.args(["pipeline", "--flows", &flows.to_string(), "--bursts", &bursts.to_string()]);
-    if let Some(mode) = mode {
-        valgrind.args(["--mode", mode.name()]);
-    }
-    valgrind.args(of);
+    valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--toggle-collect=*instructions::counted*"]);
+    valgrind.arg(std::env::current_exe()?).args(["pipeline", "--case", case, "--bursts", &bursts.to_string()]);
     let output = valgrind.stdin(Stdio::null()).output().context("valgrind cannot be run")?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{said}");
@@ -89,22 +146,19 @@ fn collected(mode: Option<Forwarding>, flows: usize, of: Option<&str>, bursts: u
     count.and_then(|(_, count)| count.trim().parse().ok()).with_context(|| format!("callgrind said: {said}"))
 }
 
+/// The one function in which callgrind counts.
+#[inline(never)]
+fn counted(pipeline: &mut Pipeline, snapshot: &Snapshot, buffers: &mut [Buffer], verdicts: &mut [Verdict; BURST]) {
+    pipeline.process(snapshot, Millis(0), PortIndex(0), buffers, verdicts);
+}
+
 /// What is counted: bursts of the bench's frames through one lcore's pipeline.
 pub fn work(work: &Work) -> anyhow::Result<()> {
-    let frames = match work.opening {
-        true => traffic::frames_of(Kind::Syns, BURSTS[1] * BURST, VIP)?,
-        false => traffic::frames(work.flows, work.flows.max(BURST), 1, VIP, traffic::NET_PCAP_MAC)?,
-    };
-    let mode = work.mode.as_ref().map(|name| bench::modes(std::slice::from_ref(name))).transpose()?;
-    let mode = mode.and_then(|modes| modes.first().copied());
-    let forwarding = mode.unwrap_or(Forwarding::Ipip);
-    let (config, services) = node::documents(&nowhere(), ([127, 0, 0, 1], 1).into(), forwarding);
+    let case = cases().into_iter().find(|case| case.name == work.case);
+    let case = case.with_context(|| format!("there is no case {:?}", work.case))?;
+    let frames = traffic::frames_of(case.traffic, VIP)?;
+    let (config, sets) = node::documents(&nowhere(), ([127, 0, 0, 1], 1).into(), case.task);
     let (config, _) = Config::read(config, "penstock.toml")?;
-    let sets = match () {
-        () if work.tracked => node::changing_services(forwarding).to_vec(),
-        () if work.opening => vec![node::services(forwarding, "full", "", "1")],
-        () => vec![services],
-    };
     let mut compiler = Compiler::new(config.environment());
     let mut snapshot = None;
     for set in sets {
@@ -112,35 +166,23 @@ pub fn work(work: &Work) -> anyhow::Result<()> {
         snapshot = Some(compiler.compile(&definitions, &config.fabric(), Millis(0)));
     }
     let snapshot = snapshot.context("no definitions")?;
-    // Full after the first of the two runs.
-    let room = if work.opening { BURSTS[0] * BURST / 2 } else { 1 << 20 };
-    let mut pipeline =
-        Pipeline::with(penstock::flow::Nat::new(snapshot.sources(), 0, [0; 2])).remembering(room, [1, 2]);
+    let mut pipeline = Pipeline::with(penstock::flow::Nat::new(snapshot.sources(), 0, [0; 2]))
+        .remembering(case.task.capacity(), [1, 2]);
     let mut buffers = vec![Buffer::default(); BURST];
     let mut verdicts = [Verdict::Punt; BURST];
     let mut next = frames.iter().cycle();
     for _ in 0..work.bursts {
         buffers.iter_mut().zip(&mut next).for_each(|(buffer, frame)| buffer.fill(frame));
-        if mode.is_some() {
-            pipeline.process(&snapshot, Millis(0), PortIndex(0), &mut buffers, &mut verdicts);
-            ensure!(verdicts == [Verdict::Forward(PortIndex(0)); BURST], "{verdicts:?}");
-        }
+        counted(&mut pipeline, &snapshot, &mut buffers, &mut verdicts);
+        ensure!(verdicts.iter().all(case.verdict), "{verdicts:?}");
     }
     Ok(())
 }
 
 /// A rig on which nothing is started.
 fn nowhere() -> Rig {
-    Rig {
-        lcore: 1,
-        main: 0,
-        realtime: false,
-        warm_up: Duration::ZERO,
-        duration: Duration::ZERO,
-        capture: "none.pcap".into(),
-        mbufs: 1023,
-        directory: ".".into(),
-    }
+    let (capture, directory) = ("none.pcap".into(), ".".into());
+    Rig { lcore: 1, main: 0, realtime: false, capture, mbufs: 1023, directory }
 }
 
 #[cfg(test)]
@@ -148,12 +190,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn packets_of_every_mode_are_forwarded() {
-        for mode in Forwarding::NAMES {
-            for (tracked, opening) in [(false, false), (true, false), (false, true)] {
-                let work = self::work(&Work { mode: Some((*mode).to_owned()), flows: 1, bursts: 2, tracked, opening });
-                work.unwrap_or_else(|error| panic!("{mode}, tracked {tracked}, opening {opening}: {error}"));
-            }
+    fn packets_of_every_case_have_its_verdict() {
+        for Case { name, .. } in cases() {
+            work(&Work { case: name.clone(), bursts: 2 }).unwrap_or_else(|error| panic!("{name}: {error}"));
         }
+    }
+
+    #[test]
+    fn the_committed_baseline_has_every_case() {
+        let known = read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("instructions.baseline")).unwrap();
+        let names: Vec<_> = cases().into_iter().map(|case| case.name).collect();
+        assert_eq!(known.len(), names.len());
+        assert!(names.iter().all(|name| known.contains_key(name)), "{known:?}");
+    }
+
+    #[test]
+    fn a_baseline_that_is_none_is_told() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "# x\n   12.5  a b\nseven\n").unwrap();
+        let error = format!("{:#}", read(file.path()).unwrap_err());
+        assert!(error.contains("\"seven\" is no count"), "{error}");
     }
 }

@@ -54,6 +54,16 @@ pub fn load() -> String {
     text.split_whitespace().take(3).collect::<Vec<_>>().join(" ")
 }
 
+/// Megabytes of memory that programs can have, hugepages that nobody uses among them.
+pub fn megabytes_available() -> anyhow::Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo").context("/proc/meminfo")?;
+    let number = |name: &str| {
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
+        value.and_then(|value| value.parse::<u64>().ok()).with_context(|| format!("/proc/meminfo has no {name}"))
+    };
+    Ok((number("MemAvailable:")? + number("HugePages_Free:")? * number("Hugepagesize:")?) / 1_000)
+}
+
 /// The busiest that a CPU may be before a run: the polling one must be idle, the other leaves room for the control side.
 const MOST_BUSY: [f64; 2] = [0.03, 0.20];
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use penstock::maglev::{Member, SelectionHash, table};
 
-use crate::bench::BACKENDS;
+use crate::rig::BACKENDS;
 use crate::stats::Summary;
 
 /// Slots of the table.

@@ -2,7 +2,9 @@
 
 mod bench;
 mod consistency;
+mod contestant;
 mod control;
+mod forwarder;
 mod health;
 mod hugepages;
 mod instructions;
@@ -14,6 +16,7 @@ mod plot;
 mod process;
 mod publish;
 mod report;
+mod rig;
 mod stats;
 mod testpmd;
 mod traffic;

@@ -12,70 +12,145 @@ use anyhow::{Context, bail, ensure};
 
 use penstock::service::Forwarding;
 
-use crate::bench::{BACKENDS, Rate, Rig, VIP};
+use crate::forwarder::{Forwarder, Rate};
 use crate::interrupt;
 use crate::process::Process;
-use crate::traffic::{NET_PCAP_MAC, ROUTER_MAC};
+use crate::rig::{BACKENDS, Rig, VIP, VIP6};
+use crate::traffic::{self, NET_PCAP_MAC, ROUTER_MAC};
 
 const START: Duration = Duration::from_secs(60);
 
 /// What a node does on the rig.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Task {
-    /// Forwards by this mode, and remembers nothing.
-    Forward(Forwarding),
-    /// Remembers every flow that goes on (`ipip`), of at most so many.
-    Remember(usize),
-    /// Remembers every flow that begins (`ipip`, `"tracking": "full"`), of at most so many.
-    RememberAll(usize),
+pub struct Task {
+    pub forwarding: Forwarding,
+    pub memory: Memory,
+    /// Of the usual kind; over IPv6 with backends there; or over UDP.
+    pub family: Family,
+    pub services: usize,
+    /// Of each service.
+    pub backends: usize,
+    /// Nothing that comes is worth forwarding.
+    pub drops_all: bool,
 }
 
-/// The rate at which a node on the rig does this.
-pub fn measure(rig: &Rig, penstock: &Path, task: Task) -> anyhow::Result<Rate> {
-    let listen = free_address()?;
-    let (forwarding, capacity) = match task {
-        Task::Forward(forwarding) => (forwarding, 1 << 20),
-        Task::Remember(capacity) | Task::RememberAll(capacity) => (Forwarding::Ipip, capacity),
-    };
-    let sets = match task {
-        Task::Forward(forwarding) => vec![services(forwarding, "none", "", "0")],
-        Task::Remember(_) => changing_services(forwarding).to_vec(),
-        Task::RememberAll(_) => vec![services(forwarding, "full", "", "0")],
-    };
-    let (config, file) = (rig.directory.join("penstock.toml"), rig.directory.join("services.json"));
-    fs::write(&config, self::config(rig, listen, forwarding, capacity))?;
-    fs::write(&file, &sets[0])?;
-    let arguments = ["run".to_owned(), "--config".to_owned(), config.display().to_string()];
-    let mut node = Process::start(&penstock.display().to_string(), &arguments, rig.realtime)?;
-    wait_for_traffic(&mut node, listen)?;
-    for (version, set) in sets.iter().enumerate().skip(1) {
-        let new = file.with_extension("new");
-        fs::write(&new, set)?;
-        fs::rename(&new, &file)?;
-        wait_for(&mut node, listen, |text| {
-            text.contains(&format!("penstock_definitions_version_info{{version=\"{version}\"}} 1"))
-        })?;
+/// What it remembers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Memory {
+    /// `"tracking": "none"`.
+    None,
+    /// `"tracking": "transition"`, and nothing has changed: no flow is remembered.
+    Rest,
+    /// `"tracking": "transition"`, and each slot has changed its owner: every flow that goes on is remembered, so many at most.
+    Going(usize),
+    /// `"tracking": "full"`: every flow that begins is remembered, so many at most.
+    Beginning(usize),
+}
+
+/// What the services speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    Tcp,
+    Udp,
+    Tcp6,
+}
+
+impl Task {
+    /// One service over TCP by `ipip`, the usual backends.
+    pub const fn ipip(memory: Memory) -> Self {
+        let (forwarding, family) = (Forwarding::Ipip, Family::Tcp);
+        Self { forwarding, memory, family, services: 1, backends: BACKENDS, drops_all: false }
     }
-    interrupt::sleep(rig.warm_up)?;
 
-    let (start, before) = (Counts::read(listen)?, node.core_time()?);
-    interrupt::sleep(rig.duration)?;
-    let (end, after) = (Counts::read(listen)?, node.core_time()?);
-    node.check_alive()?;
-    node.stop(Duration::from_secs(10));
-    forget_flows(&rig.directory.join("state"))?;
+    /// The sets of definitions, one after the other.
+    pub fn sets(&self) -> Vec<String> {
+        let tracking = match self.memory {
+            Memory::None => "none",
+            Memory::Rest => "transition",
+            Memory::Going(_) => return changing_services(self.forwarding).to_vec(),
+            Memory::Beginning(_) => "full",
+        };
+        vec![services(self, tracking, "", "0")]
+    }
 
-    let elapsed = end.at.duration_since(start.at).as_secs_f64();
-    let (received, forwarded) = (end.received - start.received, end.forwarded - start.forwarded);
-    // The counters of a burst are not read all at one moment.
-    ensure!(
-        received > 0.0 && (received - forwarded).abs() <= received * 1e-3,
-        "penstock received {received} frames and forwarded {forwarded}; dropped in all: {:?}",
-        end.dropped
-    );
-    let is_remembered = task == Task::Forward(forwarding) || end.flows > 0.0;
-    ensure!(is_remembered, "penstock remembers no flow");
-    Ok(Rate::new(forwarded / elapsed, after.off_core_since(before)))
+    /// Flows that there is room for.
+    pub fn capacity(&self) -> usize {
+        match self.memory {
+            Memory::Going(capacity) | Memory::Beginning(capacity) => capacity,
+            Memory::None | Memory::Rest => 1 << 20,
+        }
+    }
+}
+
+pub struct Node {
+    process: Process,
+    listen: SocketAddr,
+    directory: PathBuf,
+    task: Task,
+    /// What it counted before and after it was measured.
+    counted: Option<[Counts; 2]>,
+}
+
+impl Node {
+    /// Starts one, and gives it its sets; packets are under way.
+    pub fn start(rig: &Rig, penstock: &Path, task: Task) -> anyhow::Result<Self> {
+        let listen = free_address()?;
+        let sets = task.sets();
+        let (config, file) = (rig.directory.join("penstock.toml"), rig.directory.join("services.json"));
+        fs::write(&config, self::config(rig, listen, task.forwarding, task.capacity()))?;
+        fs::write(&file, &sets[0])?;
+        let arguments = ["run".to_owned(), "--config".to_owned(), config.display().to_string()];
+        let mut process = Process::start(&penstock.display().to_string(), &arguments, rig.realtime)?;
+        wait_for_traffic(&mut process, listen, task.drops_all)?;
+        for (version, set) in sets.iter().enumerate().skip(1) {
+            let new = file.with_extension("new");
+            fs::write(&new, set)?;
+            fs::rename(&new, &file)?;
+            wait_for(&mut process, listen, |text| {
+                text.contains(&format!("penstock_definitions_version_info{{version=\"{version}\"}} 1"))
+            })?;
+        }
+        Ok(Self { process, listen, directory: rig.directory.clone(), task, counted: None })
+    }
+
+    /// Fails where it did something else than its task.
+    fn check(&self) -> anyhow::Result<()> {
+        let Some([start, end]) = &self.counted else { return Ok(()) };
+        let (received, forwarded) = (end.received - start.received, end.forwarded - start.forwarded);
+        let expected = if self.task.drops_all { 0.0 } else { received };
+        // The counters of a burst are not read all at one moment.
+        ensure!(
+            received > 0.0 && (expected - forwarded).abs() <= received * 1e-3,
+            "penstock received {received} frames and forwarded {forwarded}; dropped in all: {:?}",
+            end.dropped
+        );
+        let remembers = matches!(self.task.memory, Memory::Going(_) | Memory::Beginning(_));
+        ensure!(remembers == (end.flows > 0.0), "penstock remembers {} flows ({:?})", end.flows, self.task.memory);
+        Ok(())
+    }
+}
+
+impl Forwarder for Node {
+    fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    fn rate(&mut self, duration: Duration) -> anyhow::Result<Rate> {
+        let (start, before) = (Counts::read(self.listen)?, self.process.core_time()?);
+        interrupt::sleep(duration)?;
+        let (end, after) = (Counts::read(self.listen)?, self.process.core_time()?);
+        let pps = (end.received - start.received) / end.at.duration_since(start.at).as_secs_f64();
+        let first = self.counted.take().map_or(start, |[first, _]| first);
+        self.counted = Some([first, end]);
+        Ok(Rate::new(pps, after.off_core_since(before)))
+    }
+
+    fn end(mut self: Box<Self>) -> anyhow::Result<()> {
+        self.process.check_alive()?;
+        self.process.stop(Duration::from_secs(10));
+        forget_flows(&self.directory.join("state"))?;
+        self.check()
+    }
 }
 
 /// Removes what was remembered: the next measurement begins without.
@@ -89,7 +164,7 @@ fn forget_flows(state: &Path) -> anyhow::Result<()> {
 
 /// Frames a second that `penstock replay` puts through the pipeline: the whole command, files included.
 pub fn replay_rate(rig: &Rig, penstock: &Path, capture: &Path, frames: usize) -> anyhow::Result<f64> {
-    let (config, services) = write_files(rig, free_address()?, Forwarding::Ipip)?;
+    let (config, services) = write_files(rig, free_address()?, Task::ipip(Memory::None))?;
     let out = rig.directory.join("replayed.pcap");
     let start = Instant::now();
     let output = Command::new(penstock)
@@ -106,21 +181,21 @@ pub fn replay_rate(rig: &Rig, penstock: &Path, capture: &Path, frames: usize) ->
 }
 
 /// Writes penstock.toml and services.json.
-fn write_files(rig: &Rig, metrics: SocketAddr, forwarding: Forwarding) -> anyhow::Result<(PathBuf, PathBuf)> {
-    let (config, services) = documents(rig, metrics, forwarding);
+fn write_files(rig: &Rig, metrics: SocketAddr, task: Task) -> anyhow::Result<(PathBuf, PathBuf)> {
+    let (config, sets) = documents(rig, metrics, task);
     let paths = (rig.directory.join("penstock.toml"), rig.directory.join("services.json"));
     fs::write(&paths.0, config)?;
-    fs::write(&paths.1, services)?;
+    fs::write(&paths.1, &sets[0])?;
     Ok(paths)
 }
 
-/// Configuration and definitions: one service, [`BACKENDS`] backends behind one router; those of `l2dsr` are neighbours.
-pub fn documents(rig: &Rig, metrics: SocketAddr, forwarding: Forwarding) -> (String, String) {
-    (config(rig, metrics, forwarding, 1 << 20), services(forwarding, "none", "", "1"))
+/// Configuration and sets of definitions for a task.
+pub fn documents(rig: &Rig, metrics: SocketAddr, task: Task) -> (String, Vec<String>) {
+    (config(rig, metrics, task.forwarding, task.capacity()), task.sets())
 }
 
 /// Definitions between which every slot changes its owner, while all owners stay: so every flow is remembered after the second.
-pub fn changing_services(forwarding: Forwarding) -> [String; 2] {
+fn changing_services(forwarding: Forwarding) -> [String; 2] {
     let half = |first: usize, weight: usize| {
         (first..first + BACKENDS)
             .map(move |host| format!(",\n    {{\"address\": \"10.1.1.{}\", \"weight\": {weight}}}", host + 1))
@@ -129,23 +204,31 @@ pub fn changing_services(forwarding: Forwarding) -> [String; 2] {
         let (old, new) = if version == 0 { (100, 0) } else { (0, 100) };
         let backends: String = half(0, old).chain(half(BACKENDS, new)).collect();
         let extra = format!("{{\"address\": \"10.1.0.1\", \"weight\": 0}}{backends}");
-        services(forwarding, "transition", &extra, &version.to_string())
+        let task = Task { forwarding, ..Task::ipip(Memory::Rest) };
+        services(&task, "transition", &extra, &version.to_string())
     })
 }
 
-/// One service; `backends`: as they are written, or the usual ones.
-pub fn services(forwarding: Forwarding, tracking: &str, backends: &str, version: &str) -> String {
-    let usual = (0..BACKENDS).map(|backend| format!("{{\"address\": \"10.1.0.{}\"}}", backend + 1));
+/// The services of a task; `backends`: as they are written, or the usual ones.
+fn services(task: &Task, tracking: &str, backends: &str, version: &str) -> String {
+    let usual = (0..task.backends).map(|backend| match task.family {
+        Family::Tcp6 => format!("{{\"address\": \"2001:db8:1::{backend:x}\"}}"),
+        Family::Tcp | Family::Udp => format!("{{\"address\": \"10.1.{}.{}\"}}", backend / 250, backend % 250 + 1),
+    });
     let usual = usual.collect::<Vec<_>>().join(",\n    ");
     let backends = if backends.is_empty() { &usual } else { backends };
-    let code = if forwarding == Forwarding::Dscp { "\"dscp\": 5, " } else { "" };
-    format!(
-        "{{\"version\": \"{version}\", \"services\": [{{\"name\": \"web\", \"vip\": \"{}\", \"port\": {}, \"protocol\": \"tcp\",\n  \
-         \"forwarding\": \"{}\", {code}\"tracking\": \"{tracking}\", \"backends\": [\n    {backends}]}}]}}\n",
-        VIP.ip(),
-        VIP.port(),
-        forwarding.name()
-    )
+    let code = if task.forwarding == Forwarding::Dscp { "\"dscp\": 5, " } else { "" };
+    let protocol = if task.family == Family::Udp { "udp" } else { "tcp" };
+    let services = (0..task.services).map(|number| {
+        let at = traffic::service(number, VIP);
+        let vip = if task.family == Family::Tcp6 { VIP6.to_string() } else { at.ip().to_string() };
+        let (port, forwarding) = (at.port(), task.forwarding.name());
+        format!(
+            "{{\"name\": \"web-{number}\", \"vip\": \"{vip}\", \"port\": {port}, \"protocol\": \"{protocol}\",\n  \
+             \"forwarding\": \"{forwarding}\", {code}\"tracking\": \"{tracking}\", \"backends\": [\n    {backends}]}}"
+        )
+    });
+    format!("{{\"version\": \"{version}\", \"services\": [{}]}}\n", services.collect::<Vec<_>>().join(",\n"))
 }
 
 fn config(rig: &Rig, metrics: SocketAddr, forwarding: Forwarding, capacity: usize) -> String {
@@ -172,10 +255,11 @@ idle = "poll"
 name = "wan0"
 device = "{device}"
 mac = "{port_mac}"
-addresses = ["10.0.0.1"]
+addresses = ["10.0.0.1", "2001:db8:ffff::1"]
 
 [encap]
 ipv4_source = "10.0.0.1"
+ipv6_source = "2001:db8:ffff::1"
 
 [hash]
 seed = "AAECAwQFBgcICQoLDA0ODw=="
@@ -185,9 +269,18 @@ address = "10.0.0.254"
 mac = "{router_mac}"
 port = "wan0"
 
+[[neighbor]]
+address = "2001:db8:ffff::fe"
+mac = "{router_mac}"
+port = "wan0"
+
 [[route]]
 prefix = "0.0.0.0/0"
 via = "10.0.0.254"
+
+[[route]]
+prefix = "::/0"
+via = "2001:db8:ffff::fe"
 
 [snat]
 ipv4 = ["10.0.0.1"]
@@ -227,12 +320,13 @@ fn wait_for(node: &mut Process, listen: SocketAddr, says: impl Fn(&str) -> bool)
     Ok(())
 }
 
-fn wait_for_traffic(node: &mut Process, listen: SocketAddr) -> anyhow::Result<()> {
+/// Until packets are forwarded, or, of a node that drops all, received.
+fn wait_for_traffic(node: &mut Process, listen: SocketAddr, drops_all: bool) -> anyhow::Result<()> {
     let deadline = Instant::now() + START;
     loop {
         node.check_alive()?;
         match Counts::read(listen) {
-            Ok(counts) if counts.forwarded > 0.0 => return Ok(()),
+            Ok(counts) if counts.forwarded > 0.0 || (drops_all && counts.received > 0.0) => return Ok(()),
             Ok(counts) if Instant::now() > deadline => {
                 bail!("penstock received {} frames within {START:?} and forwarded none", counts.received)
             }

@@ -1,84 +1,163 @@
-//! The plot: bars of medians with whiskers from the slowest to the fastest round, a group for each number of flows.
+//! The plots: bars of medians with whiskers from quartile to quartile, in groups.
 
 use std::fmt::Write as _;
 
-use crate::bench::Contestant;
-use crate::report::{Report, thousands};
+use crate::contestant::Table;
+use crate::report::{Report, Row, thousands};
+use crate::stats::Summary;
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 360.0;
 /// Left, top, right, bottom.
 const MARGIN: (f64, f64, f64, f64) = (60.0, 40.0, 20.0, 50.0);
 /// Readable by the colour-blind (Okabe and Ito), and apart in grey.
-const BARS: [(Contestant, &str); 3] =
-    [(Contestant::Io, "#bbbbbb"), (Contestant::Swap, "#56b4e9"), (Contestant::Penstock, "#d55e00")];
+const BARS: [(&str, &str); 5] = [
+    ("io", "#bbbbbb"),
+    ("5tswap", "#56b4e9"),
+    ("penstock", "#f0e442"),
+    ("penstock, at rest", "#e69f00"),
+    ("penstock, tracked", "#d55e00"),
+];
 
-/// The plot as a whole SVG file.
-pub fn svg(report: &Report) -> String {
+/// A picture of a report.
+pub struct Plot {
+    /// Of its file, without an ending.
+    pub name: &'static str,
+    pub title: &'static str,
+    pub svg: fn(&Report) -> String,
+}
+
+/// Those that there is something to see in.
+pub fn names(report: &Report) -> Vec<Plot> {
+    let plots = [
+        (Table::Flows, Plot { name: "flows", title: "packets per second by flows", svg: flows }),
+        (Table::Growth, Plot { name: "growth", title: "cycles a packet by services and backends", svg: growth }),
+        (Table::Modes, Plot { name: "modes", title: "packets per second by forwarding mode", svg: modes }),
+    ];
+    let rows = report.rows();
+    plots.into_iter().filter(|(table, _)| rows.iter().any(|row| row.table == *table)).map(|(_, plot)| plot).collect()
+}
+
+/// A bar: its figure with whiskers, its colour, and what stands below.
+struct Bar {
+    figure: Summary,
+    colour: &'static str,
+}
+
+/// Throughput, a group for each number of flows.
+fn flows(report: &Report) -> String {
+    let rows = report.rows();
+    let rows: Vec<&Row> = rows.iter().filter(|row| row.table == Table::Flows).collect();
+    let mut numbers: Vec<usize> = rows.iter().map(|row| row.flows).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    let groups = numbers.iter().map(|&flows| {
+        let bar = |&(name, colour): &(&str, &'static str)| {
+            let row = rows.iter().find(|row| row.flows == flows && row.contestant.name == name)?;
+            Some(Bar { figure: scaled(row.pps, 1e-6), colour })
+        };
+        (format!("{} flow{}", thousands(flows), if flows == 1 { "" } else { "s" }), BARS.iter().map(bar).collect())
+    });
+    let title = format!("Million packets a second, one lcore, 60-byte frames: {}", report.machine.commit);
+    let legend: Vec<_> = BARS.iter().map(|&(name, colour)| (name, colour)).collect();
+    bars(&title, &groups.collect::<Vec<_>>(), &legend)
+}
+
+/// Throughput, a bar for each mode.
+fn modes(report: &Report) -> String {
+    let title = format!("Million packets a second by forwarding mode: {}", report.machine.commit);
+    single(report, Table::Modes, &title, |pps| scaled(pps, 1e-6))
+}
+
+/// What a packet costs, a bar for each number of services and backends.
+fn growth(report: &Report) -> String {
+    let title = format!("Cycles a packet, services × backends: {}", report.machine.commit);
+    // The fastest is the cheapest.
+    let cycles = |pps: Summary| {
+        let of = |pps| report.tsc_hz.max(1e9) / pps;
+        Summary { median: of(pps.median), low: of(pps.high), high: of(pps.low), min: of(pps.max), max: of(pps.min) }
+    };
+    single(report, Table::Growth, &title, cycles)
+}
+
+/// A bar for each line of a table.
+fn single(report: &Report, table: Table, title: &str, figure: impl Fn(Summary) -> Summary) -> String {
+    let rows = report.rows();
+    let groups = rows.iter().filter(|row| row.table == table).map(|row| {
+        let bar = Bar { figure: figure(row.pps), colour: "#d55e00" };
+        (row.contestant.name.clone(), vec![Some(bar)])
+    });
+    bars(title, &groups.collect::<Vec<_>>(), &[])
+}
+
+fn scaled(s: Summary, by: f64) -> Summary {
+    Summary { median: s.median * by, low: s.low * by, high: s.high * by, min: s.min * by, max: s.max * by }
+}
+
+/// Groups of bars, each with what stands below it, as a whole SVG file; a legend of names and colours.
+fn bars(title: &str, groups: &[(String, Vec<Option<Bar>>)], legend: &[(&str, &str)]) -> String {
     let (left, top, right, bottom) = MARGIN;
     let (width, height) = (WIDTH - left - right, HEIGHT - top - bottom);
-    let flows = report.flows();
-    let most = report.samples.iter().map(|sample| sample.rate.pps).fold(1e6, f64::max);
+    let all = groups.iter().flat_map(|(_, bars)| bars).flatten();
+    let most = all.map(|bar| bar.figure.high).fold(1.0, f64::max);
     let step = step(most);
     let limit = (most / step).ceil() * step;
-    let y = |pps: f64| top + height * (1.0 - pps / limit);
+    let y = |figure: f64| top + height * (1.0 - figure / limit);
 
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" font-size=\"12\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
-         <text x=\"{left}\" y=\"20\" font-size=\"14\">Million packets a second, one lcore, 60-byte frames: {}</text>\n",
-        escaped(&report.machine.commit)
+         <text x=\"{left}\" y=\"20\" font-size=\"14\">{}</text>\n",
+        escaped(title)
     );
     for line in 0..=(limit / step).round() as u32 {
-        let pps = f64::from(line) * step;
+        let figure = f64::from(line) * step;
         let _ = writeln!(
             svg,
-            "<path d=\"M{left} {y:.1}H{end}\" stroke=\"#dddddd\"/><text x=\"{x}\" y=\"{text:.1}\" text-anchor=\"end\">{}</text>",
-            pps / 1e6,
-            y = y(pps),
+            "<path d=\"M{left} {y:.1}H{end}\" stroke=\"#dddddd\"/><text x=\"{x}\" y=\"{text:.1}\" text-anchor=\"end\">{figure}</text>",
+            y = y(figure),
             end = WIDTH - right,
             x = left - 8.0,
-            text = y(pps) + 4.0
+            text = y(figure) + 4.0
         );
     }
-    let group = width / flows.len().max(1) as f64;
-    let bar = group * 0.8 / BARS.len() as f64;
-    for (index, &flows) in flows.iter().enumerate() {
+    let group = width / groups.len().max(1) as f64;
+    for (index, (below, bars)) in groups.iter().enumerate() {
+        let bar = group * 0.8 / bars.len().max(1) as f64;
         let start = left + group * (index as f64 + 0.1);
-        for (place, (contestant, colour)) in BARS.into_iter().enumerate() {
-            let Some(pps) = report.pps(flows, contestant) else { continue };
+        for (place, Bar { figure, colour }) in bars.iter().enumerate().filter_map(|(at, bar)| Some((at, bar.as_ref()?)))
+        {
             let (x, middle) = (start + bar * place as f64, start + bar * (place as f64 + 0.5));
             let _ = writeln!(
                 svg,
                 "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" fill=\"{colour}\"/>\
-                 <path d=\"M{middle:.1} {min:.1}V{max:.1}\" stroke=\"black\"/>\
-                 <text x=\"{middle:.1}\" y=\"{label:.1}\" text-anchor=\"middle\">{:.1}</text>",
-                pps.median / 1e6,
-                y = y(pps.median),
+                 <path d=\"M{middle:.1} {low:.1}V{high:.1}\" stroke=\"black\"/>\
+                 <text x=\"{middle:.1}\" y=\"{label:.1}\" text-anchor=\"middle\" font-size=\"10\">{:.1}</text>",
+                figure.median,
+                y = y(figure.median),
                 width = bar * 0.9,
-                height = y(0.0) - y(pps.median),
-                min = y(pps.min),
-                max = y(pps.max),
-                label = y(pps.max) - 4.0
+                height = y(0.0) - y(figure.median),
+                low = y(figure.low),
+                high = y(figure.high),
+                label = y(figure.high) - 4.0
             );
         }
+        let (x, y) = (start + group * 0.4, HEIGHT - bottom + 18.0);
+        let size = if groups.len() > 6 { 9 } else { 12 };
         let _ = writeln!(
             svg,
-            "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">{} flow{}</text>",
-            start + group * 0.4,
-            HEIGHT - bottom + 18.0,
-            thousands(flows),
-            if flows == 1 { "" } else { "s" }
+            "<text x=\"{x:.1}\" y=\"{y}\" text-anchor=\"middle\" font-size=\"{size}\">{}</text>",
+            escaped(below)
         );
     }
-    for (place, (contestant, colour)) in BARS.into_iter().enumerate() {
-        let (x, y) = (left + 150.0 * place as f64, HEIGHT - 18.0);
+    for (place, (name, colour)) in legend.iter().enumerate() {
+        let (x, y) = (left + width / legend.len() as f64 * place as f64, HEIGHT - 18.0);
         let _ = writeln!(
             svg,
             "<rect x=\"{x}\" y=\"{y}\" width=\"12\" height=\"12\" fill=\"{colour}\"/><text x=\"{}\" y=\"{}\">{}</text>",
             x + 18.0,
             y + 10.0,
-            if contestant == Contestant::Penstock { "penstock, ipip".into() } else { format!("testpmd {contestant}") }
+            escaped(name)
         );
     }
     svg + "</svg>\n"
@@ -86,7 +165,7 @@ pub fn svg(report: &Report) -> String {
 
 /// A round distance between grid lines, of which at most eight are needed.
 fn step(most: f64) -> f64 {
-    [1e6, 2e6, 5e6, 10e6, 20e6, 50e6].into_iter().find(|step| most / step <= 8.0).unwrap_or(100e6)
+    [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0].into_iter().find(|step| most / step <= 8.0).unwrap_or(most / 8.0)
 }
 
 fn escaped(text: &str) -> String {
@@ -99,10 +178,12 @@ mod tests {
 
     #[test]
     fn each_median_is_a_bar_with_its_figure() {
-        let svg = svg(&crate::report::tests::example());
+        let report = crate::report::tests::example();
+        let svg = flows(&report);
         for figure in [">30.0<", ">15.0<", ">11.5<", ">1 k flows<"] {
             assert!(svg.contains(figure), "{figure} in {svg}");
         }
         assert_eq!(svg.matches("<path d=\"M").count() - svg.matches('H').count(), 3, "whiskers");
+        assert_eq!(names(&report).iter().map(|plot| plot.name).collect::<Vec<_>>(), ["flows"]);
     }
 }

@@ -91,6 +91,35 @@ impl Process {
         }
     }
 
+    /// Takes its core from it (SIGSTOP); all its threads wait when this returns.
+    pub fn hold(&mut self) -> anyhow::Result<()> {
+        self.signal(Signal::STOP)?;
+        let path = format!("/proc/{}/stat", self.child.id());
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            let stat = fs::read_to_string(&path).with_context(|| path.clone())?;
+            // The state stands behind the name, which is in parentheses and may hold anything.
+            let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+            if state == Some('T') {
+                return Ok(());
+            }
+            self.check_alive()?;
+            anyhow::ensure!(Instant::now() < deadline, "{} cannot be held: state {state:?}", self.name);
+            thread::sleep(Duration::from_micros(200));
+        }
+    }
+
+    /// Gives it back (SIGCONT).
+    pub fn go_on(&mut self) -> anyhow::Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&mut self, signal: Signal) -> anyhow::Result<()> {
+        self.check_alive()?;
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("no process")?;
+        kill_process(pid, signal).with_context(|| format!("{}: {signal:?}", self.name))
+    }
+
     /// Fails if the program has ended.
     pub fn check_alive(&mut self) -> anyhow::Result<()> {
         interrupt::check()?;
@@ -126,6 +155,8 @@ impl Process {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         if let (Ok(None), Some(pid)) = (self.child.try_wait(), pid) {
             let _ = kill_process(pid, Signal::TERM);
+            // Held, it would never hear of it.
+            let _ = kill_process(pid, Signal::CONT);
         }
         let deadline = Instant::now() + timeout;
         while let Ok(None) = self.child.try_wait() {
@@ -173,6 +204,23 @@ mod tests {
         assert_eq!(after.off_core_since(before), 0.25);
         assert_eq!(after.off_core_since(after), 0.0);
         assert_eq!(CoreTime::parse("1"), None);
+    }
+
+    #[test]
+    fn who_is_held_has_no_core_and_can_still_be_ended() {
+        let arguments = ["-c", "while :; do :; done"].map(str::to_owned);
+        let mut process = Process::start("sh", &arguments, false).unwrap();
+        process.hold().unwrap();
+        let held = process.core_time().unwrap().on;
+        thread::sleep(Duration::from_millis(50));
+        assert_eq!(process.core_time().unwrap().on, held);
+        process.go_on().unwrap();
+        thread::sleep(Duration::from_millis(50));
+        assert!(process.core_time().unwrap().on > held);
+        process.hold().unwrap();
+        let begun = Instant::now();
+        process.stop(Duration::from_secs(5));
+        assert!(begun.elapsed() < Duration::from_secs(4));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The result: a section of RESULTS.md, the samples as CSV, a plot.
+//! The result: a section of RESULTS.md, the samples as CSV, everything as JSON, plots.
 
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
@@ -6,28 +6,21 @@ use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::Context;
+use serde_json::json;
 
-use penstock::service::Forwarding;
-
-use crate::bench::{BACKENDS, Contestant, MODE_FLOWS, Rate};
+use crate::contestant::{Contestant, Heat, Table};
+use crate::forwarder::{Rate, Turn};
 use crate::machine::Machine;
+use crate::rig::BACKENDS;
 use crate::stats::Summary;
 use crate::{plot, traffic};
 
-/// One measurement of one contestant.
+/// One turn of one contestant: its places among the heats, and in its heat.
 #[derive(Debug, Clone, Copy)]
 pub struct Sample {
+    pub heat: usize,
     pub round: usize,
-    pub flows: usize,
-    pub contestant: Contestant,
-    pub rate: Rate,
-}
-
-/// One measurement of one forwarding mode, at [`MODE_FLOWS`].
-#[derive(Debug, Clone, Copy)]
-pub struct ModeSample {
-    pub round: usize,
-    pub forwarding: Forwarding,
+    pub contestant: usize,
     pub rate: Rate,
 }
 
@@ -37,73 +30,121 @@ pub struct Report {
     pub lcore: u16,
     pub main: u16,
     pub rounds: usize,
-    pub seconds: f64,
+    pub turn: Turn,
     /// Load averages before the run.
     pub load: String,
     /// Other work ran on the CPUs, and --force was given.
     pub disturbed: bool,
     /// The contestants ran ahead of all ordinary work.
     pub realtime: bool,
+    /// 0: not known, since testpmd did not run.
     pub tsc_hz: f64,
+    pub heats: Vec<Heat>,
     pub samples: Vec<Sample>,
-    pub modes: Vec<ModeSample>,
     /// Frames a second through `penstock replay`.
     pub replay: Option<Summary>,
     /// Seconds to build a Maglev table.
     pub maglev: Option<Summary>,
 }
 
+/// A line of a table: all samples of one contestant with so many flows.
+pub struct Row<'a> {
+    pub table: Table,
+    pub flows: usize,
+    pub contestant: &'a Contestant,
+    /// Packets a second.
+    pub pps: Summary,
+    /// Over the yardstick's of the same round; `None` of the yardstick.
+    pub ratio: Option<Summary>,
+    /// The largest share of a turn in which others had the core.
+    pub off_core: f64,
+}
+
+impl Table {
+    /// What stands above it.
+    fn title(self) -> &'static str {
+        match self {
+            Self::Flows => "Flows",
+            Self::Flood => "A flood of SYNs",
+            Self::Modes => "Forwarding modes",
+            Self::Packets => "Kinds of packets",
+            Self::Growth => "Services × backends",
+        }
+    }
+}
+
 impl Report {
-    pub fn new(machine: Machine, lcore: u16, main: u16, rounds: usize, seconds: f64) -> Self {
-        let (load, samples) = (String::new(), Vec::new());
+    pub fn new(machine: Machine, lcore: u16, main: u16, rounds: usize, turn: Turn) -> Self {
         Self {
             machine,
             lcore,
             main,
             rounds,
-            seconds,
-            load,
+            turn,
+            load: String::new(),
             disturbed: false,
             realtime: false,
             tsc_hz: 0.0,
-            samples,
-            modes: Vec::new(),
+            heats: Vec::new(),
+            samples: Vec::new(),
             replay: None,
             maglev: None,
         }
     }
 
-    /// The numbers of flows, ascending.
-    pub fn flows(&self) -> Vec<usize> {
-        let mut flows: Vec<usize> = self.samples.iter().map(|sample| sample.flows).collect();
-        flows.sort_unstable();
-        flows.dedup();
-        flows
+    fn heat(&self, sample: &Sample) -> &Heat {
+        &self.heats[sample.heat]
     }
 
-    fn of(&self, flows: usize, contestant: Contestant) -> impl Iterator<Item = &Sample> {
-        self.samples.iter().filter(move |sample| sample.flows == flows && sample.contestant == contestant)
+    fn contestant(&self, sample: &Sample) -> &Contestant {
+        &self.heat(sample).contestants[sample.contestant]
     }
 
-    /// Packets a second.
-    pub fn pps(&self, flows: usize, contestant: Contestant) -> Option<Summary> {
-        Summary::of(self.of(flows, contestant).map(|sample| sample.rate.pps))
+    /// All lines, in the order in which they first appeared.
+    pub fn rows(&self) -> Vec<Row<'_>> {
+        let mut keys = Vec::new();
+        for heat in &self.heats {
+            for contestant in &heat.contestants {
+                let key = (heat.table, heat.flows, contestant);
+                if !keys.iter().any(|&(table, flows, known): &(Table, usize, &Contestant)| {
+                    (table, flows, known.name.as_str()) == (key.0, key.1, contestant.name.as_str())
+                }) {
+                    keys.push(key);
+                }
+            }
+        }
+        keys.into_iter().filter_map(|(table, flows, contestant)| self.row(table, flows, contestant)).collect()
     }
 
-    /// The rate over that of 5tswap in the same round.
-    fn ratio(&self, flows: usize, contestant: Contestant) -> Option<Summary> {
-        let swap = |round| self.of(flows, Contestant::Swap).find(|sample| sample.round == round);
-        Summary::of(self.of(flows, contestant).filter_map(|s| Some(s.rate.pps / swap(s.round)?.rate.pps)))
+    fn row<'a>(&'a self, table: Table, flows: usize, contestant: &'a Contestant) -> Option<Row<'a>> {
+        let samples = || {
+            self.samples.iter().filter(move |&sample| {
+                let heat = self.heat(sample);
+                (heat.table, heat.flows) == (table, flows) && self.contestant(sample).name == contestant.name
+            })
+        };
+        let yardstick = |of: &Sample| {
+            let is_of = |s: &&Sample| (s.heat, s.round, s.contestant) == (of.heat, of.round, 0) && of.contestant != 0;
+            self.samples.iter().find(is_of)
+        };
+        Some(Row {
+            table,
+            flows,
+            contestant,
+            pps: Summary::of(samples().map(|sample| sample.rate.pps))?,
+            ratio: Summary::of(samples().filter_map(|sample| Some(sample.rate.pps / yardstick(sample)?.rate.pps))),
+            off_core: samples().map(|sample| sample.rate.off_core).fold(0.0, f64::max),
+        })
     }
 
-    /// The section for RESULTS.md; `plot` is the path of the picture from there.
-    pub fn markdown(&self, plot: Option<&str>) -> String {
+    /// The section for RESULTS.md; `run` is the directory of samples and plots from there.
+    pub fn markdown(&self, run: Option<&str>) -> String {
         let machine = &self.machine;
         let mut text = format!("## {} UTC, {}\n\n", machine.date, machine.commit);
         let _ = writeln!(
             text,
-            "{}, {} CPUs, TSC {:.0} MHz · Linux {} · DPDK {} · {}\n{} rounds of {} s; lcore on CPU {}, the rest on CPU {}; \
-             load before {}; {BACKENDS} backends, `ipip`; no flow memory but where it says tracked.{}{}\n",
+            "{}, {} CPUs, TSC {:.0} MHz · Linux {} · DPDK {} · {}\n{} rounds, turns of {} s after {} s; lcore on CPU {}, the rest on CPU {}; \
+             load before {}; {BACKENDS} backends, `ipip`; flow memory only where it says so.{}{}",
             machine.cpu,
             machine.cpus,
             self.tsc_hz / 1e6,
@@ -111,133 +152,157 @@ impl Report {
             machine.dpdk,
             machine.rustc,
             self.rounds,
-            self.seconds,
+            self.turn.counted.as_secs_f64(),
+            self.turn.warm_up.as_secs_f64(),
             self.lcore,
             self.main,
             self.load,
             if self.disturbed { " **Other work ran on these CPUs (`--force`).**" } else { "" },
             if self.realtime { " Contestants ran with `--realtime`." } else { "" },
         );
-        text += "| flows | who | Mpps: median (min – max) | cycles/packet | above `io` | × 5tswap: median (min – max) | off core, worst |\n";
-        text += "|--:|---|--:|--:|--:|--:|--:|\n";
-        for flows in self.flows() {
-            for contestant in Contestant::ALL {
-                if let Some(row) = self.row(flows, contestant) {
-                    text += &row;
-                }
+        let rows = self.rows();
+        let mut last = None;
+        for row in &rows {
+            if last != Some(row.table) {
+                text += &self.table_head(row, rows.iter().filter(|other| other.table == row.table));
+                last = Some(row.table);
             }
+            let io = rows.iter().find(|io| (io.flows, io.contestant.name.as_str()) == (row.flows, "io"));
+            text += &self.line(row, io);
         }
-        text += &self.flood();
-        text += &self.modes_table();
+        text += &self.flood(&rows);
         if let Some(replay) = self.replay {
             let _ =
                 writeln!(text, "\n`penstock replay`, files included: {:.2} M frames/s (goal 1).", replay.median / 1e6);
         }
         if let Some(maglev) = self.maglev {
-            let (median, min, max) = (maglev.median * 1e3, maglev.min * 1e3, maglev.max * 1e3);
+            let (median, low, high) = (maglev.median * 1e3, maglev.low * 1e3, maglev.high * 1e3);
             let _ = writeln!(
                 text,
-                "\nMaglev table of {} slots, {BACKENDS} backends: {median:.2} ms ({min:.2} – {max:.2}; goal 1.5).",
+                "\nMaglev table of {} slots, {BACKENDS} backends: {median:.2} ms ({low:.2} – {high:.2}; goal 1.5).",
                 crate::maglev::SIZE
             );
         }
-        if let Some(plot) = plot {
-            let _ = writeln!(text, "\n![packets per second by flows]({plot})");
+        if let Some(run) = run {
+            for plot in plot::names(self) {
+                let _ = writeln!(text, "\n![{}]({run}/{}.svg)", plot.title, plot.name);
+            }
         }
         text
     }
 
-    /// What a flood of SYNs leaves of the rate of established flows.
-    fn flood(&self) -> String {
-        const SYNS: f64 = 1.0 / traffic::FLOOD as f64;
-        let calm = |round| self.samples.iter().find(|s| s.contestant == Contestant::Calm && s.round == round);
-        let flooded = || self.samples.iter().filter(|sample| sample.contestant == Contestant::Flooded);
-        let left = flooded().filter_map(|s| Some(s.rate.pps * (1.0 - SYNS) / calm(s.round)?.rate.pps));
-        let (Some(left), Some(syns)) = (Summary::of(left), Summary::of(flooded().map(|s| s.rate.pps * SYNS))) else {
-            return String::new();
+    /// What stands above the lines of a table. Its yardstick, too, where all have the same.
+    fn table_head<'a>(&self, row: &Row, mut rows: impl Iterator<Item = &'a Row<'a>>) -> String {
+        let is_about_flows = row.table == Table::Flows;
+        let yardstick = match rows.all(|other| other.ratio.is_some() || other.contestant.name == row.contestant.name) {
+            true => format!("`{}`", row.contestant.name),
+            false if is_about_flows => "`5tswap`".to_owned(),
+            false => "the first".to_owned(),
         };
+        let of = if is_about_flows { String::new() } else { format!(", {} flows", thousands(row.flows)) };
+        let (flows, above) = if is_about_flows { ("flows | ", " above `io` |") } else { ("", "") };
+        let (line, end) = if is_about_flows { ("--:|", "--:|") } else { ("", "") };
         format!(
-            "\nUnder a flood of {:.2} M SYN/s, each of another flow, established flows have {:.3} ({:.3} – {:.3}) of the rate that they have without.\n",
-            syns.median / 1e6,
-            left.median,
-            left.min,
-            left.max
+            "\n### {}{of}\n\n| {flows}who | Mpps: median (quartiles) | cycles/packet |{above} × {yardstick}: median (quartiles) | off core, worst |\n\
+             |{line}---|--:|--:|{end}--:|--:|\n",
+            row.table.title()
         )
     }
 
-    /// The modes against `ipip` in the same round.
-    fn modes_table(&self) -> String {
-        let ipip = |round| self.of(MODE_FLOWS, Contestant::Penstock).find(|sample| sample.round == round);
-        let mut forwardings: Vec<Forwarding> = Vec::new();
-        for sample in &self.modes {
-            if !forwardings.contains(&sample.forwarding) {
-                forwardings.push(sample.forwarding);
+    fn line(&self, row: &Row, io: Option<&Row>) -> String {
+        let cycles = |pps: Summary| self.tsc_hz / pps.median;
+        let name = &row.contestant.name;
+        let name = if row.contestant.is_penstock() { format!("**{name}**") } else { format!("`{name}`") };
+        let (flows, above) = match row.table {
+            Table::Flows => {
+                let above = io.map_or("–".into(), |io| format!("{:.1}", cycles(row.pps) - cycles(io.pps)));
+                (format!("{} | ", thousands(row.flows)), format!(" {above} |"))
             }
-        }
-        let mut text = String::new();
-        for forwarding in forwardings {
-            let samples = || self.modes.iter().filter(move |sample| sample.forwarding == forwarding);
-            let ratios = samples().filter_map(|s| Some(s.rate.pps / ipip(s.round)?.rate.pps));
-            let (Some(pps), ratio) = (Summary::of(samples().map(|s| s.rate.pps)), Summary::of(ratios)) else {
-                continue;
-            };
-            if text.is_empty() {
-                let flows = thousands(MODE_FLOWS);
-                let _ = writeln!(
-                    text,
-                    "\n| mode, {flows} flows | Mpps: median (min – max) | × `ipip`: median (min – max) |"
-                );
-                text += "|---|--:|--:|\n";
-            }
-            let ratio = ratio.map_or("–".into(), |r| format!("{:.3} ({:.3} – {:.3})", r.median, r.min, r.max));
-            let (median, min, max) = (pps.median / 1e6, pps.min / 1e6, pps.max / 1e6);
-            let _ = writeln!(text, "| `{}` | {median:.2} ({min:.2} – {max:.2}) | {ratio} |", forwarding.name());
-        }
-        text
+            _ => Default::default(),
+        };
+        let Summary { median, low, high, .. } = row.pps;
+        format!(
+            "| {flows}{name} | {:.2} ({:.2} – {:.2}) | {:.1} |{above} {} | {:.1} % |\n",
+            median / 1e6,
+            low / 1e6,
+            high / 1e6,
+            cycles(row.pps),
+            row.ratio.map_or("1".into(), |r| format!("{:.3} ({:.3} – {:.3})", r.median, r.low, r.high)),
+            row.off_core * 100.0
+        )
     }
 
-    fn row(&self, flows: usize, contestant: Contestant) -> Option<String> {
-        let pps = self.pps(flows, contestant)?;
-        let cycles = self.tsc_hz / pps.median;
-        let above = self.pps(flows, Contestant::Io).map(|io| cycles - self.tsc_hz / io.median);
-        let worst = self.of(flows, contestant).map(|sample| sample.rate.off_core).fold(0.0, f64::max);
-        let name = contestant.name();
-        Some(format!(
-            "| {} | {} | {:.2} ({:.2} – {:.2}) | {cycles:.1} | {} | {} | {:.1} % |\n",
-            thousands(flows),
-            if name.starts_with("penstock") { format!("**{name}**") } else { format!("`{name}`") },
-            pps.median / 1e6,
-            pps.min / 1e6,
-            pps.max / 1e6,
-            above.map_or("–".into(), |above| format!("{above:.1}")),
-            self.ratio(flows, contestant)
-                .map_or("–".into(), |r| format!("{:.3} ({:.3} – {:.3})", r.median, r.min, r.max)),
-            worst * 100.0
-        ))
+    /// What a flood of SYNs leaves of the rate of established flows.
+    fn flood(&self, rows: &[Row]) -> String {
+        const SYNS: f64 = 1.0 / traffic::FLOOD as f64;
+        let flooded = rows.iter().filter(|row| row.table == Table::Flood);
+        let lines = flooded.filter_map(|row| Some((row.pps, row.ratio?))).map(|(pps, ratio)| {
+            let [median, low, high] = [ratio.median, ratio.low, ratio.high].map(|ratio| ratio * (1.0 - SYNS));
+            format!(
+                "\nUnder a flood of {:.2} M SYN/s, each of another flow, established flows have {median:.3} ({low:.3} – {high:.3}) of \
+                 the rate that they have without.\n",
+                pps.median * SYNS / 1e6
+            )
+        });
+        lines.collect()
     }
 
     /// Every sample, in the order in which they were measured.
     fn csv(&self) -> String {
-        let mut text = "round,flows,contestant,packets_per_second,off_core_share\n".to_owned();
-        for Sample { round, flows, contestant, rate } in &self.samples {
-            let _ = writeln!(text, "{},{flows},{contestant},{:.0},{:.4}", round + 1, rate.pps, rate.off_core);
-        }
-        for ModeSample { round, forwarding, rate } in &self.modes {
-            let (name, pps) = (forwarding.name(), rate.pps);
-            let _ = writeln!(text, "{},{MODE_FLOWS},penstock {name},{pps:.0},{:.4}", round + 1, rate.off_core);
+        let mut text = "heat,round,flows,contestant,packets_per_second,off_core_share\n".to_owned();
+        for sample in &self.samples {
+            let (heat, round, rate) = (sample.heat + 1, sample.round + 1, sample.rate);
+            let (flows, name) = (self.heat(sample).flows, &self.contestant(sample).name);
+            let _ = writeln!(text, "{heat},{round},{flows},\"{name}\",{:.0},{:.4}", rate.pps, rate.off_core);
         }
         text
     }
 
-    /// Appends to RESULTS.md in `directory`, and puts the samples and the plot beside it.
+    /// Machine and lines, for programs.
+    fn json(&self) -> serde_json::Value {
+        let machine = &self.machine;
+        let summary =
+            |s: Summary| json!({"median": s.median, "low": s.low, "high": s.high, "min": s.min, "max": s.max});
+        let rows = self.rows();
+        let rows = rows.iter().map(|row| {
+            json!({
+                "table": format!("{:?}", row.table).to_lowercase(),
+                "flows": row.flows,
+                "who": row.contestant.name,
+                "packets_per_second": summary(row.pps),
+                "ratio": row.ratio.map(summary),
+                "off_core": row.off_core,
+            })
+        });
+        json!({
+            "machine": {"cpu": machine.cpu, "cpus": machine.cpus, "kernel": machine.kernel, "dpdk": machine.dpdk, "rustc": machine.rustc},
+            "commit": machine.commit,
+            "date": machine.date,
+            "tsc_hz": self.tsc_hz,
+            "rounds": self.rounds,
+            "turn_seconds": self.turn.counted.as_secs_f64(),
+            "warm_up_seconds": self.turn.warm_up.as_secs_f64(),
+            "is_disturbed": self.disturbed,
+            "is_realtime": self.realtime,
+            "rows": rows.collect::<Vec<_>>(),
+            "replay_frames_per_second": self.replay.map(summary),
+            "maglev_seconds": self.maglev.map(summary),
+        })
+    }
+
+    /// Appends to RESULTS.md in `directory`, and puts samples and plots beside it.
     pub fn store(&self, directory: &Path) -> anyhow::Result<()> {
         let stamp: String = self.machine.date.chars().filter(char::is_ascii_digit).collect();
         let run = format!("runs/{stamp}-{}", self.machine.commit);
-        fs::create_dir_all(directory.join(&run)).with_context(|| format!("{run} in {}", directory.display()))?;
-        fs::write(directory.join(&run).join("samples.csv"), self.csv())?;
-        fs::write(directory.join(&run).join("plot.svg"), plot::svg(self))?;
-        append(directory, &self.markdown(Some(&format!("{run}/plot.svg"))))?;
-        eprintln!("samples and plot in {}", directory.join(run).display());
+        let of = |name: &str| directory.join(&run).join(name);
+        fs::create_dir_all(of("")).with_context(|| format!("{run} in {}", directory.display()))?;
+        fs::write(of("samples.csv"), self.csv())?;
+        fs::write(of("result.json"), serde_json::to_string_pretty(&self.json())? + "\n")?;
+        for plot in plot::names(self) {
+            fs::write(of(&format!("{}.svg", plot.name)), (plot.svg)(self))?;
+        }
+        append(directory, &self.markdown(Some(&run)))?;
+        eprintln!("samples and plots in {}", directory.join(run).display());
         Ok(())
     }
 }
@@ -262,6 +327,8 @@ pub fn thousands(count: usize) -> String {
 
 #[cfg(test)]
 pub mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     /// Two rounds: the machine is half as fast in the second, penstock is at 80 % and 70 % of 5tswap.
@@ -276,58 +343,58 @@ pub mod tests {
             commit: "abc".into(),
             date: "2026-01-02 03:04".into(),
         };
-        let mut report = Report::new(machine, 1, 0, 2, 3.0);
+        let turn = Turn { warm_up: Duration::from_millis(100), counted: Duration::from_millis(200) };
+        let mut report = Report::new(machine, 1, 0, 2, turn);
         report.tsc_hz = 2e9;
-        for (round, contestant, pps) in [
-            (0, Contestant::Io, 40e6),
-            (0, Contestant::Swap, 20e6),
-            (0, Contestant::Penstock, 16e6),
-            (1, Contestant::Io, 20e6),
-            (1, Contestant::Swap, 10e6),
-            (1, Contestant::Penstock, 7e6),
-        ] {
-            report.samples.push(Sample { round, flows: 1000, contestant, rate: Rate { pps, off_core: 0.01 } });
+        report.heats = Heat::of(Table::Flows, &[1000]);
+        report.heats.extend(Heat::of(Table::Flood, &[]));
+        for (round, io, swap, penstock) in [(0, 40e6, 20e6, 16e6), (1, 20e6, 10e6, 7e6)] {
+            for (contestant, pps) in [swap, io, 15e6, penstock].into_iter().enumerate() {
+                report.samples.push(Sample { heat: 0, round, contestant, rate: Rate { pps, off_core: 0.01 } });
+            }
+            for (contestant, pps) in [12e6, 12e6].into_iter().enumerate() {
+                report.samples.push(Sample { heat: 1, round, contestant, rate: Rate { pps, off_core: 0.0 } });
+            }
         }
         report
     }
 
     #[test]
     fn a_ratio_is_taken_within_its_round() {
-        let ratio = example().ratio(1000, Contestant::Penstock).unwrap();
+        let report = example();
+        let rows = report.rows();
+        let row = rows.iter().find(|row| row.contestant.name == "penstock").unwrap();
+        let ratio = row.ratio.unwrap();
         assert_eq!((ratio.min, ratio.median, ratio.max), (0.7, 0.75, 0.8));
+        assert!(rows[0].ratio.is_none());
     }
 
     #[test]
-    fn a_mode_is_compared_with_ipip_of_its_round() {
-        let mut report = example();
-        assert_eq!(report.modes_table(), "");
-        for (round, pps) in [(0, 8e6), (1, 7e6)] {
-            let rate = Rate { pps, off_core: 0.0 };
-            report.modes.push(ModeSample { round, forwarding: Forwarding::Gre, rate });
-        }
-        let table = report.modes_table();
-        assert!(table.ends_with("| `gre` | 7.50 (7.00 – 8.00) | 0.750 (0.500 – 1.000) |\n"), "{table}");
-    }
-
-    #[test]
-    fn a_row_as_it_stands_in_the_table() {
-        let row = example().row(1000, Contestant::Penstock).unwrap();
+    fn lines_as_they_stand_in_the_tables() {
+        let text = example().markdown(None);
         // 2 GHz over 11.5 Mpps is 173.9 cycles, over io's 30 Mpps 66.7.
-        assert_eq!(
-            row,
-            "| 1 k | **penstock** | 11.50 (7.00 – 16.00) | 173.9 | 107.2 | 0.750 (0.700 – 0.800) | 1.0 % |\n"
-        );
+        for line in [
+            "| flows | who | Mpps: median (quartiles) | cycles/packet | above `io` | × `5tswap`: median (quartiles) | off core, worst |",
+            "| 1 k | **penstock** | 11.50 (9.25 – 13.75) | 173.9 | 107.2 | 0.750 (0.725 – 0.775) | 1.0 % |",
+            "### A flood of SYNs, 100 k flows",
+            "| **penstock, 100 k tracked** | 12.00 (12.00 – 12.00) | 166.7 | 1 | 0.0 % |",
+            "Under a flood of 1.00 M SYN/s, each of another flow, established flows have 0.917 (0.917 – 0.917) of the rate",
+        ] {
+            assert!(text.contains(line), "{line} in {text}");
+        }
     }
 
     #[test]
-    fn results_are_appended_with_their_samples_and_plot() {
+    fn results_are_appended_with_their_samples_and_plots() {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("RESULTS.md"), "# Results\n").unwrap();
         example().store(directory.path()).unwrap();
         let text = fs::read_to_string(directory.path().join("RESULTS.md")).unwrap();
         assert!(text.starts_with("# Results\n\n## 2026-01-02 03:04 UTC, abc\n"), "{text}");
         let run = directory.path().join("runs/202601020304-abc");
-        assert_eq!(fs::read_to_string(run.join("samples.csv")).unwrap().lines().count(), 7);
-        assert!(text.contains("(runs/202601020304-abc/plot.svg)") && run.join("plot.svg").exists());
+        assert_eq!(fs::read_to_string(run.join("samples.csv")).unwrap().lines().count(), 13);
+        let result: serde_json::Value = serde_json::from_slice(&fs::read(run.join("result.json")).unwrap()).unwrap();
+        assert_eq!(result["rows"][1]["ratio"]["median"], 2.0);
+        assert!(text.contains("(runs/202601020304-abc/flows.svg)") && run.join("flows.svg").exists());
     }
 }

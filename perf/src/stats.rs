@@ -7,6 +7,9 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Summary {
     pub median: f64,
+    /// The quartiles beside it: half of the samples lie between them.
+    pub low: f64,
+    pub high: f64,
     pub min: f64,
     pub max: f64,
 }
@@ -17,9 +20,13 @@ impl Summary {
         let mut sorted: Vec<f64> = samples.into_iter().collect();
         sorted.sort_by(f64::total_cmp);
         let (min, max) = (*sorted.first()?, *sorted.last()?);
-        let middle = sorted.len() / 2;
-        let median = if sorted.len() % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2.0 };
-        Some(Self { median, min, max })
+        // Between two samples there is as much of each as the rank is near to it.
+        let quantile = |share: f64| {
+            let rank = share * (sorted.len() - 1) as f64;
+            let (below, above) = (sorted[rank.floor() as usize], sorted[rank.ceil() as usize]);
+            below + (above - below) * rank.fract()
+        };
+        Some(Self { median: quantile(0.5), low: quantile(0.25), high: quantile(0.75), min, max })
     }
 }
 
@@ -54,7 +61,8 @@ mod tests {
     #[test]
     fn the_median_is_in_the_middle() {
         assert_eq!(Summary::of([]), None);
-        assert_eq!(Summary::of([5.0, 1.0, 9.0]), Some(Summary { median: 5.0, min: 1.0, max: 9.0 }));
+        let summary = Summary::of([5.0, 1.0, 9.0, 2.0, 8.0]).unwrap();
+        assert_eq!(summary, Summary { median: 5.0, low: 2.0, high: 8.0, min: 1.0, max: 9.0 });
         assert_eq!(Summary::of([4.0, 1.0, 9.0, 2.0]).unwrap().median, 3.0);
     }
 

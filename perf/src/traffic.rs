@@ -1,18 +1,22 @@
 //! The traffic maker: frames of many flows to one VIP, the same for the same seed.
 //!
-//! Each frame is the shortest that Ethernet carries: a TCP ACK without payload, 40 bytes of IPv4, padded to 60 (the
-//! FCS is not in a capture). Clients come from 198.18.0.0/15, the benchmarking range of RFC 2544.
+//! Most are the shortest that Ethernet carries: a TCP ACK without payload, 40 bytes of IPv4, padded to 60 (the
+//! FCS is not in a capture). Clients come from 198.18.0.0/15, the benchmarking range of RFC 2544, and its like in IPv6,
+//! 2001:2::/48 (RFC 5180).
 
 use std::collections::HashSet;
+use std::fmt;
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use etherparse::PacketBuilder;
 use pcap_file::pcap::{PcapPacket, PcapWriter};
+
+use crate::rig::VIP6;
 
 /// Bytes of a frame without its FCS.
 pub const FRAME: usize = 60;
@@ -66,11 +70,12 @@ pub fn write(
     write_frames(path, &self::frames(flows, frames, seed, vip, mac)?)
 }
 
-fn write_frames(path: &Path, frames: &[[u8; FRAME]]) -> anyhow::Result<()> {
+/// Writes frames, a microsecond apart.
+pub fn write_frames(path: &Path, frames: &[impl AsRef<[u8]>]) -> anyhow::Result<()> {
     let file = File::create(path).with_context(|| format!("{} cannot be written", path.display()))?;
     let mut pcap = PcapWriter::new(BufWriter::with_capacity(1 << 20, file))?;
-    for (frame, index) in frames.iter().zip(0u64..) {
-        pcap.write_packet(&PcapPacket::new(Duration::from_micros(index), FRAME as u32, frame))?;
+    for (frame, index) in frames.iter().map(AsRef::as_ref).zip(0u64..) {
+        pcap.write_packet(&PcapPacket::new(Duration::from_micros(index), frame.len() as u32, frame))?;
     }
     pcap.into_writer().flush()?;
     Ok(())
@@ -88,42 +93,109 @@ pub fn frames(
     Ok(clients.iter().cycle().take(frames).map(|&client| ack(client, vip, mac)).collect())
 }
 
-/// What a capture consists of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a capture consists of: frames enough for a burst, and for each of its flows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// ACKs of so many flows.
     Acks(usize),
-    /// SYNs, each of another flow.
-    Syns,
-    /// ACKs of so many flows, and every twelfth frame the SYN of yet another.
-    Flood(usize),
+    /// So many SYNs, each of another flow.
+    Syns(usize),
+    /// ACKs of so many flows, in so many frames; flooded: every twelfth frame is the SYN of yet another.
+    Established { flows: usize, frames: usize, is_flooded: bool },
+    /// Datagrams of so many flows.
+    Udp(usize),
+    /// ACKs of so many flows over IPv6, to [`VIP6`].
+    V6(usize),
+    /// So many flows, frames of 60, 590 and 1494 bytes, 7 to 4 to 1: the longest that fit the MTU with an outer header.
+    Imix(usize),
+    /// Frames that claim to be of so many flows and are not what they claim, each in one of [`FAULTS`] ways.
+    Malformed(usize),
+    /// ACKs of so many flows, in turn to so many services (see [`service`]).
+    Services { flows: usize, services: usize },
 }
 
 /// Of a flood, each so-manieth frame is a SYN.
 pub const FLOOD: usize = 12;
+/// Ports of a VIP that are services of their own, where there are many.
+const PORTS: usize = 400;
+/// Ways in which a frame is malformed.
+const FAULTS: usize = 6;
+/// Payload of the frames of an IMIX, twelve in turn.
+const IMIX: [usize; 12] = [0, 536, 0, 536, 0, 1440, 0, 536, 0, 536, 0, 0];
 
-/// Writes a capture of `frames` frames of this kind.
-pub fn write_kind(path: &Path, kind: Kind, frames: usize, vip: SocketAddrV4) -> anyhow::Result<()> {
-    write_frames(path, &frames_of(kind, frames, vip)?)
+impl Kind {
+    pub fn flows(self) -> usize {
+        match self {
+            Self::Acks(flows)
+            | Self::Syns(flows)
+            | Self::Udp(flows)
+            | Self::V6(flows)
+            | Self::Imix(flows)
+            | Self::Malformed(flows)
+            | Self::Established { flows, .. }
+            | Self::Services { flows, .. } => flows,
+        }
+    }
+
+    pub fn frames(self) -> usize {
+        match self {
+            Self::Established { frames, .. } => frames,
+            _ => self.flows().max(32),
+        }
+    }
 }
 
-/// `frames` frames of this kind.
-pub fn frames_of(kind: Kind, frames: usize, vip: SocketAddrV4) -> anyhow::Result<Vec<[u8; FRAME]>> {
-    let (flows, is_syn): (usize, fn(usize) -> bool) = match kind {
-        Kind::Acks(flows) => (flows, |_| false),
-        Kind::Syns => (0, |_| true),
-        Kind::Flood(flows) => (flows, |at| at % FLOOD == FLOOD - 1),
+/// The name of its capture.
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Acks(flows) => write!(f, "acks-{flows}"),
+            Self::Syns(flows) => write!(f, "syns-{flows}"),
+            Self::Established { flows, frames, is_flooded: false } => write!(f, "acks-{flows}-in-{frames}"),
+            Self::Established { flows, frames, is_flooded: true } => write!(f, "flood-{flows}-in-{frames}"),
+            Self::Udp(flows) => write!(f, "udp-{flows}"),
+            Self::V6(flows) => write!(f, "v6-{flows}"),
+            Self::Imix(flows) => write!(f, "imix-{flows}"),
+            Self::Malformed(flows) => write!(f, "malformed-{flows}"),
+            Self::Services { flows, services } => write!(f, "acks-{flows}-to-{services}"),
+        }
+    }
+}
+
+/// Where the service of this number is, of many: 400 ports of the first VIP, then those of the next.
+pub fn service(number: usize, vip: SocketAddrV4) -> SocketAddrV4 {
+    let address = u32::from(*vip.ip()) + (number / PORTS) as u32;
+    SocketAddrV4::new(address.into(), vip.port() + (number % PORTS) as u16)
+}
+
+/// The frames of this kind.
+pub fn frames_of(kind: Kind, vip: SocketAddrV4) -> anyhow::Result<Vec<Vec<u8>>> {
+    let count = kind.frames();
+    let of_each = |flows: usize, make: &dyn Fn(usize, SocketAddrV4) -> Vec<u8>| {
+        let clients = clients(flows, 1)?;
+        Ok((0..count).zip(clients.iter().cycle()).map(|(at, &client)| make(at, client)).collect())
     };
-    let syns = (0..frames).filter(|&at| is_syn(at)).count();
-    let clients = clients(flows + syns, 1)?;
-    let (established, new) = clients.split_at(flows);
-    let (mut established, mut new) = (established.iter().cycle(), new.iter());
-    let frames = (0..frames).map(|at| match is_syn(at) {
-        true => new.next().map(|&client| syn(client, vip, NET_PCAP_MAC)),
-        false => established.next().map(|&client| ack(client, vip, NET_PCAP_MAC)),
-    });
-    let frames: Option<Vec<_>> = frames.collect();
-    frames.context("no flows")
+    let ack = |client, vip| self::ack(client, vip, NET_PCAP_MAC).to_vec();
+    match kind {
+        Kind::Acks(flows) => of_each(flows, &|_, client| ack(client, vip)),
+        Kind::Syns(_) => of_each(count, &|_, client| syn(client, vip, NET_PCAP_MAC).to_vec()),
+        Kind::Established { flows, is_flooded, .. } => {
+            let is_syn = |at| is_flooded && at % FLOOD == FLOOD - 1;
+            let clients = clients(flows + (0..count).filter(|&at| is_syn(at)).count(), 1)?;
+            let (established, new) = clients.split_at(flows);
+            let (mut established, mut new) = (established.iter().cycle(), new.iter());
+            let frames = (0..count).map(|at| match is_syn(at) {
+                true => new.next().map(|&client| syn(client, vip, NET_PCAP_MAC).to_vec()),
+                false => established.next().map(|&client| ack(client, vip)),
+            });
+            frames.collect::<Option<_>>().context("no flows")
+        }
+        Kind::Udp(flows) => of_each(flows, &|_, client| datagram(client, vip)),
+        Kind::V6(flows) => of_each(flows, &|_, client| ack6(client, vip.port())),
+        Kind::Imix(flows) => of_each(flows, &|at, client| with_payload(client, vip, IMIX[at % IMIX.len()])),
+        Kind::Malformed(flows) => of_each(flows, &|at, client| malformed(ack(client, vip), at % FAULTS)),
+        Kind::Services { flows, services } => of_each(flows, &|at, client| ack(client, service(at % services, vip))),
+    }
 }
 
 /// `count` different clients in an order without a pattern.
@@ -167,6 +239,70 @@ fn syn(client: SocketAddrV4, vip: SocketAddrV4, mac: [u8; 6]) -> [u8; FRAME] {
     frame
 }
 
+/// A UDP datagram without payload, checksums included.
+fn datagram(client: SocketAddrV4, vip: SocketAddrV4) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let packet = PacketBuilder::ethernet2(ROUTER_MAC, NET_PCAP_MAC)
+        .ipv4(client.ip().octets(), vip.ip().octets(), 64)
+        .udp(client.port(), vip.port());
+    packet.write(&mut frame, &[]).expect("a vector takes all");
+    frame.resize(FRAME, 0);
+    frame
+}
+
+/// An ACK with so much payload.
+fn with_payload(client: SocketAddrV4, vip: SocketAddrV4, payload: usize) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let packet = PacketBuilder::ethernet2(ROUTER_MAC, NET_PCAP_MAC)
+        .ipv4(client.ip().octets(), vip.ip().octets(), 64)
+        .tcp(client.port(), vip.port(), 1_000_000, 512)
+        .ack(2_000_000);
+    packet.write(&mut frame, &vec![0x55; payload]).expect("a vector takes all");
+    frame.resize(frame.len().max(FRAME), 0);
+    frame
+}
+
+/// An ACK over IPv6: 74 bytes, the shortest that there is. The client has the IPv4 client's bits as the end of its address.
+fn ack6(client: SocketAddrV4, port: u16) -> Vec<u8> {
+    let address = Ipv6Addr::from((0x2001_0002u128 << 96) | u128::from(u32::from(*client.ip())));
+    let mut frame = Vec::new();
+    let packet = PacketBuilder::ethernet2(ROUTER_MAC, NET_PCAP_MAC)
+        .ipv6(address.octets(), VIP6.octets(), 64)
+        .tcp(client.port(), port, 1_000_000, 512)
+        .ack(2_000_000);
+    packet.write(&mut frame, &[]).expect("a vector takes all");
+    frame
+}
+
+/// A right frame made wrong.
+fn malformed(mut frame: Vec<u8>, fault: usize) -> Vec<u8> {
+    const IP: usize = 14;
+    match fault {
+        // The header's checksum.
+        0 => frame[IP + 10] ^= 0x55,
+        // More bytes than there are.
+        1 => frame[IP + 2..IP + 4].copy_from_slice(&200u16.to_be_bytes()),
+        // A header shorter than any.
+        2 => frame[IP] = 0x44,
+        // Fewer bytes than the header has.
+        3 => frame[IP + 2..IP + 4].copy_from_slice(&12u16.to_be_bytes()),
+        // Half a TCP header.
+        4 => frame[IP + 2..IP + 4].copy_from_slice(&30u16.to_be_bytes()),
+        // Another version than EtherType says.
+        _ => frame[IP] = 0x65,
+    }
+    if matches!(fault, 1 | 3 | 4) {
+        // What is wrong is the length alone.
+        frame[IP + 10..IP + 12].fill(0);
+        let words = frame[IP..IP + 20].chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
+        let sum: u32 = words.sum();
+        let sum = (sum & 0xffff) + (sum >> 16);
+        let folded = (sum & 0xffff) + (sum >> 16);
+        frame[IP + 10..IP + 12].copy_from_slice(&(!(folded as u16)).to_be_bytes());
+    }
+    frame
+}
+
 /// Steele, Lea and Flood's generator (2014): short, seeded, the same everywhere.
 struct SplitMix64(u64);
 
@@ -195,13 +331,10 @@ mod tests {
 
     #[test]
     fn of_a_flood_every_so_manieth_frame_opens_a_flow_of_its_own() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        write_kind(file.path(), Kind::Flood(7), 100, VIP).unwrap();
-        let mut reader = pcap_file::pcap::PcapReader::new(File::open(file.path()).unwrap()).unwrap();
+        let frames = frames_of(Kind::Established { flows: 7, frames: 100, is_flooded: true }, VIP).unwrap();
         let (mut established, mut new) = (HashSet::new(), HashSet::new());
-        for at in 0..100 {
-            let frame = reader.next_packet().unwrap().unwrap().data;
-            let packet = SlicedPacket::from_ethernet(&frame).unwrap();
+        for (at, frame) in frames.iter().enumerate() {
+            let packet = SlicedPacket::from_ethernet(frame).unwrap();
             let Some(etherparse::TransportSlice::Tcp(tcp)) = packet.transport else { panic!("{at}") };
             assert_eq!((tcp.syn(), tcp.ack()), (at % FLOOD == FLOOD - 1, at % FLOOD != FLOOD - 1), "{at}");
             let flow = (frame[26..30].to_vec(), tcp.source_port());
@@ -212,6 +345,37 @@ mod tests {
             };
         }
         assert_eq!((established.len(), new.len(), established.intersection(&new).count()), (7, 100 / FLOOD, 0));
+    }
+
+    #[test]
+    fn kinds_are_what_they_say() {
+        let lengths = |kind| frames_of(kind, VIP).unwrap().iter().map(Vec::len).collect::<Vec<_>>();
+        assert_eq!(lengths(Kind::Udp(3)), [60; 32]);
+        assert_eq!(lengths(Kind::V6(40)), [74; 40]);
+        let imix = lengths(Kind::Imix(120));
+        let of = |length: usize| imix.iter().filter(|&&l| l == length).count();
+        assert_eq!((of(60), of(590), of(1494)), (70, 40, 10));
+        for kind in [Kind::Udp(12), Kind::V6(12), Kind::Imix(12), Kind::Services { flows: 12, services: 500 }] {
+            for frame in frames_of(kind, VIP).unwrap() {
+                let packet = SlicedPacket::from_ethernet(&frame).unwrap();
+                assert!(packet.transport.is_some(), "{kind}");
+            }
+        }
+        assert_eq!(service(0, VIP), VIP);
+        assert_eq!(service(401, VIP).to_string(), "192.0.2.2:81");
+    }
+
+    #[test]
+    fn what_is_malformed_is_so_in_one_way_alone() {
+        let client = SocketAddrV4::new(Ipv4Addr::new(198, 18, 1, 2), 40000);
+        for fault in 0..FAULTS {
+            let frame = malformed(ack(client, VIP, NET_PCAP_MAC).to_vec(), fault);
+            let has_right_sum = etherparse::Ipv4HeaderSlice::from_slice(&frame[14..])
+                .map(|ip| ip.to_header().calc_header_checksum() == ip.header_checksum());
+            let is_whole = SlicedPacket::from_ethernet(&frame).is_ok();
+            assert!(!is_whole || has_right_sum == Ok(false), "{fault}");
+            assert_eq!(has_right_sum.unwrap_or(true), fault != 0, "{fault}");
+        }
     }
 
     #[test]

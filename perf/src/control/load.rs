@@ -10,7 +10,7 @@ use penstock::proto;
 use super::etcd::{Etcd, PREFIX};
 use super::node::{Memory, Node};
 use super::{Options, set};
-use crate::bench::Rig;
+use crate::rig::Rig;
 
 pub const SOURCES: [&str; 3] = ["file", "api", "etcd"];
 

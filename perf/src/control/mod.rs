@@ -12,17 +12,16 @@ mod set;
 mod watched;
 
 use std::fmt::Write as _;
-use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::ensure;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-use crate::bench::{Rig, VIP};
 use crate::hugepages::Hugepages;
 use crate::machine::{self, Machine};
-use crate::{interrupt, report, traffic};
+use crate::rig::Rig;
+use crate::traffic::Kind;
+use crate::{interrupt, report};
 
 #[derive(Clone, clap::Args)]
 pub struct Options {
@@ -114,17 +113,5 @@ fn pin(cpus: &[u16]) -> anyhow::Result<()> {
 }
 
 fn rig(options: &Options, directory: &Path) -> anyhow::Result<Rig> {
-    let capture = directory.join("rx.pcap");
-    let vip: SocketAddrV4 = VIP;
-    traffic::write(&capture, FLOWS, FLOWS, 1, vip, traffic::NET_PCAP_MAC)?;
-    Ok(Rig {
-        lcore: options.lcore,
-        main: options.main,
-        realtime: false,
-        warm_up: Duration::from_secs(1),
-        duration: Duration::from_secs(3),
-        capture,
-        mbufs: Rig::mbufs_for(FLOWS),
-        directory: directory.to_owned(),
-    })
+    Rig::new(options.lcore, options.main, Kind::Acks(FLOWS), directory, directory.to_owned())
 }

@@ -13,8 +13,9 @@ use penstock::service::Forwarding;
 use tonic::transport::{Channel, Endpoint};
 
 use super::pin;
-use crate::bench::{Rate, Rig};
+use crate::forwarder::Rate;
 use crate::process::Process;
+use crate::rig::Rig;
 use crate::{interrupt, node};
 
 /// So long may a start, or a load, take.

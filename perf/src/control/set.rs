@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use penstock::proto;
 
 use super::Options;
-use crate::bench::VIP;
+use crate::rig::VIP;
 
 /// Of each service: of 4099 slots each of 20 backends has 205, so that rounding makes no share wrong by more than half a percent.
 pub const TABLE_SIZE: u32 = 4_099;
