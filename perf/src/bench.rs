@@ -24,17 +24,17 @@ pub struct Options {
     /// Everything that can be measured, in twice as many rounds; half an hour.
     #[arg(long)]
     full: bool,
-    /// Two rounds; printed, not stored.
+    /// Eight rounds; printed, not stored.
     #[arg(long)]
     quick: bool,
-    /// Rounds of a heat; in each, every contestant has one turn [default: 12, with --full 24].
+    /// Rounds of a heat; in each, every contestant has one turn [default: 30, with --full 60].
     #[arg(long)]
     rounds: Option<usize>,
     /// Seconds of a turn that count.
-    #[arg(long, default_value_t = 0.2)]
+    #[arg(long, default_value_t = 0.07)]
     turn: f64,
     /// Seconds of a turn before these.
-    #[arg(long, default_value_t = 0.1)]
+    #[arg(long, default_value_t = 0.03)]
     warm_up: f64,
     /// What is compared [default: flows and flood; with --full all].
     #[arg(long, value_delimiter = ',')]
@@ -74,9 +74,9 @@ impl Options {
     fn rounds(&self) -> usize {
         match (self.rounds, self.quick, self.full) {
             (Some(rounds), ..) => rounds,
-            (None, true, _) => 2,
-            (None, false, true) => 24,
-            (None, false, false) => 12,
+            (None, true, _) => 8,
+            (None, false, true) => 60,
+            (None, false, false) => 30,
         }
     }
 

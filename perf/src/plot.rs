@@ -1,4 +1,4 @@
-//! The plots: bars of medians with whiskers from quartile to quartile, in groups.
+//! The plots: bars of what the fast turns had, with whiskers from the median to the fastest, in groups.
 
 use std::fmt::Write as _;
 
@@ -38,10 +38,18 @@ pub fn names(report: &Report) -> Vec<Plot> {
     plots.into_iter().filter(|(table, _)| rows.iter().any(|row| row.table == *table)).map(|(_, plot)| plot).collect()
 }
 
-/// A bar: its figure with whiskers, its colour, and what stands below.
+/// A bar: its figure with a whisker from and to, and its colour.
 struct Bar {
-    figure: Summary,
+    figure: f64,
+    whisker: [f64; 2],
     colour: &'static str,
+}
+
+impl Bar {
+    /// Of a rate, as `scale` makes a figure of it.
+    fn of(pps: Summary, colour: &'static str, scale: impl Fn(f64) -> f64) -> Self {
+        Self { figure: scale(pps.ninth), whisker: [scale(pps.median), scale(pps.max)], colour }
+    }
 }
 
 /// Throughput, a group for each number of flows.
@@ -54,7 +62,7 @@ fn flows(report: &Report) -> String {
     let groups = numbers.iter().map(|&flows| {
         let bar = |&(name, colour): &(&str, &'static str)| {
             let row = rows.iter().find(|row| row.flows == flows && row.contestant.name == name)?;
-            Some(Bar { figure: scaled(row.pps, 1e-6), colour })
+            Some(Bar::of(row.pps, colour, |pps| pps / 1e6))
         };
         (format!("{} flow{}", thousands(flows), if flows == 1 { "" } else { "s" }), BARS.iter().map(bar).collect())
     });
@@ -66,32 +74,23 @@ fn flows(report: &Report) -> String {
 /// Throughput, a bar for each mode.
 fn modes(report: &Report) -> String {
     let title = format!("Million packets a second by forwarding mode: {}", report.machine.commit);
-    single(report, Table::Modes, &title, |pps| scaled(pps, 1e-6))
+    single(report, Table::Modes, &title, |pps| pps / 1e6)
 }
 
 /// What a packet costs, a bar for each number of services and backends.
 fn growth(report: &Report) -> String {
     let title = format!("Cycles a packet, services × backends: {}", report.machine.commit);
-    // The fastest is the cheapest.
-    let cycles = |pps: Summary| {
-        let of = |pps| report.tsc_hz.max(1e9) / pps;
-        Summary { median: of(pps.median), low: of(pps.high), high: of(pps.low), min: of(pps.max), max: of(pps.min) }
-    };
-    single(report, Table::Growth, &title, cycles)
+    single(report, Table::Growth, &title, |pps| report.tsc_hz.max(1e9) / pps)
 }
 
 /// A bar for each line of a table.
-fn single(report: &Report, table: Table, title: &str, figure: impl Fn(Summary) -> Summary) -> String {
+fn single(report: &Report, table: Table, title: &str, scale: impl Fn(f64) -> f64) -> String {
     let rows = report.rows();
     let groups = rows.iter().filter(|row| row.table == table).map(|row| {
-        let bar = Bar { figure: figure(row.pps), colour: "#d55e00" };
+        let bar = Bar::of(row.pps, "#d55e00", &scale);
         (row.contestant.name.clone(), vec![Some(bar)])
     });
     bars(title, &groups.collect::<Vec<_>>(), &[])
-}
-
-fn scaled(s: Summary, by: f64) -> Summary {
-    Summary { median: s.median * by, low: s.low * by, high: s.high * by, min: s.min * by, max: s.max * by }
 }
 
 /// Groups of bars, each with what stands below it, as a whole SVG file; a legend of names and colours.
@@ -99,7 +98,7 @@ fn bars(title: &str, groups: &[(String, Vec<Option<Bar>>)], legend: &[(&str, &st
     let (left, top, right, bottom) = MARGIN;
     let (width, height) = (WIDTH - left - right, HEIGHT - top - bottom);
     let all = groups.iter().flat_map(|(_, bars)| bars).flatten();
-    let most = all.map(|bar| bar.figure.high).fold(1.0, f64::max);
+    let most = all.flat_map(|bar| bar.whisker).fold(1.0, f64::max);
     let step = step(most);
     let limit = (most / step).ceil() * step;
     let y = |figure: f64| top + height * (1.0 - figure / limit);
@@ -125,21 +124,21 @@ fn bars(title: &str, groups: &[(String, Vec<Option<Bar>>)], legend: &[(&str, &st
     for (index, (below, bars)) in groups.iter().enumerate() {
         let bar = group * 0.8 / bars.len().max(1) as f64;
         let start = left + group * (index as f64 + 0.1);
-        for (place, Bar { figure, colour }) in bars.iter().enumerate().filter_map(|(at, bar)| Some((at, bar.as_ref()?)))
+        for (place, Bar { figure, whisker, colour }) in
+            bars.iter().enumerate().filter_map(|(at, bar)| Some((at, bar.as_ref()?)))
         {
             let (x, middle) = (start + bar * place as f64, start + bar * (place as f64 + 0.5));
             let _ = writeln!(
                 svg,
                 "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" fill=\"{colour}\"/>\
-                 <path d=\"M{middle:.1} {low:.1}V{high:.1}\" stroke=\"black\"/>\
-                 <text x=\"{middle:.1}\" y=\"{label:.1}\" text-anchor=\"middle\" font-size=\"10\">{:.1}</text>",
-                figure.median,
-                y = y(figure.median),
+                 <path d=\"M{middle:.1} {from:.1}V{to:.1}\" stroke=\"black\"/>\
+                 <text x=\"{middle:.1}\" y=\"{label:.1}\" text-anchor=\"middle\" font-size=\"10\">{figure:.1}</text>",
+                y = y(*figure),
                 width = bar * 0.9,
-                height = y(0.0) - y(figure.median),
-                low = y(figure.low),
-                high = y(figure.high),
-                label = y(figure.high) - 4.0
+                height = y(0.0) - y(*figure),
+                from = y(whisker[0]),
+                to = y(whisker[1]),
+                label = y(whisker[0].max(whisker[1])) - 4.0
             );
         }
         let (x, y) = (start + group * 0.4, HEIGHT - bottom + 18.0);
@@ -177,10 +176,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_median_is_a_bar_with_its_figure() {
+    fn each_rate_is_a_bar_with_its_figure() {
         let report = crate::report::tests::example();
         let svg = flows(&report);
-        for figure in [">30.0<", ">15.0<", ">11.5<", ">1 k flows<"] {
+        for figure in [">38.0<", ">19.0<", ">15.1<", ">1 k flows<"] {
             assert!(svg.contains(figure), "{figure} in {svg}");
         }
         assert_eq!(svg.matches("<path d=\"M").count() - svg.matches('H').count(), 3, "whiskers");

@@ -12,6 +12,8 @@ pub struct Summary {
     pub high: f64,
     pub min: f64,
     pub max: f64,
+    /// Nine of ten samples are at most this.
+    pub ninth: f64,
 }
 
 impl Summary {
@@ -26,7 +28,7 @@ impl Summary {
             let (below, above) = (sorted[rank.floor() as usize], sorted[rank.ceil() as usize]);
             below + (above - below) * rank.fract()
         };
-        Some(Self { median: quantile(0.5), low: quantile(0.25), high: quantile(0.75), min, max })
+        Some(Self { median: quantile(0.5), low: quantile(0.25), high: quantile(0.75), min, max, ninth: quantile(0.9) })
     }
 }
 
@@ -62,7 +64,7 @@ mod tests {
     fn the_median_is_in_the_middle() {
         assert_eq!(Summary::of([]), None);
         let summary = Summary::of([5.0, 1.0, 9.0, 2.0, 8.0]).unwrap();
-        assert_eq!(summary, Summary { median: 5.0, low: 2.0, high: 8.0, min: 1.0, max: 9.0 });
+        assert_eq!(summary, Summary { median: 5.0, low: 2.0, high: 8.0, min: 1.0, max: 9.0, ninth: 8.6 });
         assert_eq!(Summary::of([4.0, 1.0, 9.0, 2.0]).unwrap().median, 3.0);
     }
 
