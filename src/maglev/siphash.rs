@@ -63,8 +63,14 @@ impl SelectionHash {
     pub fn end(&self, address: IpAddr, port: u16) -> u64 {
         match address {
             IpAddr::V4(address) => self.client(Client::v4(address, port)),
-            IpAddr::V6(address) => self.address(address).finish(u64::from(port.swap_bytes()), 18),
+            IpAddr::V6(address) => self.end_v6(address, port),
         }
+    }
+
+    /// Of an IPv6 client.
+    #[inline(always)]
+    pub fn end_v6(&self, address: Ipv6Addr, port: u16) -> u64 {
+        self.address(address).finish(u64::from(port.swap_bytes()), 18)
     }
 
     /// Of a client's address alone.
@@ -76,6 +82,7 @@ impl SelectionHash {
     }
 
     /// After the 16 bytes of an address.
+    #[inline(always)]
     fn address(&self, address: Ipv6Addr) -> State {
         let address = u128::from_le_bytes(address.octets());
         let mut state = State::new(self);

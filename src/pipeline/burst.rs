@@ -3,13 +3,13 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::matching::Last;
-use super::parse::{self, Flow, Parsed, Tuple};
+use super::matching::{self, Last, LastV6};
+use super::parse::{self, Flow, FlowV6, Parsed, Tuple};
 use super::recall::{self, Train, View};
 use super::refusal::Refused;
 use super::translation::{self, Outward};
 use super::{BURST, Verdict};
-use crate::counters::Traffic;
+use crate::counters::{Reason, Traffic};
 use crate::flow::{Bucket, Flows, Head, Home, Judging, Marks, Says, Spot, Spots, prefetch};
 use crate::maglev::Client;
 use crate::mode::{Packet, State};
@@ -35,7 +35,7 @@ pub struct Burst {
     free: u32,
     /// Of the plain ones.
     flows: [Flow; BURST],
-    /// Of the others, which are trains of one packet.
+    /// Of the others: trains of one packet, or of one flow over IPv6.
     packets: [Packet; BURST],
     services: [ServiceIndex; BURST],
     clients: [Client; BURST],
@@ -48,10 +48,10 @@ pub struct Burst {
     /// Whether the plain ones were asked for before it was known whose they are, since most of the last burst may have been remembered: what is
     /// fetched for them is on its way sooner.
     is_ahead: bool,
-    /// Whether some of these were not plain.
+    /// Whether some of these are neither plain nor so over IPv6.
     is_mixed: bool,
     spots: [Spot; BURST],
-    /// Of the plain ones that are asked for, the bucket that is looked at first.
+    /// Of those that are asked for, but where the burst is mixed, the bucket that is looked at first.
     homes: [Home; BURST],
     /// Of these, the trains that open or end their flow, where there are any which flows these are, and the trains whose flow was looked for and
     /// not found.
@@ -248,9 +248,20 @@ impl Burst {
         ((1_u64 << self.count) - 1) as u32
     }
 
-    /// Matches the trains. Those that are not plainly a service's are broken up; gives the places of their frames.
+    /// Matches the trains. Those that are not plainly a service's are broken up; gives the places of their frames, but for those that are refused.
     #[inline(always)]
-    pub fn find(&mut self, snapshot: &Snapshot, state: &State) -> u32 {
+    pub fn find(&mut self, snapshot: &Snapshot, state: &State, verdicts: &mut [Verdict; BURST]) -> u32 {
+        if let Some((service, recalls)) = matching::find_one(&self.flows[..self.count], snapshot) {
+            self.services[..self.count].fill(service);
+            self.asked = self.all() & recalls;
+            return 0;
+        }
+        self.find_each(snapshot, state, verdicts)
+    }
+
+    /// The same, one by one.
+    #[inline(never)]
+    fn find_each(&mut self, snapshot: &Snapshot, state: &State, verdicts: &mut [Verdict; BURST]) -> u32 {
         let (mut asked, mut rest, mut last) = (0, 0, Last::NONE);
         let mut bit = 1_u32;
         for (service, &flow) in self.services[..self.count].iter_mut().zip(&self.flows) {
@@ -264,20 +275,97 @@ impl Burst {
             bit <<= 1;
         }
         self.asked = asked;
-        if rest == 0 { 0 } else { self.find_rest(rest, snapshot, state) }
+        if rest == 0 { 0 } else { self.find_rest(rest, snapshot, state, verdicts) }
+    }
+
+    /// Reads and matches those of these frames, a bit each, that are plain over IPv6 and plainly a service's; gives the others.
+    #[inline(never)]
+    pub fn find_v6<F: Frame>(
+        &mut self,
+        mut frames_left: u32,
+        frames: &[F],
+        station: Mac,
+        snapshot: &Snapshot,
+        flows: &Flows,
+    ) -> u32 {
+        let (station, mut last, mut others) = (station.bits(), LastV6::NONE, 0);
+        let mut current: Option<(FlowV6, usize)> = None;
+        while frames_left != 0 {
+            let at = take_bit(&mut frames_left);
+            let plain = Parsed::plain_v6(frames[at].bytes(), station);
+            let found = plain.and_then(|(total, flow)| Some((total, flow, last.find_plain(&flow, snapshot)?)));
+            let Some((total, flow, (service, recalls))) = found else {
+                others |= 1 << at;
+                // It may be of the same flow, and change what is known of it.
+                current = None;
+                continue;
+            };
+            if let Some((known, train)) = current
+                && known == flow
+            {
+                self.trains[at] = train as u8;
+                self.lengths[at] = total;
+                self.sent[train].add(total);
+                continue;
+            }
+            let train = self.begin(at, flow.packet(total), service);
+            let hash = flow.hash(snapshot.hash());
+            self.choices[train] = Choice { client: hash, slot: hash, target: None, source: flow.source.into() };
+            self.special |= 1 << train;
+            if recalls {
+                let spot = recall::spot(flows, &flow.tuple());
+                self.ask_for(train, spot, flow.says());
+                self.homes[train] = flows.home(spot);
+                prefetch(flows.bucket(self.homes[train]));
+            }
+            current = Some((flow, train));
+        }
+        others
     }
 
     /// Matches the trains of `rest`, a bit each.
     #[inline(never)]
-    fn find_rest(&mut self, mut rest: u32, snapshot: &Snapshot, state: &State) -> u32 {
+    fn find_rest(&mut self, mut rest: u32, snapshot: &Snapshot, state: &State, verdicts: &mut [Verdict; BURST]) -> u32 {
         if !state.nat.v4.is_empty() {
             rest = self.find_translated(rest, snapshot, state);
         }
-        let mut others = 0;
+        let (mut broken, mut refused) = (0, 0);
         while rest != 0 {
-            others |= self.find_other(take_bit(&mut rest), snapshot);
+            let train = take_bit(&mut rest);
+            match () {
+                () if self.find_other(train, snapshot) => {}
+                () if matching::has_no_service(self.flows[train], snapshot) => refused |= 1 << train,
+                () => broken |= 1 << train,
+            }
         }
-        others
+        if broken | refused == 0 {
+            return 0;
+        }
+        self.take_out(broken | refused);
+        let mut places = 0;
+        for at in 0..self.frames {
+            // Of no train: no bit.
+            let bit = 1_u32.checked_shl(self.trains[at].into()).unwrap_or(0);
+            if bit & (broken | refused) != 0 {
+                self.trains[at] = NO_TRAIN;
+            }
+            if bit & refused != 0 {
+                verdicts[at] = Verdict::Drop(Reason::NoService);
+            }
+            places |= u32::from(bit & broken != 0) << at;
+        }
+        places
+    }
+
+    /// Frees the places of these trains, a bit each.
+    fn take_out(&mut self, trains: u32) {
+        self.plain &= !trains;
+        self.free |= trains;
+        let mut bits = trains;
+        while bits != 0 {
+            let train = take_bit(&mut bits);
+            (self.services[train], self.sent[train]) = (ServiceIndex::NONE, Sum::NOTHING);
+        }
     }
 
     /// Finds the translations of those trains of `rest` whose flow needs no second look; gives the others.
@@ -307,27 +395,23 @@ impl Burst {
         others
     }
 
-    /// Matches a train of a service that asks for more than its table.
-    fn find_other(&mut self, train: usize, snapshot: &Snapshot) -> u32 {
+    /// Matches a train of a service that asks for more than its table. Whether it did: else its packets are looked at one by one.
+    fn find_other(&mut self, train: usize, snapshot: &Snapshot) -> bool {
         let flow = self.flows[train].tuple();
         let found = snapshot.service(flow.destination, flow.destination_port, flow.protocol);
         let is_for =
             |service: ServiceIndex| snapshot.accepts(service, flow.source) && snapshot.owner(flow.source) != Owner::Vip;
-        match found.map(|found| found.service).filter(|&service| is_for(service)) {
-            // Each of its packets may name a server, or change what is known of the flow.
-            Some(service) if needs_each(snapshot.definition(service)) => self.break_up(train),
-            // It may be a reply.
-            Some(_) if snapshot.sources().owner(flow.destination, flow.destination_port).is_some() => {
-                self.break_up(train)
-            }
-            Some(service) => {
-                self.services[train] = service;
-                self.choose(train, &flow, None, snapshot);
-                self.asked |= u32::from(snapshot.recalls_of(service)) << train;
-                0
-            }
-            None => self.break_up(train),
+        let Some(service) = found.map(|found| found.service).filter(|&service| is_for(service)) else { return false };
+        // Each of its packets may name a server, or change what is known of the flow; or it may be a reply.
+        if needs_each(snapshot.definition(service))
+            || snapshot.sources().owner(flow.destination, flow.destination_port).is_some()
+        {
+            return false;
         }
+        self.services[train] = service;
+        self.choose(train, &flow, None, snapshot);
+        self.asked |= u32::from(snapshot.recalls_of(service)) << train;
+        true
     }
 
     /// What the packets of a train say of their flow.
@@ -344,7 +428,7 @@ impl Burst {
 
     /// Adds a packet that is translated, a train of its own.
     pub fn add_translated(&mut self, at: usize, parsed: &Parsed, service: ServiceIndex, way: Outward) {
-        let train = self.begin(at, parsed, service);
+        let train = self.begin(at, parsed.packet, service);
         self.translate(train, way);
     }
 
@@ -365,23 +449,6 @@ impl Burst {
         }
     }
 
-    /// Takes the packets out of a train; gives their places.
-    #[cold]
-    fn break_up(&mut self, train: usize) -> u32 {
-        self.services[train] = ServiceIndex::NONE;
-        self.sent[train] = Sum::NOTHING;
-        self.plain &= !(1 << train);
-        self.free |= 1 << train;
-        let mut places = 0;
-        for (at, of) in self.trains[..self.frames].iter_mut().enumerate() {
-            if usize::from(*of) == train {
-                *of = NO_TRAIN;
-                places |= 1 << at;
-            }
-        }
-        places
-    }
-
     /// Adds a packet, a train of its own; `target`: whom it names itself; `asked`: where its flow may be remembered, and what it says of it.
     pub fn add(
         &mut self,
@@ -392,25 +459,32 @@ impl Burst {
         asked: Option<(Spot, Says)>,
         snapshot: &Snapshot,
     ) {
-        let train = self.begin(at, parsed, service);
+        let train = self.begin(at, parsed.packet, service);
         if let Some((spot, says)) = asked {
-            self.says[train] = says;
-            self.spots[train] = spot;
-            self.asked |= 1 << train;
-            self.telling |= u32::from(matches!(says, Says::Opens | Says::Ends)) << train;
+            self.ask_for(train, spot, says);
             self.is_mixed = true;
         }
         self.choose(train, &parsed.flow, target, snapshot);
     }
 
+    /// Notes where the flow of a train that is not plain may be remembered, and what it says of it.
+    #[inline(always)]
+    fn ask_for(&mut self, train: usize, spot: Spot, says: Says) {
+        self.says[train] = says;
+        self.spots[train] = spot;
+        self.asked |= 1 << train;
+        self.telling |= u32::from(matches!(says, Says::Opens | Says::Ends)) << train;
+    }
+
     /// A train of one packet.
-    fn begin(&mut self, at: usize, parsed: &Parsed, service: ServiceIndex) -> usize {
+    #[inline(always)]
+    fn begin(&mut self, at: usize, packet: Packet, service: ServiceIndex) -> usize {
         let train = self.place();
         self.trains[at] = train as u8;
-        self.lengths[at] = parsed.packet.total;
-        self.packets[train] = parsed.packet;
+        self.lengths[at] = packet.total;
+        self.packets[train] = packet;
         self.services[train] = service;
-        self.sent[train] = Sum::of(parsed.packet.total);
+        self.sent[train] = Sum::of(packet.total);
         train
     }
 
@@ -560,7 +634,6 @@ impl Burst {
             return 0;
         }
         let trains = self.asked & !telling;
-        debug_assert_eq!(trains & !self.plain, 0, "a burst with others is mixed");
         let bucket = |train: usize, _| flows.bucket(self.homes[train]);
         match telling {
             0 => self.settled(trains, false, snapshot, state, targets, bucket),
@@ -739,9 +812,8 @@ impl Burst {
         }
     }
 
-    /// Sends each packet to its train's target; `refuse` says what becomes of those, by their
-    /// places, that cannot go there. Gives the port by which
-    /// all frames go, where it is one.
+    /// Sends each packet to its train's target; `refuse` says what becomes of those, by their places, that cannot go there. `sole`: the
+    /// port, where there is no other. Gives the port by which all frames go, where it is one.
     #[inline(always)]
     pub fn apply<F: Frame>(
         &mut self,
@@ -749,6 +821,7 @@ impl Burst {
         targets: &[&Target; BURST],
         state: &mut State,
         verdicts: &mut [Verdict; BURST],
+        sole: Option<PortIndex>,
         refuse: impl FnMut(usize, &mut F, Refused) -> Verdict,
     ) -> Option<PortIndex> {
         // What does not go straight, a bit each: left to a loop of its own, so that this one calls nothing.
@@ -763,13 +836,17 @@ impl Burst {
         if others != 0 {
             return self.apply_others(others, frames, targets, state, verdicts, refuse).only();
         }
-        let mut ports = Ports::NONE;
-        targets[..self.count].iter().filter_map(|target| target.mode.straight_port()).for_each(|port| ports.add(port));
-        match ports.only() {
+        let only = sole.or_else(|| {
+            let mut ports = Ports::NONE;
+            let straight = targets[..self.count].iter().filter_map(|target| target.mode.straight_port());
+            straight.for_each(|port| ports.add(port));
+            ports.only()
+        });
+        match only {
             Some(port) => verdicts[..frames.len()].fill(Verdict::Forward(port)),
             None => _ = self.forward(self.frames(), targets, verdicts),
         }
-        ports.only()
+        only
     }
 
     /// All frames, a bit each.

@@ -1,7 +1,9 @@
 //! The second stage: whose a packet is. A service's, a reply's, ours to answer, the kernel's, or nobody's.
 
+use std::net::Ipv6Addr;
+
 use super::Verdict;
-use super::parse::{Datagram, Flow, Kind, Parsed};
+use super::parse::{Datagram, Flow, FlowV6, Kind, Parsed};
 use crate::counters::Reason;
 use crate::mode::Reply;
 use crate::snapshot::{Millis, Owner, ServiceIndex, Snapshot};
@@ -43,6 +45,65 @@ impl Last {
         let is_found = self.service != ServiceIndex::NONE && !snapshot.is_vip_v4(flow.source());
         is_found.then_some((self.service, self.recalls))
     }
+}
+
+/// What [`Last::find_plain`] gives for each of these flows, where that is the same for all and told with little effort.
+#[inline(always)]
+pub fn find_one(flows: &[Flow], snapshot: &Snapshot) -> Option<(ServiceIndex, u32)> {
+    if !Flow::have_one_endpoint(flows) {
+        return None;
+    }
+    let vip = snapshot.common_vip();
+    if flows.iter().fold(false, |any, flow| any | vip.may_be(flow.source_word())) {
+        return None;
+    }
+    let mut nobody = Last::NONE;
+    nobody.find_plain(*flows.first()?, snapshot)
+}
+
+/// The same over IPv6.
+#[derive(Debug, Clone, Copy)]
+pub struct LastV6 {
+    endpoint: (Ipv6Addr, u16, u8),
+    service: ServiceIndex,
+    recalls: bool,
+}
+
+impl LastV6 {
+    /// Nobody yet.
+    pub const NONE: Self =
+        Self { endpoint: (Ipv6Addr::UNSPECIFIED, 0, 0), service: ServiceIndex::NONE, recalls: false };
+
+    /// As [`Last::find_plain`], of a flow that [`Parsed::plain_v6`] gave.
+    #[inline(always)]
+    pub fn find_plain(&mut self, flow: &FlowV6, snapshot: &Snapshot) -> Option<(ServiceIndex, bool)> {
+        let endpoint = flow.endpoint();
+        if endpoint != self.endpoint {
+            let (vip, port, protocol) = endpoint;
+            let found = snapshot.exact_v6(vip, port, protocol).filter(|found| found.is_plain);
+            let service = found.map_or(ServiceIndex::NONE, |found| found.service);
+            *self = Self { endpoint, service, recalls: snapshot.recalls_of(service) };
+        }
+        let is_found = self.service != ServiceIndex::NONE && !snapshot.is_vip_v6(flow.source);
+        is_found.then_some((self.service, self.recalls))
+    }
+}
+
+/// Why a frame to the station `to` is refused, whatever else may be found out: [`find`] says the same. Floods of such frames are to cost little.
+#[inline(always)]
+pub fn refused_at_once(frame: &[u8], to: u64, snapshot: &Snapshot) -> Option<Reason> {
+    let (destination, fault) = Parsed::fault_v4(frame, to)?;
+    snapshot.is_vip_v4(destination).then_some(fault)
+}
+
+/// Whether a flow that [`Parsed::plain`] gave is one to a VIP that has no service there: [`find`] says so, too.
+pub fn has_no_service(flow: Flow, snapshot: &Snapshot) -> bool {
+    let (destination, port) = (flow.destination().into(), flow.destination_port());
+    snapshot.is_vip_v4(flow.destination())
+        && !snapshot.is_vip_v4(flow.source())
+        && snapshot.service(destination, port, flow.protocol()).is_none()
+        // Else it may be a reply.
+        && snapshot.sources().owner(destination, port).is_none()
 }
 
 /// Matches a packet against the snapshot; refusals in the order of [`Reason`].

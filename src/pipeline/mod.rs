@@ -26,7 +26,7 @@ use crate::flow::{Begun, Clients, Dealing, Flows, Judging, Nat, Remembered};
 use crate::mode::{Content, Reply, State, link};
 use crate::service::{Hash, IdleTimeout};
 use crate::snapshot::{Millis, PortIndex, ServiceIndex, Snapshot, TargetIndex};
-use crate::wire::{Frame, ethernet, quic, udp};
+use crate::wire::{Frame, Mac, ethernet, quic, udp};
 
 use burst::Burst;
 pub use explain::{By, Choice, Chosen, Explanation, Matched, Memory, explain};
@@ -187,7 +187,12 @@ impl Pipeline {
         let frames = &mut frames[..count];
         self.state.now = translation::seconds(now);
         let mut others = self.burst.parse(frames, snapshot.port(port).mac, snapshot, &self.state.flows);
-        others |= self.burst.find(snapshot, &self.state);
+        others |= self.burst.find(snapshot, &self.state, verdicts);
+        if others != 0 {
+            let station = snapshot.port(port).mac;
+            others = self.burst.find_v6(others, frames, station, snapshot, &self.state.flows);
+            others = refuse_at_once(others, frames, station, snapshot, verdicts);
+        }
         while others != 0 {
             let at = others.trailing_zeros() as usize;
             others &= others - 1;
@@ -204,7 +209,8 @@ impl Pipeline {
         let mut targets = [snapshot.target(TargetIndex::NOBODY); BURST];
         self.burst.select(snapshot, &mut self.state, &mut targets);
         witness.chosen(frames, &Trains::new(&self.burst, &targets, snapshot));
-        let only = self.burst.apply(frames, &targets, &mut self.state, verdicts, |at, frame, refused| {
+        let sole = snapshot.sole_port();
+        let only = self.burst.apply(frames, &targets, &mut self.state, verdicts, sole, |at, frame, refused| {
             let service = refused.service;
             let whose = || Whose { service: Some(service), backend: None };
             refusal::answer(frame, refused, snapshot, now, |frame, outcome| {
@@ -351,6 +357,25 @@ impl Pipeline {
         self.burst.add_translated(at, parsed, service, way);
         Ok(())
     }
+}
+
+/// Refuses those of these frames, a bit each, of which little need be known for that; gives the others.
+#[inline(never)]
+fn refuse_at_once<F: Frame>(
+    frames_left: u32,
+    frames: &[F],
+    station: Mac,
+    snapshot: &Snapshot,
+    verdicts: &mut [Verdict; BURST],
+) -> u32 {
+    let mut others = 0;
+    for at in witness::places(frames_left) {
+        match matching::refused_at_once(frames[at].bytes(), station.bits(), snapshot) {
+            Some(reason) => verdicts[at] = Verdict::Drop(reason),
+            None => others |= 1 << at,
+        }
+    }
+    others
 }
 
 /// Remembers the ports of a first fragment for the others.

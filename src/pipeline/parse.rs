@@ -1,11 +1,11 @@
 //! The first stage: what a frame is, from its bytes alone. One bounds check a header.
 
 use std::hint::cold_path;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::counters::Reason;
 use crate::flow::{KeyV4, Says};
-use crate::maglev::Client;
+use crate::maglev::{Client, SelectionHash};
 use crate::mode::{Content, Packet};
 use crate::snapshot::Port;
 use crate::wire::ethernet::{self, Ethernet, Link};
@@ -149,6 +149,21 @@ impl Flow {
         (self.0 >> 64) as u64 & DESTINATION | u64::from(self.protocol()) << 32
     }
 
+    /// Whether all of these have one [`Flow::endpoint`].
+    #[inline(always)]
+    pub fn have_one_endpoint(flows: &[Self]) -> bool {
+        /// Protocol, destination and its port.
+        const ENDPOINT: u128 = 0xffff_0000_ffff_ffff << 64 | 0xff00;
+        let Some(first) = flows.first() else { return true };
+        flows.iter().fold(0, |all, flow| all | flow.0 ^ first.0) & ENDPOINT == 0
+    }
+
+    /// Its source as a little-endian word.
+    #[inline(always)]
+    pub fn source_word(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
     /// As it is hashed.
     #[inline(always)]
     pub fn client(self) -> Client {
@@ -188,6 +203,54 @@ impl Flow {
     #[inline(always)]
     pub fn destination_port(self) -> u16 {
         u16::from_be_bytes(((self.0 >> 112) as u16).to_le_bytes())
+    }
+}
+
+/// The same of a plain packet over IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FlowV6 {
+    pub source: Ipv6Addr,
+    pub destination: Ipv6Addr,
+    /// Source's and destination's.
+    ports: [u16; 2],
+    protocol: u8,
+    flags: u8,
+}
+
+impl FlowV6 {
+    /// What its packets say of it.
+    #[inline(always)]
+    pub fn says(&self) -> Says {
+        SAYS[usize::from(self.flags) % SAYS.len()]
+    }
+
+    /// Destination, its port and the protocol.
+    #[inline(always)]
+    pub fn endpoint(&self) -> (Ipv6Addr, u16, u8) {
+        (self.destination, self.ports[1], self.protocol)
+    }
+
+    /// The hash of its client.
+    #[inline(always)]
+    pub fn hash(&self, hash: &SelectionHash) -> u64 {
+        hash.end_v6(self.source, self.ports[0])
+    }
+
+    #[inline(always)]
+    pub fn packet(&self, total: u16) -> Packet {
+        let content = if self.protocol == protocol::TCP { Content::Tcp } else { Content::Udp };
+        Packet { header: ipv6::HEADER as u16, total, content, port: self.ports[1], priority: 0 }
+    }
+
+    #[inline(always)]
+    pub fn tuple(&self) -> Tuple {
+        Tuple {
+            source: self.source.into(),
+            destination: self.destination.into(),
+            source_port: self.ports[0],
+            destination_port: self.ports[1],
+            protocol: self.protocol,
+        }
     }
 }
 
@@ -250,6 +313,67 @@ impl Parsed {
             return None;
         }
         Some((total as u16, Flow::of(&ip, flags)))
+    }
+
+    /// The same over IPv6, without extension headers.
+    #[inline(always)]
+    pub fn plain_v6(frame: &[u8], to: u64) -> Option<(u16, FlowV6)> {
+        const IP: usize = ethernet::HEADER;
+        const TRANSPORT: usize = IP + ipv6::HEADER;
+        /// What is behind it only TCP has.
+        const PLAIN: usize = TRANSPORT + udp::HEADER;
+        let (head, length): (&[u8; PLAIN], usize) = (frame.first_chunk()?, frame.len());
+        let link = Ethernet::from(head.first_chunk()?);
+        if link.destination_bits() != to || link.ether_type() != ethernet::IPV6 {
+            return None;
+        }
+        let header: &[u8; ipv6::HEADER] = head[IP..].first_chunk()?;
+        let ip = Ipv6::from(header);
+        let total = ip.total(length - IP).ok()?;
+        let flags = match ip.next_header() {
+            protocol::TCP => {
+                let segment: &[u8; tcp::HEADER] = frame.get(TRANSPORT..)?.first_chunk()?;
+                if !tcp::is_whole(segment, total, ipv6::HEADER) {
+                    return None;
+                }
+                segment[tcp::FLAGS] & SAYING
+            }
+            protocol::UDP if udp::is_whole::<{ udp::HEADER }>(head.last_chunk()?, total, ipv6::HEADER) => DATAGRAM,
+            _ => return None,
+        };
+        let port = |at: usize| u16::from_be_bytes([head[TRANSPORT + at], head[TRANSPORT + at + 1]]);
+        let (source, destination) = (ip.source(), ip.destination());
+        if ipv6::is_martian_source(source) {
+            return None;
+        }
+        let flow = FlowV6 { source, destination, ports: [port(0), port(2)], protocol: ip.next_header(), flags };
+        Some((u16::try_from(total).ok()?, flow))
+    }
+
+    /// The destination of an untagged frame's IPv4 packet that is not what it claims to be, and its fault, where that is the first that
+    /// [`Parsed::of`] finds, too; `to` is the station. `None`: it takes more to tell.
+    #[inline(always)]
+    pub fn fault_v4(frame: &[u8], to: u64) -> Option<(Ipv4Addr, Reason)> {
+        let link = Ethernet::of(frame)?;
+        if link.destination_bits() != to || link.ether_type() != ethernet::IPV4 {
+            return None;
+        }
+        let bytes = &frame[ethernet::HEADER..];
+        let ip = Ipv4::of(bytes)?;
+        let Ok(lengths) = ip.lengths(bytes.len()) else { return Some((ip.destination(), Reason::Malformed)) };
+        let (payload, is_first) = (&bytes[lengths.header..lengths.total], ip.is_fragment());
+        let is_whole = ip.is_later_fragment()
+            || match ip.protocol() {
+                protocol::TCP => tcp::ports(payload, is_first).is_ok(),
+                protocol::UDP => udp::ports(payload, is_first).is_ok(),
+                _ => return None,
+            };
+        let fault = match () {
+            () if !is_whole => Reason::Malformed,
+            () if !ip.checksum_verifies(&bytes[ipv4::HEADER..lengths.header]) => Reason::BadChecksum,
+            () => return None,
+        };
+        Some((ip.destination(), fault))
     }
 
     /// Reads a frame again whose station has been looked at before.
@@ -457,6 +581,20 @@ mod tests {
         frame
     }
 
+    fn sound_v6(protocol: u8, payload: usize) -> Vec<u8> {
+        let transport = if protocol == protocol::TCP { tcp::HEADER } else { udp::HEADER };
+        let mut ip = [0; ipv6::HEADER];
+        (ip[0], ip[5], ip[6], ip[7]) = (0x60, (transport + payload) as u8, protocol, 64);
+        (ip[8], ip[23], ip[24], ip[39]) = (0x20, 7, 0x20, 1);
+        let mut segment = vec![0; transport + payload];
+        segment[..4].copy_from_slice(&[0x9c, 0x40, 0, 80]);
+        match protocol {
+            protocol::TCP => segment[12] = 0x50,
+            _ => segment[5] = (transport + payload) as u8,
+        }
+        [&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 9, 0x86, 0xdd][..], &ip, &segment].concat()
+    }
+
     #[test]
     fn what_opens_or_ends_is_told_of_32_as_of_each() {
         for first in 0..=DATAGRAM {
@@ -508,6 +646,36 @@ mod tests {
                 let plain = Parsed {
                     source: flow.source().into(), destination: flow.destination().into(), flow: flow.tuple(),
                     packet: Packet { total, ..flow.packet() }, kind: Kind::Ported, ..Parsed::NOTHING
+                };
+                prop_assert_eq!(plain, any);
+            }
+            if let Some((destination, fault)) = Parsed::fault_v4(&frame, STATION.mac.bits()) {
+                prop_assert_eq!((IpAddr::from(destination), Some(fault)), (any.destination, any.fault));
+            } else {
+                let is_for_us = frame.len() >= 34 && frame[..6] == STATION.mac.0 && frame[12..14] == [8, 0];
+                let is_known = matches!(frame.get(23), Some(&(protocol::TCP | protocol::UDP)));
+                let is_at_once = matches!(any.fault, Some(Reason::Malformed | Reason::BadChecksum));
+                prop_assert!(!(is_for_us && is_known && is_at_once), "{any:?}");
+            }
+        }
+
+        #[test]
+        fn so_it_does_over_ipv6(
+            udp: bool, payload in 0usize..40, damage in proptest::collection::vec((0usize..80, any::<u8>()), 0..3),
+            length in prop_oneof![Just(usize::MAX), 54usize..100],
+        ) {
+            let mut frame = sound_v6(if udp { protocol::UDP } else { protocol::TCP }, payload);
+            if damage.is_empty() && length == usize::MAX {
+                prop_assert!(Parsed::plain_v6(&frame, STATION.mac.bits()).is_some());
+            }
+            let size = frame.len();
+            for (at, byte) in damage { frame[at % size] = byte; }
+            frame.truncate(length);
+            let any = Parsed::of(&frame, &STATION);
+            if let Some((total, flow)) = Parsed::plain_v6(&frame, STATION.mac.bits()) {
+                let plain = Parsed {
+                    source: flow.source.into(), destination: flow.destination.into(), flow: flow.tuple(),
+                    packet: flow.packet(total), kind: Kind::Ported, ..Parsed::NOTHING
                 };
                 prop_assert_eq!(plain, any);
             }

@@ -23,7 +23,7 @@ mod tunnels;
 mod vips;
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ use tables::{Slots, Table};
 pub use trace::Trace;
 pub use transition::{Bases, By, Held, Owners, Space, Until};
 use tunnels::Tunnels;
-use vips::Vips;
+use vips::{Common, Vips};
 
 /// What does not change while a node runs.
 #[derive(Debug, Clone)]
@@ -361,10 +361,21 @@ impl Snapshot {
         &self.ports[usize::from(port.0)]
     }
 
+    /// The port, where there is but one.
+    #[inline(always)]
+    pub fn sole_port(&self) -> Option<PortIndex> {
+        (self.ports.len() == 1).then_some(PortIndex(0))
+    }
+
     /// The service on exactly this address, port and protocol number.
     #[inline(always)]
     pub fn exact_v4(&self, vip: Ipv4Addr, port: u16, protocol: u8) -> Option<Found> {
         self.vips.exact_v4(vip, port, protocol)
+    }
+
+    /// The same over IPv6.
+    pub fn exact_v6(&self, vip: Ipv6Addr, port: u16, protocol: u8) -> Option<Found> {
+        self.vips.exact_v6(vip, port, protocol)
     }
 
     /// The service of what is sent to this address, port and protocol number.
@@ -388,15 +399,26 @@ impl Snapshot {
         }
     }
 
+    /// What the VIPs over IPv4 have in common.
+    #[inline(always)]
+    pub fn common_vip(&self) -> Common {
+        self.vips.common()
+    }
+
     /// Whether it is a VIP and not the node's own, too.
     #[inline(always)]
     pub fn is_vip_v4(&self, address: Ipv4Addr) -> bool {
-        self.vips.contains_v4(address) && !self.is_own_v4(address)
+        self.vips.contains_v4(address) && !self.is_own(address.into())
+    }
+
+    #[inline(always)]
+    pub fn is_vip_v6(&self, address: Ipv6Addr) -> bool {
+        self.vips.contains_v6(address) && !self.is_own(address.into())
     }
 
     #[cold]
-    fn is_own_v4(&self, address: Ipv4Addr) -> bool {
-        self.own.get_v4(address, 0, 0).is_some()
+    fn is_own(&self, address: IpAddr) -> bool {
+        self.own.get(address, 0, 0).is_some()
     }
 
     #[inline]
