@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 export PATH := $(HOME)/.cargo/bin:/usr/local/sbin:/usr/sbin:/sbin:$(PATH)
 
-.PHONY: help demo test bench lab lab-down lab-modes lab-changes lab-control lab-soak
+.PHONY: help demo test bench bench-full lab lab-down lab-modes lab-changes lab-control lab-soak
 
 help:
 	@echo 'make demo         HTTP through a DPDK data path, in network namespaces of this machine: every claim is checked'
@@ -14,6 +14,7 @@ help:
 	@echo 'make lab-soak     500 connections and random changes for half an hour (MINUTES=30), an eye on memory'
 	@echo 'make test         all tests'
 	@echo 'make bench        packets per second against testpmd; the result goes to perf/RESULTS.md'
+	@echo 'make bench-full   the same of everything that can be measured here; half an hour'
 	@echo "make lab          the demo's lab, left standing, with hints what to try; make lab-down removes it"
 
 # One `cargo build` for both, so that the lab finds penstock beside itself.
@@ -68,3 +69,7 @@ test:
 bench:
 	@scripts/setup bench
 	@perf/bench
+
+bench-full:
+	@scripts/setup bench
+	@perf/bench --full

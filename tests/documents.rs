@@ -26,6 +26,7 @@ const DOCUMENTS: &[&str] = &[
     "docs/metrics.md",
     "docs/modes.md",
     "docs/packets.md",
+    "docs/performance.md",
     "docs/selection.md",
     "docs/operate.md",
     "docs/orchestration.md",

@@ -66,7 +66,8 @@ fn services() -> String {
                 "backends": [{{"address": "{a}"}}, {{"address": "{b}"}}]}}"#
             )
         };
-        [one("4", "192.0.2.1", ["10.1.0.1", "10.1.0.2"]), one("6", "2001:db8::1", ["fd00:1::1", "fd00:1::2"])].join(", ")
+        [one("4", "192.0.2.1", ["10.1.0.1", "10.1.0.2"]), one("6", "2001:db8::1", ["fd00:1::1", "fd00:1::2"])]
+            .join(", ")
     };
     let all = [
         of("plain", "80", "tcp", r#""tracking": "none","#, "ipip"),
@@ -74,7 +75,13 @@ fn services() -> String {
         of("datagrams", "80", "udp", r#""tracking": "none","#, "ipip"),
         of("by-source", "82", "tcp", r#""hash": "source-ip", "tracking": "none","#, "ipip"),
         of("range", r#""90-99""#, "tcp", r#""tracking": "none","#, "gue"),
-        of("guarded", "83", "tcp", r#""deny_ranges": ["198.51.100.0/29", "2001:db8:9::/125"], "tracking": "none","#, "ipip"),
+        of(
+            "guarded",
+            "83",
+            "tcp",
+            r#""deny_ranges": ["198.51.100.0/29", "2001:db8:9::/125"], "tracking": "none","#,
+            "ipip",
+        ),
         of("rewritten", "84", "tcp", r#""tracking": "none","#, "dnat"),
         // Where a source of `snat` is, so that it may be a reply's.
         r#"{"name": "own", "vip": "10.0.0.1", "port": 80, "protocol": "tcp", "tracking": "none", "forwarding": "ipip",

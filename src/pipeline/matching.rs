@@ -50,15 +50,12 @@ impl Last {
 /// What [`Last::find_plain`] gives for each of these flows, where that is the same for all and told with little effort.
 #[inline(always)]
 pub fn find_one(flows: &[Flow], snapshot: &Snapshot) -> Option<(ServiceIndex, u32)> {
-    if !Flow::have_one_endpoint(flows) {
-        return None;
-    }
-    let vip = snapshot.common_vip();
-    if flows.iter().fold(false, |any, flow| any | vip.may_be(flow.source_word())) {
-        return None;
-    }
     let mut nobody = Last::NONE;
-    nobody.find_plain(*flows.first()?, snapshot)
+    let found = nobody.find_plain(*flows.first()?, snapshot)?;
+    let vip = snapshot.common_vip();
+    let is_one =
+        Flow::have_one_endpoint(flows) && !flows.iter().fold(false, |any, flow| any | vip.may_be(flow.source_word()));
+    is_one.then_some(found)
 }
 
 /// The same over IPv6.
