@@ -10,6 +10,7 @@ mkdir -p /etc/penstock
 cat >/etc/penstock/penstock.toml <<CONF
 [node]
 name = "$(hostname)"
+stop_grace = "15s"                   # time for the router to learn that the VIP is not here any more
 
 [dpdk]
 lcores = [1]
@@ -39,7 +40,7 @@ penstock check --config /etc/penstock/penstock.toml >/dev/null
 
 # The same with systemd and without.
 daemon=(start-stop-daemon --pidfile /run/penstock.pid --exec /usr/local/bin/penstock)
-"${daemon[@]}" --stop --oknodo --quiet --retry TERM/20/KILL/5
+"${daemon[@]}" --stop --oknodo --quiet --retry TERM/30/KILL/5
 "${daemon[@]}" --start --background --make-pidfile --output /var/log/penstock.log -- run --config /etc/penstock/penstock.toml
 
 for _ in {1..300}; do
