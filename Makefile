@@ -4,13 +4,14 @@
 SHELL := /bin/bash
 export PATH := $(HOME)/.cargo/bin:/usr/local/sbin:/usr/sbin:/sbin:$(PATH)
 
-.PHONY: help demo test bench bench-full lab lab-down lab-modes lab-changes lab-control lab-soak
+.PHONY: help demo test bench bench-full lab lab-down lab-modes lab-changes lab-control lab-soak lab-nic
 
 help:
 	@echo 'make demo         HTTP through a DPDK data path, in network namespaces of this machine: every claim is checked'
 	@echo 'make lab-modes    every forwarding mode in front of a real receiver: kernels with tunnels, by User Mode Linux where needed'
 	@echo 'make lab-changes  2000 connections while backends come and go and the node starts again: none breaks; two minutes'
 	@echo 'make lab-control  a live node under an orchestrator in Python and the command line; its control side killed, and stuck'
+	@echo 'make lab-nic      two load balancers on PCI network cards of a QEMU guest, by vfio and uio; a router with BGP: the lab of vagrant/'
 	@echo 'make lab-soak     500 connections and random changes for half an hour (MINUTES=30), an eye on memory'
 	@echo 'make test         all tests'
 	@echo 'make bench        packets per second against testpmd; the result goes to perf/RESULTS.md'
@@ -50,6 +51,12 @@ lab-control:
 	@scripts/setup control
 	@echo 'Building …'
 	@$(LAB) control
+
+lab-nic:
+	@scripts/setup nic
+	@echo 'Building …'
+	@vagrant/provision/penstock.sh
+	@tests/nic/run
 
 MINUTES ?= 30
 

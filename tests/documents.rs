@@ -30,6 +30,7 @@ const DOCUMENTS: &[&str] = &[
     "docs/selection.md",
     "docs/operate.md",
     "docs/orchestration.md",
+    "vagrant/README.md",
     "perf/README.md",
     "perf/CONSISTENCY.md",
     "perf/RESULTS.md",
@@ -348,4 +349,11 @@ fn shown_sessions_are_what_comes_out() {
         }
     }
     assert!(sessions >= 2, "only {sessions} sessions are shown");
+}
+
+/// The servers of vagrant/ are set up by what the program prints.
+#[test]
+fn the_recipe_of_vagrant_is_the_programs() {
+    let printed = penstock(&["backend", "recipe", "--mode", "ipip", "--vip", "192.0.2.1", "--device", "servers"]);
+    assert_eq!(read("vagrant/recipes/ipip.sh"), printed);
 }
