@@ -92,7 +92,7 @@ fn services() -> String {
 }
 
 fn snapshot() -> Arc<Snapshot> {
-    let (config, _) = Config::read(CONFIG.to_owned(), "penstock.toml").unwrap();
+    let (config, _) = Config::read(CONFIG, "penstock.toml").unwrap();
     let (definitions, _) = service::native(services(), "services.json", None).unwrap();
     Compiler::new(config.environment()).compile(&definitions, &config.fabric(), Millis(0))
 }

@@ -343,14 +343,14 @@ impl Burst {
         }
         self.take_out(broken | refused);
         let mut places = 0;
-        for at in 0..self.frames {
+        for (at, verdict) in verdicts.iter_mut().enumerate().take(self.frames) {
             // Of no train: no bit.
             let bit = 1_u32.checked_shl(self.trains[at].into()).unwrap_or(0);
             if bit & (broken | refused) != 0 {
                 self.trains[at] = NO_TRAIN;
             }
             if bit & refused != 0 {
-                verdicts[at] = Verdict::Drop(Reason::NoService);
+                *verdict = Verdict::Drop(Reason::NoService);
             }
             places |= u32::from(bit & broken != 0) << at;
         }
