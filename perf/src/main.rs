@@ -5,6 +5,7 @@ mod consistency;
 mod contestant;
 mod control;
 mod forwarder;
+mod generate;
 mod health;
 mod hugepages;
 mod instructions;
@@ -19,6 +20,7 @@ mod report;
 mod rig;
 mod stats;
 mod testpmd;
+mod throughput;
 mod traffic;
 
 use std::process::ExitCode;
@@ -30,10 +32,14 @@ use clap::Parser;
 enum Command {
     /// Compares penstock with testpmd in alternating rounds; appends the result to RESULTS.md.
     Bench(bench::Options),
+    /// Writes the captures of what `throughput` sends.
+    Captures(throughput::captures::Options),
     /// Simulates hours of changes and failures, and counts whose flows break: Penstock's and others'.
     Consistency(consistency::Options),
     /// Times a node with thousands of services: loads, changes by the API, and what those who watch it cost.
     Control(control::Options),
+    /// Plays a capture on a DPDK device at a given rate, and counts what comes back; told by stdin what to do.
+    Generate(generate::Options),
     /// Runs health checks against servers on loopback, and says what they cost.
     Health(health::Options),
     /// The servers that `health` asks.
@@ -46,6 +52,11 @@ enum Command {
     Pipeline(instructions::Work),
     /// Times changes among thousands of services, from a valid set to a reader that uses it.
     Publish(publish::Options),
+    /// Sends frames back, no more than so many a second: a forwarder whose limit is known.
+    #[command(hide = true)]
+    Reflect(generate::reflect::Options),
+    /// Searches the highest rate at which a forwarder loses nothing (RFC 2544), with pktgen, TRex, testpmd or `generate`.
+    Throughput(throughput::Options),
     /// Writes a capture of TCP ACKs, 60 bytes each, of many flows to one VIP.
     Traffic(traffic::Options),
 }
@@ -53,13 +64,17 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Command::parse() {
         Command::Bench(options) => bench::run(&options),
+        Command::Captures(options) => throughput::captures::run(&options),
         Command::Consistency(options) => consistency::run(&options),
         Command::Control(options) => control::run(&options),
+        Command::Generate(options) => generate::run(&options),
         Command::Health(options) => health::run(&options),
         Command::HealthServers(servers) => health::serve(&servers),
         Command::Instructions(options) => instructions::run(&options),
         Command::Pipeline(work) => instructions::work(&work),
         Command::Publish(options) => publish::run(&options),
+        Command::Reflect(options) => generate::reflect::run(&options),
+        Command::Throughput(options) => throughput::run(&options),
         Command::Traffic(options) => traffic::run(&options),
     };
     match result {
