@@ -43,7 +43,8 @@ function bench_trial(sends, receives, percent, count, seconds, wait)
     end
     pktgen.stop(port)
     answer("ended")
-    pktgen.delay(math.floor(wait * 1000))
+    -- Pktgen reads its ports' counters once a second.
+    pktgen.delay(math.floor(math.max(wait, 2.2) * 1000))
     local sent_after, received_after = counted(sends), counted(receives)
     answer(string.format("trial sent=%d returned=%d missed=%d", sent_after.sent - sent.sent,
         received_after.received - received.received, received_after.missed - received.missed))

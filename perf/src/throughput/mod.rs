@@ -201,6 +201,13 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     if !options.print {
         report.store(&options.results)?;
     }
+    // Measured, but of what: nothing came through.
+    let dead = report.kinds().into_iter().find(|&kind| report.rate(kind).is_some_and(|rate| rate.min == 0.0));
+    ensure!(
+        dead.is_none(),
+        "{}: frames were lost at every rate that was tried",
+        dead.map_or(String::new(), |kind| kind.to_string())
+    );
     Ok(())
 }
 
