@@ -23,6 +23,7 @@ const DOCUMENTS: &[&str] = &[
     "docs/feeds.md",
     "docs/health.md",
     "docs/kubernetes.md",
+    "docs/lab.md",
     "docs/metrics.md",
     "docs/modes.md",
     "docs/packets.md",
@@ -34,6 +35,7 @@ const DOCUMENTS: &[&str] = &[
     "perf/README.md",
     "perf/CONSISTENCY.md",
     "perf/RESULTS.md",
+    "perf/pktgen/README.md",
 ];
 
 fn root() -> &'static Path {
