@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use clap::ValueEnum;
 
-use crate::contestant::{Engine, Heat, MOST_FLOWS, Table};
+use crate::contestant::{Heat, MOST_FLOWS, Table};
 use crate::forwarder::{Forwarder, Rate, Turn};
 use crate::hugepages::Hugepages;
 use crate::machine::{self, Machine};
@@ -14,7 +14,7 @@ use crate::report::{Report, Sample};
 use crate::rig::Rig;
 use crate::stats::Summary;
 use crate::traffic::Kind;
-use crate::{interrupt, maglev, node, testpmd};
+use crate::{interrupt, maglev, node};
 
 /// Frames of the capture that `replay` is timed with.
 const REPLAYED: usize = 1_000_000;
@@ -95,9 +95,15 @@ impl Options {
         let mut flows = self.flows.clone();
         if flows.is_empty() {
             flows = vec![1, 1_000, 100_000, MOST_FLOWS];
-            let most = Heat::of(Table::Flows, &[10 * MOST_FLOWS]).remove(0).only(&["no other".into()]);
-            if self.full && 2 * most.megabytes() <= room {
-                flows.push(10 * MOST_FLOWS);
+            let most = 10 * MOST_FLOWS;
+            let fits = || {
+                Heat::of(Table::Flows, &[most])
+                    .into_iter()
+                    .flat_map(|heat| heat.within(room))
+                    .all(|heat| heat.megabytes() <= room)
+            };
+            if self.full && fits() {
+                flows.push(most);
             }
         }
         let heats = tables.iter().flat_map(|&table| Heat::of(table, &flows));
@@ -156,16 +162,10 @@ fn run_heat(options: &Options, report: &mut Report, heat: usize, directory: &Pat
     for (number, contestant) in contestants.iter().enumerate() {
         eprint!("\r\x1b[K{} flows: {} starts", contestant.traffic.flows(), contestant.name);
         let rig = rig(options, contestant.traffic, directory, &format!("{heat}-{number}"))?;
-        if let Engine::Testpmd(mode) = contestant.engine
-            && report.tsc_hz == 0.0
-        {
-            let testpmd = testpmd::Testpmd::start(&rig, mode)?;
-            report.tsc_hz = testpmd.hz;
-            running.push(Box::new(testpmd));
-        } else {
-            running.push(contestant.start(&rig, &options.penstock, options.other.as_deref())?);
-        }
-        running[number].process().hold()?;
+        let mut forwarder = contestant.start(&rig, &options.penstock, options.other.as_deref())?;
+        forwarder.process().hold()?;
+        report.tsc_hz = forwarder.tsc_hz().unwrap_or(report.tsc_hz);
+        running.push(forwarder);
     }
     let turn = options.turn();
     for round in 0..options.rounds() {

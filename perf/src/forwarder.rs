@@ -27,6 +27,11 @@ pub trait Forwarder {
     /// The rate over the next `duration`.
     fn rate(&mut self, duration: Duration) -> anyhow::Result<Rate>;
 
+    /// Of the TSC, in Hz, if it says so.
+    fn tsc_hz(&self) -> Option<f64> {
+        None
+    }
+
     /// Ends it. Fails where it did not do with every packet what it should.
     fn end(self: Box<Self>) -> anyhow::Result<()>;
 }

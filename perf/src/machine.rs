@@ -35,6 +35,19 @@ impl Machine {
         })
     }
 
+    /// One of no kind, for tests of what is written.
+    #[cfg(test)]
+    pub fn example() -> Self {
+        let [cpu, kernel, dpdk, rustc] = [(); 4].map(|()| "x".to_owned());
+        Self { cpu, cpus: 2, kernel, dpdk, rustc, commit: "abc".into(), date: "2026-01-02 03:04".into() }
+    }
+
+    /// The directory of a run, by its time and commit, in that of RESULTS.md.
+    pub fn run_directory(&self) -> String {
+        let stamp: String = self.date.chars().filter(char::is_ascii_digit).collect();
+        format!("runs/{stamp}-{}", self.commit)
+    }
+
     /// How a section of RESULTS.md begins that no DPDK has a part in; its next line says how it was measured.
     pub fn heading(&self, what: &str) -> String {
         let Self { cpu, cpus, kernel, rustc, commit, date, .. } = self;

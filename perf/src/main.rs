@@ -19,6 +19,7 @@ mod publish;
 mod report;
 mod rig;
 mod stats;
+mod svg;
 mod testpmd;
 mod throughput;
 mod traffic;
@@ -57,8 +58,6 @@ enum Command {
     Reflect(generate::reflect::Options),
     /// Searches the highest rate at which a forwarder loses nothing (RFC 2544), with pktgen, TRex, testpmd or `generate`.
     Throughput(throughput::Options),
-    /// Writes a capture of TCP ACKs, 60 bytes each, of many flows to one VIP.
-    Traffic(traffic::Options),
 }
 
 fn main() -> ExitCode {
@@ -75,7 +74,6 @@ fn main() -> ExitCode {
         Command::Publish(options) => publish::run(&options),
         Command::Reflect(options) => generate::reflect::run(&options),
         Command::Throughput(options) => throughput::run(&options),
-        Command::Traffic(options) => traffic::run(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

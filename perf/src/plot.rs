@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use crate::contestant::Table;
 use crate::report::{Report, Row, thousands};
 use crate::stats::Summary;
+use crate::svg;
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 360.0;
@@ -99,16 +100,11 @@ fn bars(title: &str, groups: &[(String, Vec<Option<Bar>>)], legend: &[(&str, &st
     let (width, height) = (WIDTH - left - right, HEIGHT - top - bottom);
     let all = groups.iter().flat_map(|(_, bars)| bars).flatten();
     let most = all.flat_map(|bar| bar.whisker).fold(1.0, f64::max);
-    let step = step(most);
+    let step = svg::step(most);
     let limit = (most / step).ceil() * step;
     let y = |figure: f64| top + height * (1.0 - figure / limit);
 
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" font-size=\"12\">\n\
-         <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
-         <text x=\"{left}\" y=\"20\" font-size=\"14\">{}</text>\n",
-        escaped(title)
-    );
+    let mut svg = svg::head(WIDTH, HEIGHT, left, title);
     for line in 0..=(limit / step).round() as u32 {
         let figure = f64::from(line) * step;
         let _ = writeln!(
@@ -146,7 +142,7 @@ fn bars(title: &str, groups: &[(String, Vec<Option<Bar>>)], legend: &[(&str, &st
         let _ = writeln!(
             svg,
             "<text x=\"{x:.1}\" y=\"{y}\" text-anchor=\"middle\" font-size=\"{size}\">{}</text>",
-            escaped(below)
+            svg::escaped(below)
         );
     }
     for (place, (name, colour)) in legend.iter().enumerate() {
@@ -156,19 +152,10 @@ fn bars(title: &str, groups: &[(String, Vec<Option<Bar>>)], legend: &[(&str, &st
             "<rect x=\"{x}\" y=\"{y}\" width=\"12\" height=\"12\" fill=\"{colour}\"/><text x=\"{}\" y=\"{}\">{}</text>",
             x + 18.0,
             y + 10.0,
-            escaped(name)
+            svg::escaped(name)
         );
     }
     svg + "</svg>\n"
-}
-
-/// A round distance between grid lines, of which at most eight are needed.
-fn step(most: f64) -> f64 {
-    [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0].into_iter().find(|step| most / step <= 8.0).unwrap_or(most / 8.0)
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;")
 }
 
 #[cfg(test)]

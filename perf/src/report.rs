@@ -316,8 +316,7 @@ impl Report {
 
     /// Appends to RESULTS.md in `directory`, and puts samples and plots beside it.
     pub fn store(&self, directory: &Path) -> anyhow::Result<()> {
-        let stamp: String = self.machine.date.chars().filter(char::is_ascii_digit).collect();
-        let run = format!("runs/{stamp}-{}", self.machine.commit);
+        let run = self.machine.run_directory();
         let of = |name: &str| directory.join(&run).join(name);
         fs::create_dir_all(of("")).with_context(|| format!("{run} in {}", directory.display()))?;
         fs::write(of("samples.csv"), self.csv())?;
@@ -357,16 +356,7 @@ pub mod tests {
 
     /// Two rounds: the machine is half as fast in the second, penstock is at 80 % and 70 % of 5tswap.
     pub fn example() -> Report {
-        let words = || "x".to_owned();
-        let machine = Machine {
-            cpu: words(),
-            cpus: 2,
-            kernel: words(),
-            dpdk: words(),
-            rustc: words(),
-            commit: "abc".into(),
-            date: "2026-01-02 03:04".into(),
-        };
+        let machine = Machine::example();
         let turn = Turn { warm_up: Duration::from_millis(100), counted: Duration::from_millis(200) };
         let mut report = Report::new(machine, 1, 0, 2, turn);
         report.tsc_hz = 2e9;

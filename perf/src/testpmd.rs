@@ -15,7 +15,7 @@ const ANSWER: Duration = Duration::from_secs(5);
 pub struct Testpmd {
     process: Process,
     /// Of the TSC, in Hz, which EAL prints.
-    pub hz: f64,
+    hz: f64,
 }
 
 impl Testpmd {
@@ -62,6 +62,10 @@ impl Forwarder for Testpmd {
         let pps = self.received_pps()?;
         anyhow::ensure!(pps > 0.0, "testpmd forwards nothing");
         Ok(Rate::new(pps, after.off_core_since(before)))
+    }
+
+    fn tsc_hz(&self) -> Option<f64> {
+        Some(self.hz)
     }
 
     fn end(mut self: Box<Self>) -> anyhow::Result<()> {

@@ -9,12 +9,14 @@ use std::fmt;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use etherparse::PacketBuilder;
 use pcap_file::pcap::{PcapPacket, PcapWriter};
+
+use penstock::wire::checksum;
 
 use crate::rig::VIP6;
 
@@ -29,47 +31,6 @@ const CLIENTS: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
 const CLIENT_BITS: u32 = 17;
 const FIRST_PORT: u16 = 0x8000;
 
-#[derive(clap::Args)]
-pub struct Options {
-    /// Different (client address, port) pairs.
-    #[arg(long, default_value_t = 1000)]
-    pub flows: usize,
-    /// Frames in all, going round the flows in order [default: one a flow].
-    #[arg(long)]
-    pub frames: Option<usize>,
-    #[arg(long, default_value_t = 1)]
-    pub seed: u64,
-    /// Where the frames go to.
-    #[arg(long, default_value = "192.0.2.1:80")]
-    pub vip: SocketAddrV4,
-    /// Destination MAC [default: net_pcap's own].
-    #[arg(long, value_parser = mac)]
-    pub mac: Option<[u8; 6]>,
-    /// The classic pcap to write.
-    #[arg(long)]
-    pub out: PathBuf,
-}
-
-pub fn run(options: &Options) -> anyhow::Result<()> {
-    let frames = options.frames.unwrap_or(options.flows);
-    let mac = options.mac.unwrap_or(NET_PCAP_MAC);
-    write(&options.out, options.flows, frames, options.seed, options.vip, mac)?;
-    println!("{frames} frames of {} flows to {} in {}", options.flows, options.vip, options.out.display());
-    Ok(())
-}
-
-/// Writes a capture of `frames` frames, a microsecond apart.
-pub fn write(
-    path: &Path,
-    flows: usize,
-    frames: usize,
-    seed: u64,
-    vip: SocketAddrV4,
-    mac: [u8; 6],
-) -> anyhow::Result<()> {
-    write_frames(path, &self::frames(flows, frames, seed, vip, mac)?)
-}
-
 /// Writes frames, a microsecond apart.
 pub fn write_frames(path: &Path, frames: &[impl AsRef<[u8]>]) -> anyhow::Result<()> {
     let file = File::create(path).with_context(|| format!("{} cannot be written", path.display()))?;
@@ -79,18 +40,6 @@ pub fn write_frames(path: &Path, frames: &[impl AsRef<[u8]>]) -> anyhow::Result<
     }
     pcap.into_writer().flush()?;
     Ok(())
-}
-
-/// `frames` frames of `flows` flows, going round them in order.
-pub fn frames(
-    flows: usize,
-    frames: usize,
-    seed: u64,
-    vip: SocketAddrV4,
-    mac: [u8; 6],
-) -> anyhow::Result<Vec<[u8; FRAME]>> {
-    let clients = clients(flows, seed)?;
-    Ok(clients.iter().cycle().take(frames).map(|&client| ack(client, vip, mac)).collect())
 }
 
 /// What a capture consists of: frames enough for a burst, and for each of its flows.
@@ -294,11 +243,8 @@ fn malformed(mut frame: Vec<u8>, fault: usize) -> Vec<u8> {
     if matches!(fault, 1 | 3 | 4) {
         // What is wrong is the length alone.
         frame[IP + 10..IP + 12].fill(0);
-        let words = frame[IP..IP + 20].chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
-        let sum: u32 = words.sum();
-        let sum = (sum & 0xffff) + (sum >> 16);
-        let folded = (sum & 0xffff) + (sum >> 16);
-        frame[IP + 10..IP + 12].copy_from_slice(&(!(folded as u16)).to_be_bytes());
+        let sum = !checksum::sum(&frame[IP..IP + 20]);
+        frame[IP + 10..IP + 12].copy_from_slice(&sum.to_be_bytes());
     }
     frame
 }
@@ -313,13 +259,6 @@ impl SplitMix64 {
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
     }
-}
-
-fn mac(text: &str) -> Result<[u8; 6], String> {
-    let bytes: Option<Vec<u8>> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
-    bytes
-        .and_then(|bytes| bytes.try_into().ok())
-        .ok_or_else(|| format!("{text:?}: six bytes in hex, 02:00:00:00:00:01"))
 }
 
 #[cfg(test)]
@@ -406,7 +345,8 @@ mod tests {
     #[test]
     fn more_frames_than_flows_go_round() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        write(file.path(), 2, 5, 1, VIP, NET_PCAP_MAC).unwrap();
+        let kind = Kind::Established { flows: 2, frames: 5, is_flooded: false };
+        write_frames(file.path(), &frames_of(kind, VIP).unwrap()).unwrap();
         let mut pcap = pcap_file::pcap::PcapReader::new(File::open(file.path()).unwrap()).unwrap();
         let mut frames = Vec::new();
         while let Some(packet) = pcap.next_packet() {

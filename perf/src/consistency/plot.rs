@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::contestant::Kind;
 use super::fleet::Ecmp;
 use super::report::{Fleet, Report, Row};
+use crate::svg;
 
 const WIDTH: f64 = 1200.0;
 const HEIGHT: f64 = 420.0;
@@ -112,12 +113,7 @@ pub fn entries(report: &Report) -> String {
 }
 
 fn head(title: &str) -> String {
-    format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" font-size=\"12\">\n\
-         <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
-         <text x=\"{}\" y=\"20\" font-size=\"14\">{title}</text>\n",
-        MARGIN.0
-    )
+    svg::head(WIDTH, HEIGHT, MARGIN.0, title)
 }
 
 fn grid(svg: &mut String, y: f64, text: &str) {

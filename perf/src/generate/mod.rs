@@ -278,15 +278,16 @@ impl Running {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rig::VIP;
+    use crate::traffic::{self, Kind};
 
     #[test]
     fn frames_of_a_capture_are_found_again() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let vip = crate::rig::VIP;
-        crate::traffic::write(file.path(), 3, 3, 1, vip, crate::traffic::NET_PCAP_MAC).unwrap();
+        let frames = traffic::frames_of(Kind::V6(40), VIP).unwrap();
+        traffic::write_frames(file.path(), &frames).unwrap();
         let capture = Capture::read(file.path()).unwrap();
-        let frames = crate::traffic::frames(3, 3, 1, vip, crate::traffic::NET_PCAP_MAC).unwrap();
-        assert_eq!((0..3).map(|index| capture.frame(index)).collect::<Vec<_>>(), frames);
+        assert_eq!((0..40).map(|index| capture.frame(index)).collect::<Vec<_>>(), frames);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 
 use super::report::Report;
+use crate::svg;
 
 const WIDTH: f64 = 720.0;
 const ROW: f64 = 130.0;
@@ -16,20 +17,17 @@ const PASSED: &str = "#009e73";
 const FAILED: &str = "#d55e00";
 
 /// The plot as a whole SVG file.
-pub fn svg(report: &Report) -> String {
+pub fn of(report: &Report) -> String {
     let kinds = report.kinds();
     let height = HEAD + ROW * kinds.len() as f64 + FOOT;
     let trials = report.searches.iter().flat_map(|search| &search.trials);
     let most = trials.map(|trial| trial.offered()).fold(1.0, f64::max);
-    let step = step(most);
+    let step = svg::step(most);
     let limit = (most / step).ceil() * step;
     let x = |rate: f64| LEFT + (WIDTH - LEFT - RIGHT) * rate / limit;
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" font-family=\"sans-serif\" font-size=\"12\">\n\
-         <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
-         <text x=\"20\" y=\"20\" font-size=\"14\">Share of the frames that came back, by the rate at which they were sent: {}</text>\n",
-        escaped(&report.machine.commit)
-    );
+    let commit = &report.machine.commit;
+    let title = format!("Share of the frames that came back, by the rate at which they were sent: {commit}");
+    let mut svg = svg::head(WIDTH, height, 20.0, &title);
     for line in 0..=(limit / step).round() as u32 {
         let rate = f64::from(line) * step;
         let _ = writeln!(
@@ -87,31 +85,16 @@ pub fn svg(report: &Report) -> String {
     svg + "</svg>\n"
 }
 
-/// A round distance between grid lines, of which at most eight are needed.
-fn step(most: f64) -> f64 {
-    let power = 10f64.powf((most / 8.0).log10().floor());
-    [1.0, 2.0, 5.0, 10.0].map(|factor| factor * power).into_iter().find(|step| most / step <= 8.0).unwrap_or(most)
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn every_trial_is_a_point_and_the_rate_a_line() {
-        let svg = svg(&super::super::report::tests::example());
+        let svg = of(&super::super::report::tests::example());
         assert_eq!((svg.matches(PASSED).count(), svg.matches(FAILED).count()), (3, 3), "two and the legend's each");
         for figure in [">acks-1000<", ">0.900<"] {
             assert!(svg.contains(figure), "{figure} in {svg}");
         }
-    }
-
-    #[test]
-    fn grid_lines_are_round_and_few() {
-        assert_eq!((step(1.0e6), step(14.88e6), step(8.0)), (2e5, 2e6, 1.0));
     }
 }

@@ -149,11 +149,10 @@ impl Report {
 
     /// Appends to RESULTS.md in `directory`, and puts the trials and the plot beside it.
     pub fn store(&self, directory: &Path) -> anyhow::Result<()> {
-        let stamp: String = self.machine.date.chars().filter(char::is_ascii_digit).collect();
-        let run = format!("runs/{stamp}-{}-throughput", self.machine.commit);
+        let run = format!("{}-throughput", self.machine.run_directory());
         fs::create_dir_all(directory.join(&run)).with_context(|| format!("{run} in {}", directory.display()))?;
         fs::write(directory.join(&run).join("trials.csv"), self.csv())?;
-        fs::write(directory.join(&run).join("plot.svg"), plot::svg(self))?;
+        fs::write(directory.join(&run).join("plot.svg"), plot::of(self))?;
         append(directory, &self.markdown(Some(&format!("{run}/plot.svg"))))?;
         eprintln!("trials and plot in {}", directory.join(run).display());
         Ok(())
@@ -167,16 +166,7 @@ pub mod tests {
 
     /// Two rounds: 0.8 and 1 Mpps, and in each a step above that failed.
     pub fn example() -> Report {
-        let words = || "x".to_owned();
-        let machine = Machine {
-            cpu: words(),
-            cpus: 2,
-            kernel: words(),
-            dpdk: words(),
-            rustc: words(),
-            commit: "abc".into(),
-            date: "2026-01-02 03:04".into(),
-        };
+        let machine = Machine::example();
         let search = |round, passed: u64, failed: u64| {
             let (best, above) = (
                 trial(passed, passed, 0, passed, 0, passed),
