@@ -13,7 +13,7 @@ help:
 	@echo 'make lab-control  a live node under an orchestrator in Python and the command line; its control side killed, and stuck'
 	@echo 'make lab-nic      two load balancers on PCI network cards of a QEMU guest, by vfio and uio; a router with BGP: the lab of vagrant/'
 	@echo 'make lab-soak     500 connections and random changes for half an hour (MINUTES=30), an eye on memory'
-	@echo 'make test         all tests'
+	@echo 'make test         all tests but lab-soak and lab-nic'
 	@echo 'make bench        packets per second against testpmd; the result goes to perf/RESULTS.md'
 	@echo 'make bench-full   the same of everything that can be measured here; half an hour'
 	@echo "make lab          the demo's lab, left standing, with hints what to try; make lab-down removes it"

@@ -3,12 +3,14 @@
 
 mod support;
 
-use penstock::pipeline::{BURST, Verdict};
+use penstock::flow::Nat;
+use penstock::pipeline::{BURST, Pipeline, Verdict};
+use penstock::snapshot::Millis;
 use proptest::prelude::*;
 use support::packets::{CONFIG, Packet, VIP, frame, ip};
 use support::{Node, internet_checksum};
 
-/// Where a first port of the second lcore's is: what goes there may be a reply's.
+/// A port of the second lcore's: what goes there may be a reply's.
 const OTHERS_PORT: u16 = 2090;
 
 /// A node of two lcores, whose VIPs are sources of `snat`, too; it remembers flows, and has a service of each kind in both families.
@@ -24,6 +26,7 @@ fn node() -> Node {
         ("by-source", "82", "tcp", "none", "ipip", r#""hash": "source-ip","#),
         ("guarded", "83", "tcp", "none", "ipip", r#""deny_ranges": ["198.51.100.0/29", "2001:db8:9::/125"],"#),
         ("rewritten", "84", "tcp", "none", "dnat", ""),
+        ("translated", "85", "tcp", "none", "snat", ""),
         ("range", r#""90-99""#, "tcp", "none", "gue", ""),
     ];
     let mut services = vec![
@@ -31,6 +34,10 @@ fn node() -> Node {
         r#"{"name": "own", "vip": "10.0.0.1", "port": 80, "protocol": "tcp", "tracking": "none", "forwarding": "ipip",
             "backends": [{"address": "10.1.0.1"}]}"#
             .to_owned(),
+        format!(
+            r#"{{"name": "wide", "vip": "{WIDE}/64", "port": 80, "protocol": "tcp", "tracking": "none", "forwarding": "ipip",
+            "backends": [{{"address": "10.1.0.1"}}]}}"#
+        ),
     ];
     for (name, port, protocol, tracking, mode, more) in kinds {
         for (family, backends) in [["10.1.0.1", "10.1.0.2"], ["fd00:1::1", "fd00:1::2"]].into_iter().enumerate() {
@@ -41,57 +48,76 @@ fn node() -> Node {
             ));
         }
     }
-    Node::read(&config, &format!(r#"{{"services": [{}]}}"#, services.join(", ")))
+    let mut node = Node::read(&config, &format!(r#"{{"services": [{}]}}"#, services.join(", ")));
+    node.pipeline = Pipeline::with(Nat::new(node.snapshot.sources(), 0, [0; 2])).remembering(1024, [0; 2]);
+    node
 }
 
-/// Sources of each family: clients, one that no client can be, and a VIP.
-const SOURCES: [[&str; 5]; 2] = [
-    ["198.51.100.1", "198.51.100.2", "198.51.100.9", "127.0.0.1", VIP[0]],
-    ["2001:db8:9::1", "2001:db8:9::2", "2001:db8:9::9", "::1", VIP[1]],
-];
-/// Destinations: the VIP, the node, somebody else.
-const DESTINATIONS: [[&str; 3]; 2] = [[VIP[0], "10.0.0.1", "203.0.113.1"], [VIP[1], "fd00::1", "2001:db8:ffff::1"]];
+/// The first address of a VIP that is a prefix.
+const WIDE: &str = "2001:db8:77::";
 
-/// A frame without a tag, and bytes of it changed: then the IPv4 header's checksum may be made right again.
-fn sent() -> impl Strategy<Value = Vec<u8>> {
-    let port = prop_oneof![4 => Just(80_u16), 6 => 79_u16..86, 1 => 90_u16..92, 1 => Just(OTHERS_PORT)];
-    let ends =
-        (0_usize..2, prop_oneof![9 => 0_usize..3, 1 => 3_usize..5], prop_oneof![8 => Just(0_usize), 1 => 1_usize..3]);
-    let flags = prop_oneof![6 => Just(0x10_u8), 1 => Just(0x02), 1 => Just(0x11), 1 => Just(0x04)];
-    let damage = prop_oneof![4 => Just(None), 1 => (0_usize..80, any::<u8>(), any::<bool>()).prop_map(Some)];
-    (ends, 40_000_u16..40_003, port, prop::bool::weighted(0.3), flags, 0_usize..30, damage).prop_map(
-        |((family, source, destination), client, port, udp, flags, payload, damage)| {
-            let packet = Packet {
-                from: (ip(SOURCES[family][source]), client),
-                to: (ip(DESTINATIONS[family][destination]), port),
-                udp,
-                tos: 0,
-                ttl: 64,
-                id: 0,
-                // Without, outer headers are numbered, in an order that the ways do not have in common.
-                df: true,
-                payload: vec![0x55; payload],
-                summed: true,
-                options: 0,
-            };
-            let mut frame = frame(&packet.bytes(), &[], 6);
-            if !udp {
-                frame[14 + [20, 40][family] + 13] = flags;
-            }
-            if let Some((at, byte, is_sealed)) = damage {
-                let at = at % frame.len();
-                // The tag stands behind the type, and what no type is would be read otherwise there.
-                frame[at] ^= if (12..14).contains(&at) { 0 } else { byte };
-                if is_sealed && family == 0 {
-                    frame[20] |= 0x40;
-                    frame[24..26].fill(0);
-                    let sum = internet_checksum(&frame[14..34]);
-                    frame[24..26].copy_from_slice(&sum.to_be_bytes());
-                }
-            }
-            frame
+/// Sources of each family: clients, one that no client can be, and VIPs.
+const SOURCES: [[&str; 6]; 2] = [
+    ["198.51.100.1", "198.51.100.2", "198.51.100.9", "127.0.0.1", VIP[0], VIP[0]],
+    ["2001:db8:9::1", "2001:db8:9::2", "2001:db8:9::9", "::1", VIP[1], "2001:db8:77::5"],
+];
+/// Destinations: the VIP, the node, somebody else, a VIP that is a prefix.
+const DESTINATIONS: [[&str; 4]; 2] =
+    [[VIP[0], "10.0.0.1", "203.0.113.1", VIP[0]], [VIP[1], "fd00::1", "2001:db8:ffff::1", "2001:db8:77::9"]];
+
+/// Who sends what to whom: family, source, destination, the ports, whether it is UDP.
+type Flow = ((usize, usize, usize), u16, u16, bool);
+
+fn flow() -> impl Strategy<Value = Flow> {
+    let port = prop_oneof![6 => Just(80_u16), 4 => Just(81), 4 => 79_u16..87, 1 => 90_u16..92, 1 => Just(OTHERS_PORT)];
+    let source = prop_oneof![12 => 0_usize..3, 1 => 3_usize..6];
+    let destination = prop_oneof![12 => Just(0_usize), 1 => 1_usize..4];
+    ((0_usize..2, source, destination), 40_000_u16..40_003, port, prop::bool::weighted(0.2))
+}
+
+/// Frames without a tag: of few flows, that trains form, and some with a byte changed, whose IPv4 header may have its sum made right again.
+fn burst() -> impl Strategy<Value = Vec<Vec<u8>>> {
+    let flags = prop_oneof![8 => Just(0x10_u8), 1 => Just(0x02), 1 => Just(0x11), 1 => Just(0x04)];
+    let damage = prop_oneof![14 => Just(None), 1 => (0_usize..80, any::<u8>(), any::<bool>()).prop_map(Some)];
+    let frame = (any::<prop::sample::Index>(), flags, 0_usize..30, damage);
+    (proptest::collection::vec(flow(), 1..5), proptest::collection::vec(frame, 1..=BURST)).prop_map(
+        |(flows, frames)| {
+            let frames = frames.into_iter();
+            frames.map(|(of, flags, payload, damage)| made(of.get(&flows), flags, payload, damage)).collect()
         },
     )
+}
+
+fn made(flow: &Flow, flags: u8, payload: usize, damage: Option<(usize, u8, bool)>) -> Vec<u8> {
+    let &((family, source, destination), client, port, udp) = flow;
+    let packet = Packet {
+        from: (ip(SOURCES[family][source]), client),
+        to: (ip(DESTINATIONS[family][destination]), port),
+        udp,
+        tos: 0,
+        ttl: 64,
+        id: 0,
+        // Without, outer headers are numbered: those that go straight first.
+        df: true,
+        payload: vec![0x55; payload],
+        summed: true,
+        options: 0,
+    };
+    let mut frame = frame(&packet.bytes(), &[], 6);
+    if !udp {
+        frame[14 + [20, 40][family] + 13] = flags;
+    }
+    if let Some((at, byte, is_sealed)) = damage {
+        let at = at % frame.len();
+        frame[at] ^= byte;
+        if is_sealed && family == 0 {
+            frame[20] |= 0x40;
+            frame[24..26].fill(0);
+            let sum = internet_checksum(&frame[14..34]);
+            frame[24..26].copy_from_slice(&sum.to_be_bytes());
+        }
+    }
+    frame
 }
 
 fn tagged(frame: &[u8]) -> Vec<u8> {
@@ -108,18 +134,23 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn short_ways_lead_where_the_long_one_does(
-        bursts in proptest::collection::vec(proptest::collection::vec(sent(), 1..=BURST), 1..4), some: u32,
+        bursts in proptest::collection::vec((burst(), 0_u64..400), 1..5), some: u32,
     ) {
         let [mut careful, mut short, mut either] = [(); 3].map(|()| node());
-        for frames in bursts {
+        for (frames, seconds) in bursts {
             let long: Vec<Vec<u8>> = frames.iter().map(|frame| tagged(frame)).collect();
             let mixed = (0..frames.len()).map(|at| if some >> at & 1 == 0 { &frames } else { &long }[at].clone());
             let mixed: Vec<Vec<u8>> = mixed.collect();
+            for node in [&mut careful, &mut short, &mut either] {
+                node.now = Millis(node.now.0 + seconds * 1000);
+            }
             let expected = outcomes(&mut careful, &long);
-            for (got, of) in [(outcomes(&mut short, &frames), &frames), (outcomes(&mut either, &mixed), &mixed)] {
-                for (at, (got, expected)) in got.iter().zip(&expected).enumerate() {
+            for (node, of) in [(&mut short, &frames), (&mut either, &mixed)] {
+                for (at, (got, expected)) in outcomes(node, of).iter().zip(&expected).enumerate() {
                     prop_assert_eq!(got, expected, "frame {}: {:02x?}", at, &of[at]);
                 }
+                prop_assert_eq!(node.only, careful.only);
+                prop_assert_eq!(node.pipeline.flows(), careful.pipeline.flows());
             }
         }
         prop_assert_eq!(short.counted(), careful.counted());

@@ -19,7 +19,7 @@ end
 function bench_line(port)
     local state = pktgen.linkState(tostring(port))[port]
     local mbits = tostring(state):match("(%d+)")
-    answer("line " .. (mbits or "10000"))
+    answer("line " .. (mbits or "down"))
 end
 
 -- How many frames it sends at once: what the last line of a command file sets.

@@ -17,12 +17,15 @@ def say(*words):
 def trial(client, ports, rate, seconds, wait):
     sends, receives = ports
     client.clear_stats(ports=list({sends, receives}))
+    begun = time.monotonic()
     client.start(ports=[sends], mult=f"{rate:.0f}pps", duration=seconds, force=True)
     client.wait_on_traffic(ports=[sends], timeout=seconds * 2 + 20)
+    # Who ends early, or late, sent at another rate.
+    took = time.monotonic() - begun
     time.sleep(wait)
     stats = client.get_stats()
     # What its NIC had no room for came back all the same, and proves nothing about the forwarder.
-    return stats[sends]["opackets"], stats[receives]["ipackets"], stats[receives]["ierrors"]
+    return stats[sends]["opackets"], stats[receives]["ipackets"], stats[receives]["ierrors"], took
 
 
 def main():
@@ -49,8 +52,8 @@ def main():
                 say("loaded", words[1])
             elif words[:1] == ["trial"] and len(words) == 4:
                 rate, seconds, wait = map(float, words[1:])
-                sent, returned, missed = trial(client, ports, rate, seconds, wait)
-                say(f"trial sent={sent} returned={returned} missed={missed} seconds={seconds}")
+                sent, returned, missed, took = trial(client, ports, rate, seconds, wait)
+                say(f"trial sent={sent} returned={returned} missed={missed} seconds={took:.6f}")
             elif words:
                 sys.exit(f"{line!r}: expected load KIND, or trial RATE SECONDS WAIT")
     finally:

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 
 use penstock::service::Forwarding;
+use penstock::wire::Mac;
 
 use crate::forwarder::{Forwarder, Rate};
 use crate::interrupt;
@@ -238,7 +239,6 @@ fn config(rig: &Rig, metrics: SocketAddr, forwarding: Forwarding, capacity: usiz
 
 /// The configuration but for where definitions come from, and who may ask.
 pub fn forwarder(rig: &Rig, forwarding: Forwarding, capacity: usize) -> String {
-    let mac = |bytes: [u8; 6]| bytes.map(|byte| format!("{byte:02x}")).join(":");
     let mut config = format!(
         r#"[node]
 name = "bench"
@@ -292,14 +292,14 @@ capacity = {capacity}
         lcore = rig.lcore,
         mbufs = rig.mbufs,
         device = rig.device(),
-        port_mac = mac(NET_PCAP_MAC),
-        router_mac = mac(ROUTER_MAC),
+        port_mac = Mac(NET_PCAP_MAC),
+        router_mac = Mac(ROUTER_MAC),
     );
     // The usual backends, and those of services that change.
     let usual = (0..BACKENDS).map(|host| (0, host));
     let changing = (0..2 * BACKENDS).map(|host| (1, host));
     for (network, host) in usual.chain(changing).filter(|_| forwarding == Forwarding::L2dsr) {
-        let (address, mac) = (format!("10.1.{network}.{}", host + 1), mac([2, 0, 0, 1, network, host as u8]));
+        let (address, mac) = (format!("10.1.{network}.{}", host + 1), Mac([2, 0, 0, 1, network, host as u8]));
         config += &format!("\n[[neighbor]]\naddress = \"{address}\"\nmac = \"{mac}\"\nport = \"wan0\"\n");
     }
     config
@@ -367,7 +367,7 @@ impl Counts {
 }
 
 /// The series of one metric in Prometheus's text format: labels and value.
-fn series<'a>(text: &'a str, metric: &'a str) -> impl Iterator<Item = (&'a str, f64)> {
+pub fn series<'a>(text: &'a str, metric: &'a str) -> impl Iterator<Item = (&'a str, f64)> {
     text.lines().filter_map(move |line| {
         let rest = line.strip_prefix(metric)?;
         let (labels, value) = rest.rsplit_once(' ')?;

@@ -30,7 +30,7 @@ pub struct Burst {
     lengths: [u16; BURST],
     /// How many trains there are. What follows is by train.
     count: usize,
-    /// The trains that were found plain, a bit each, and those that were broken up, whose places are free.
+    /// The trains that were found plain, a bit each, and those that were broken up or refused, whose places are free.
     plain: u32,
     free: u32,
     /// Of the plain ones.
@@ -48,7 +48,8 @@ pub struct Burst {
     /// Whether the plain ones were asked for before it was known whose they are, since most of the last burst may have been remembered: what is
     /// fetched for them is on its way sooner.
     is_ahead: bool,
-    /// Whether some of these are neither plain nor so over IPv6.
+    /// Whether some of these are neither plain nor so over IPv6: then frames are asked for in their order, since one may change what is known of
+    /// the next. (Of two flows of different families that order tells nothing but who takes the last room.)
     is_mixed: bool,
     spots: [Spot; BURST],
     /// Of those that are asked for, but where the burst is mixed, the bucket that is looked at first.
@@ -88,6 +89,16 @@ fn take_bit(bits: &mut u32) -> usize {
     let at = bits.trailing_zeros() as usize % BURST;
     *bits &= bits.wrapping_sub(1);
     at
+}
+
+/// What is left to ask of a train.
+enum Asking {
+    /// It is a service's.
+    Nothing,
+    /// Each of its packets may name a server, change what is known of the flow, be a reply, or be refused.
+    EachPacket,
+    /// It is for a VIP, and no service's.
+    NoService,
 }
 
 /// Whether each packet of a service must be looked at by itself.
@@ -332,10 +343,10 @@ impl Burst {
         let (mut broken, mut refused) = (0, 0);
         while rest != 0 {
             let train = take_bit(&mut rest);
-            match () {
-                () if self.find_other(train, snapshot) => {}
-                () if matching::has_no_service(self.flows[train], snapshot) => refused |= 1 << train,
-                () => broken |= 1 << train,
+            match self.find_other(train, snapshot) {
+                Asking::Nothing => {}
+                Asking::EachPacket => broken |= 1 << train,
+                Asking::NoService => refused |= 1 << train,
             }
         }
         if broken | refused == 0 {
@@ -395,23 +406,24 @@ impl Burst {
         others
     }
 
-    /// Matches a train of a service that asks for more than its table. Whether it did: else its packets are looked at one by one.
-    fn find_other(&mut self, train: usize, snapshot: &Snapshot) -> bool {
-        let flow = self.flows[train].tuple();
+    /// Matches a train of a service that asks for more than its table.
+    fn find_other(&mut self, train: usize, snapshot: &Snapshot) -> Asking {
+        let (plain, flow) = (self.flows[train], self.flows[train].tuple());
+        let may_be_reply = || snapshot.sources().owner(flow.destination, flow.destination_port).is_some();
         let found = snapshot.service(flow.destination, flow.destination_port, flow.protocol);
-        let is_for =
-            |service: ServiceIndex| snapshot.accepts(service, flow.source) && snapshot.owner(flow.source) != Owner::Vip;
-        let Some(service) = found.map(|found| found.service).filter(|&service| is_for(service)) else { return false };
-        // Each of its packets may name a server, or change what is known of the flow; or it may be a reply.
-        if needs_each(snapshot.definition(service))
-            || snapshot.sources().owner(flow.destination, flow.destination_port).is_some()
-        {
-            return false;
+        let Some(service) = found.map(|found| found.service) else {
+            // As `matching::find` says.
+            let is_nobodys = snapshot.is_vip_v4(plain.destination()) && !snapshot.is_vip_v4(plain.source());
+            return if is_nobodys && !may_be_reply() { Asking::NoService } else { Asking::EachPacket };
+        };
+        let is_refused = !snapshot.accepts(service, flow.source) || snapshot.owner(flow.source) == Owner::Vip;
+        if is_refused || needs_each(snapshot.definition(service)) || may_be_reply() {
+            return Asking::EachPacket;
         }
         self.services[train] = service;
         self.choose(train, &flow, None, snapshot);
         self.asked |= u32::from(snapshot.recalls_of(service)) << train;
-        true
+        Asking::Nothing
     }
 
     /// What the packets of a train say of their flow.
@@ -476,7 +488,7 @@ impl Burst {
         self.telling |= u32::from(matches!(says, Says::Opens | Says::Ends)) << train;
     }
 
-    /// A train of one packet.
+    /// Begins a train, with one packet.
     #[inline(always)]
     fn begin(&mut self, at: usize, packet: Packet, service: ServiceIndex) -> usize {
         let train = self.place();

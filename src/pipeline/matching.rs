@@ -93,16 +93,6 @@ pub fn refused_at_once(frame: &[u8], to: u64, snapshot: &Snapshot) -> Option<Rea
     snapshot.is_vip_v4(destination).then_some(fault)
 }
 
-/// Whether a flow that [`Parsed::plain`] gave is one to a VIP that has no service there: [`find`] says so, too.
-pub fn has_no_service(flow: Flow, snapshot: &Snapshot) -> bool {
-    let (destination, port) = (flow.destination().into(), flow.destination_port());
-    snapshot.is_vip_v4(flow.destination())
-        && !snapshot.is_vip_v4(flow.source())
-        && snapshot.service(destination, port, flow.protocol()).is_none()
-        // Else it may be a reply.
-        && snapshot.sources().owner(destination, port).is_none()
-}
-
 /// Matches a packet against the snapshot; refusals in the order of [`Reason`].
 pub fn find<'a>(parsed: &Parsed, snapshot: &'a Snapshot, now: Millis) -> Match<'a> {
     match parsed.kind {

@@ -2,8 +2,8 @@
 //!
 //! The burst goes through each stage as a whole, so that the cache misses of its packets overlap.
 //!
-//! Frames that are plainly a service's packets take the stages of `Burst`; everything else is read and matched by
-//! `find_any`, and joins them where it belongs to a service after all.
+//! Frames that are plainly a service's packets take the stages of `Burst`, IPv6 by a stage of its own. What is plainly to be refused costs
+//! little; everything else is read and matched by `find_any`, and joins the burst where it belongs to a service after all.
 
 mod burst;
 mod echo;

@@ -35,10 +35,6 @@ impl<T> Prefixes<T> {
         self.values.get(value as usize)
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.values.is_empty()
-    }
-
     pub fn values(&self) -> impl Iterator<Item = &T> {
         self.values.iter()
     }

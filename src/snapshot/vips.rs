@@ -20,8 +20,9 @@ pub struct Vips {
     exact: Index,
     /// VIPs of one address.
     single: Index,
-    /// What hardly any address but VIPs passes, as long as none is a prefix: the source of every packet is asked for.
-    filter: Filter,
+    /// What hardly any address but VIPs of its family passes, as long as none of them is a prefix: the source of every packet is asked for.
+    filter_v4: Filter,
+    filter_v6: Filter,
     /// The same, faster where a burst of sources is asked for, and tells less.
     common: Common,
     /// VIPs that are prefixes.
@@ -131,11 +132,15 @@ impl Filter {
     const BITS: usize = 16;
     const LEAST: usize = 16;
 
-    fn of(vips: &[IpAddr]) -> Self {
+    /// One that all of these pass: all addresses, where one is a prefix.
+    fn of(vips: &[IpNet]) -> Self {
+        if !vips.iter().all(|&vip| is_single(vip)) {
+            return Self::open();
+        }
         let words = (vips.len() * Self::BITS / 64).next_power_of_two().max(Self::LEAST);
         let (mut bits, shift) = (vec![0; words], 64 - words.trailing_zeros());
         for vip in vips {
-            let hash = match *vip {
+            let hash = match vip.addr() {
                 IpAddr::V4(vip) => Self::hash(vip),
                 IpAddr::V6(vip) => Self::hash_v6(vip),
             };
@@ -174,7 +179,8 @@ impl Default for Vips {
         Self {
             exact: Index::new([]),
             single: Index::new([]),
-            filter: Filter::of(&[]),
+            filter_v4: Filter::of(&[]),
+            filter_v6: Filter::of(&[]),
             common: Common::of(std::iter::empty()),
             prefixes: Arc::new(Prefixes::new([])),
             vips: Vec::new(),
@@ -233,10 +239,8 @@ impl Vips {
         let is_live = |vip: &Vip| !vip.tcp.services.is_empty() || !vip.udp.services.is_empty();
         let live: Vec<IpNet> = self.vips.iter().filter(|vip| is_live(vip)).map(|vip| vip.vip).collect();
         self.common = Common::of(live.iter().copied());
-        self.filter = match self.prefixes.is_empty() {
-            true => Filter::of(&live.iter().map(IpNet::addr).collect::<Vec<_>>()),
-            false => Filter::open(),
-        };
+        let (v4, v6) = live.iter().partition::<Vec<IpNet>, _>(|vip| vip.addr().is_ipv4());
+        (self.filter_v4, self.filter_v6) = (Filter::of(&v4), Filter::of(&v6));
     }
 
     /// A VIP without services yet; its number.
@@ -287,7 +291,7 @@ impl Vips {
 
     #[inline(always)]
     pub fn contains_v4(&self, address: Ipv4Addr) -> bool {
-        self.filter.passes(Filter::hash(address)) && self.contains(address.into())
+        self.filter_v4.passes(Filter::hash(address)) && self.contains(address.into())
     }
 
     /// What VIPs over IPv4 have in common.
@@ -298,7 +302,7 @@ impl Vips {
 
     #[inline(always)]
     pub fn contains_v6(&self, address: Ipv6Addr) -> bool {
-        self.filter.passes(Filter::hash_v6(address)) && self.contains(address.into())
+        self.filter_v6.passes(Filter::hash_v6(address)) && self.contains(address.into())
     }
 
     #[inline(never)]
@@ -339,7 +343,8 @@ mod tests {
     }
 
     fn key(vip: u8, port: u8, is_udp: bool) -> Key {
-        let (length, bits) = [(32, 0), (32, 1), (32, 9), (24, 0), (16, 0), (128, 1), (128, 9)][usize::from(vip)];
+        let (length, bits) =
+            [(32, 0), (32, 1), (32, 9), (24, 0), (16, 0), (128, 1), (128, 9), (120, 0)][usize::from(vip)];
         let ports = [Ports::one(80), Ports::one(443), Ports { first: 80, last: 90 }, Ports::ALL][usize::from(port)];
         let address = if length > 32 { six(bits).into() } else { IpAddr::from([192, 0, 2, bits]) };
         let vip = IpNet::new(address, length).unwrap().trunc();
@@ -350,7 +355,7 @@ mod tests {
         #[test]
         fn what_changed_is_as_if_it_had_always_been_so(
             steps in proptest::collection::vec(
-                proptest::collection::vec((0u8..7, 0u8..4, any::<bool>(), proptest::option::of(0u32..100)), 0..6), 0..20),
+                proptest::collection::vec((0u8..8, 0u8..4, any::<bool>(), proptest::option::of(0u32..100)), 0..6), 0..20),
         ) {
             let mut vips = Vips::default();
             let mut map: HashMap<Key, Found> = HashMap::new();

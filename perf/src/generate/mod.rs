@@ -156,6 +156,8 @@ struct Counts {
     foreign: u64,
     /// The device had no room; such a frame never left, unless the device is memory (then it is among `sent`).
     refused: u64,
+    /// Came back, and its own ports had no room for them.
+    missed: u64,
     seconds: f64,
 }
 
@@ -182,9 +184,9 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
                 ensure!(rate > 0.0 && seconds > 0.0 && wait >= 0.0, "{line:?}: a rate and a time above 0");
                 let counts;
                 (running, counts) = trial(running, capture, Asked { rate, seconds, wait, behind: options.behind })?;
-                let Counts { sent, returned, foreign, refused, seconds } = counts;
+                let Counts { sent, returned, foreign, refused, missed, seconds } = counts;
                 println!(
-                    "trial sent={sent} returned={returned} foreign={foreign} refused={refused} seconds={seconds:.6}"
+                    "trial sent={sent} returned={returned} foreign={foreign} refused={refused} missed={missed} seconds={seconds:.6}"
                 );
             }
             _ => bail!("{line:?}: expected load FILE, up, trial RATE SECONDS WAIT, or quit"),
@@ -211,6 +213,7 @@ impl Running {
         let mut counts = Counts::default();
         let mut batch = Batch::new();
         self.drain(hz, &mut batch);
+        let missed = self.missed();
         let start = cycles::tsc();
         // Whoever cannot keep the rate ends late, but ends.
         let (most, mut next) = ((seconds * 1.5 * hz) as u64, 0);
@@ -243,7 +246,14 @@ impl Running {
         while cycles::tsc() < last {
             self.count_returned(&mut batch, &mut counts);
         }
+        counts.missed = self.missed().saturating_sub(missed);
         counts
+    }
+
+    /// Frames so far that came back and that its own ports had no room for.
+    fn missed(&self) -> u64 {
+        let stats = self.ports.iter().filter_map(|port| port.stats().ok());
+        stats.map(|stats| stats.missed + stats.no_mbuf).sum()
     }
 
     /// Waits until nothing of the last trial is under way any more.

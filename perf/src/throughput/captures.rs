@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use penstock::wire::Mac;
+
 use super::kind::Kind;
 
 #[derive(clap::Args)]
@@ -10,8 +12,8 @@ pub struct Options {
     #[arg(required = true)]
     traffic: Vec<Kind>,
     /// The node's own MAC.
-    #[arg(long, value_parser = super::mac, default_value = "02:70:63:61:70:00")]
-    mac: [u8; 6],
+    #[arg(long, default_value = "02:70:63:61:70:00")]
+    mac: Mac,
     /// Where they go, as acks-1000.pcap.
     #[arg(long, default_value = ".")]
     directory: PathBuf,

@@ -32,7 +32,7 @@ pub fn at_rest(metrics: SocketAddr) -> anyhow::Result<Counted> {
 
 fn parse(text: &str) -> Option<Counted> {
     let sum = |name: &str| {
-        let values: Vec<f64> = series(text, name).map(|(_, value)| value).collect();
+        let values: Vec<f64> = node::series(text, name).map(|(_, value)| value).collect();
         (!values.is_empty()).then(|| values.iter().sum::<f64>() as u64)
     };
     let mut counted = Counted {
@@ -43,19 +43,11 @@ fn parse(text: &str) -> Option<Counted> {
         missed: sum("penstock_port_missed_packets_total").unwrap_or(0),
         ..Counted::default()
     };
-    for (labels, value) in series(text, "penstock_dropped_packets_total") {
+    for (labels, value) in node::series(text, "penstock_dropped_packets_total") {
         let reason = labels.split_once("reason=\"")?.1.split('"').next()?;
         *counted.dropped.entry(reason.to_owned()).or_insert(0) += value as u64;
     }
     Some(counted)
-}
-
-/// The series of one metric in Prometheus's text format: labels and value.
-fn series<'a>(text: &'a str, metric: &'a str) -> impl Iterator<Item = (&'a str, f64)> {
-    text.lines().filter_map(move |line| {
-        let (labels, value) = line.strip_prefix(metric)?.rsplit_once(' ')?;
-        (labels.is_empty() || labels.starts_with('{')).then_some((labels, value.parse().ok()?))
-    })
 }
 
 #[cfg(test)]

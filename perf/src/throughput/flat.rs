@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use penstock::wire::Mac;
 
 use super::generator::Generator;
 use super::kind::Kind;
@@ -20,14 +21,14 @@ pub struct Testpmd {
     device: String,
     lcores: [u16; 2],
     eal: Vec<String>,
-    mac: [u8; 6],
+    mac: Mac,
     directory: PathBuf,
     capture: PathBuf,
     mbufs: usize,
 }
 
 impl Testpmd {
-    pub fn new(device: &str, lcores: [u16; 2], eal: &[String], mac: [u8; 6], directory: PathBuf) -> Self {
+    pub fn new(device: &str, lcores: [u16; 2], eal: &[String], mac: Mac, directory: PathBuf) -> Self {
         Self { device: device.to_owned(), lcores, eal: eal.to_vec(), mac, directory, capture: PathBuf::new(), mbufs: 0 }
     }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use anyhow::Context;
+use penstock::wire::Mac;
 
 use crate::rig::VIP;
 use crate::traffic;
@@ -84,10 +85,10 @@ impl Kind {
     }
 
     /// Writes its capture, frames to `mac`.
-    pub fn write(self, path: &Path, mac: [u8; 6]) -> anyhow::Result<()> {
+    pub fn write(self, path: &Path, mac: Mac) -> anyhow::Result<()> {
         let mut frames = traffic::frames_of(self.of_bench(), VIP)?;
         for frame in &mut frames {
-            frame[..6].copy_from_slice(&mac);
+            frame[..6].copy_from_slice(&mac.0);
         }
         traffic::write_frames(path, &frames)
     }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use penstock::wire::Mac;
 
 use super::counters;
 use crate::interrupt;
@@ -27,7 +28,7 @@ pub struct Node {
 
 impl Node {
     /// Starts it with `lcore` polling; `conf` is the directory of perf.toml and perf-services.json.
-    pub fn start(penstock: &Path, conf: &Path, lcore: u16, mac: [u8; 6], directory: &Path) -> anyhow::Result<Self> {
+    pub fn start(penstock: &Path, conf: &Path, lcore: u16, mac: Mac, directory: &Path) -> anyhow::Result<Self> {
         let metrics = free_address()?;
         let socket = directory.join("memif");
         let read = |name: &str| {
@@ -37,7 +38,6 @@ impl Node {
         let device =
             |role: &str| format!("net_memif0,role={role},socket={},socket-abstract=no,rsize=14", socket.display());
         // A memif has whatever MAC it is told.
-        let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
         let own = format!("{},mac={mac}", device("server"));
         let config = moved(&read("perf.toml")?, &own, lcore, metrics, directory)?;
         let path = directory.join("perf.toml");

@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use clap::ValueEnum;
+use penstock::wire::Mac;
 
 use crate::interrupt;
 use crate::machine::Machine;
@@ -43,8 +44,8 @@ pub struct Options {
     #[arg(long, value_delimiter = ',', default_value = "acks-1,acks-1000,acks-100000")]
     traffic: Vec<Kind>,
     /// The node's own MAC.
-    #[arg(long, value_parser = mac, default_value = "02:70:63:61:70:00")]
-    mac: [u8; 6],
+    #[arg(long, default_value = "02:70:63:61:70:00")]
+    mac: Mac,
     /// Where the node serves its metrics, or "none" for a forwarder that has none.
     #[arg(long, default_value = "127.0.0.1:9341")]
     node: String,
@@ -67,9 +68,9 @@ pub struct Options {
     /// software, testpmd: arguments of EAL.
     #[arg(long, allow_hyphen_values = true, value_delimiter = ' ')]
     eal: Vec<String>,
-    /// pktgen: its Lua socket; trex: its server.
-    #[arg(long, default_value = "127.0.0.1:22022")]
-    at: String,
+    /// pktgen: its Lua socket [default: 127.0.0.1:22022]; trex: its server [default: 127.0.0.1].
+    #[arg(long)]
+    at: Option<String>,
     /// pktgen, trex: the port that sends, and the one that receives.
     #[arg(long, value_delimiter = ',', default_value = "0,0")]
     ports: Vec<u16>,
@@ -81,7 +82,7 @@ pub struct Options {
     #[arg(long, default_value = "python3")]
     python: String,
 
-    /// Bits a second of the line, in millions of millions: the search begins with as many frames as it takes.
+    /// Bits a second of the line, in thousands of millions: the search begins with as many frames as it takes.
     #[arg(long, default_value_t = 10.0)]
     gbit: f64,
     /// Frames a second that the search begins with, instead.
@@ -109,7 +110,8 @@ pub struct Options {
     #[arg(long, default_value_t = 3)]
     rounds: usize,
 
-    /// Starts the node on this machine, by conf/perf.toml, and the generator at the other end of a memif. Needs no NIC and no hugepages.
+    /// Starts the node on this machine, by conf/perf.toml, and the generator at the other end of a memif: a trial of the tools. Needs no NIC and
+    /// no hugepages, and stores nothing.
     #[arg(long)]
     local: bool,
     /// The CPU that polls in the node.
@@ -169,7 +171,6 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         for &kind in &options.traffic {
             generator.load(kind)?;
             let most = options.most.unwrap_or_else(|| kind.line_rate(options.gbit * 1e9));
-            report.search.most = report.search.most.max(most);
             let search = Search { most, ..report.search };
             let mut trials = Vec::new();
             let mut trial = |rate: f64, length: Length| {
@@ -198,7 +199,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         }
     }
     println!("{}", report.markdown(None));
-    if !options.print {
+    if !options.print && !options.local {
         report.store(&options.results)?;
     }
     // Measured, but of what: nothing came through.
@@ -239,6 +240,9 @@ fn open(options: &Options, node: Option<&local::Node>, directory: PathBuf) -> an
         [sends, receives] => [sends, receives],
         _ => anyhow::bail!("--ports: the one that sends, and the one that receives"),
     };
+    let at = |usual: &'static str| options.at.as_deref().unwrap_or(usual);
+    let is_elsewhere = matches!(options.generator, Which::Pktgen | Which::Trex);
+    ensure!(node.is_none() || !is_elsewhere, "--local: only software and testpmd reach its node");
     Ok(match options.generator {
         Which::Software => {
             ensure!(!devices.is_empty(), "--device: the generator's own, or --local");
@@ -252,17 +256,10 @@ fn open(options: &Options, node: Option<&local::Node>, directory: PathBuf) -> an
             let lcores = [options.main, options.lcore];
             Box::new(flat::Testpmd::new(&devices[0], lcores, &eal, options.mac, directory))
         }
-        Which::Pktgen => Box::new(pktgen::Pktgen::new(&options.at, options.start.as_deref(), ports)),
+        Which::Pktgen => Box::new(pktgen::Pktgen::new(at("127.0.0.1:22022"), options.start.as_deref(), ports)),
         Which::Trex => {
             let driver = options.results.join("pktgen/trex_drive.py");
-            Box::new(trex::Trex::connect(&options.python, &driver, &options.at, ports, options.mac)?)
+            Box::new(trex::Trex::connect(&options.python, &driver, at("127.0.0.1"), ports, options.mac)?)
         }
     })
-}
-
-fn mac(text: &str) -> Result<[u8; 6], String> {
-    let bytes: Option<Vec<u8>> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
-    bytes
-        .and_then(|bytes| bytes.try_into().ok())
-        .ok_or_else(|| format!("{text:?}: six bytes in hex, 02:00:00:00:00:01"))
 }

@@ -167,6 +167,8 @@ impl Generator for Pktgen {
 
 #[cfg(test)]
 mod tests {
+    use penstock::wire::Mac;
+
     use std::fmt::Write as _;
     use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -203,9 +205,8 @@ mod tests {
     }
 
     /// What a command file for this has in it.
-    fn commands(kind: Kind, port: u16, mac: [u8; 6]) -> anyhow::Result<String> {
-        let hex = |bytes: [u8; 6]| bytes.map(|byte| format!("{byte:02x}")).join(":");
-        let (mac, router) = (hex(mac), hex(ROUTER_MAC));
+    fn commands(kind: Kind, port: u16, mac: Mac) -> anyhow::Result<String> {
+        let router = Mac(ROUTER_MAC);
         let (vip, service) = (VIP.ip(), VIP.port());
         let mut text = String::new();
         if kind.shape == Shape::Imix {
@@ -245,7 +246,7 @@ mod tests {
         };
         let _ = writeln!(text, "set {port} seq_cnt 0");
         let _ = writeln!(text, "range {port} type {version}\nrange {port} proto {protocol}");
-        for (name, mac) in [("dst", &mac), ("src", &router)] {
+        for (name, mac) in [("dst", mac), ("src", router)] {
             let _ = writeln!(text, "range {port} {name} mac {mac} {mac} {mac} 00:00:00:00:00:00");
         }
         let (start, end) = (of(first), of(last));
@@ -296,7 +297,7 @@ mod tests {
             let head = format!(
                 "# {name}: made by the test of perf/src/throughput/pktgen.rs. The first MAC is the node's: put yours.\n"
             );
-            let wanted = head + &commands(name.parse().unwrap(), 0, NET_PCAP_MAC).unwrap();
+            let wanted = head + &commands(name.parse().unwrap(), 0, Mac(NET_PCAP_MAC)).unwrap();
             if std::env::var("PENSTOCK_PKTGEN").is_ok_and(|value| value == "write") {
                 std::fs::write(&path, &wanted).unwrap();
             }
@@ -304,6 +305,6 @@ mod tests {
         }
         let replay = std::fs::read_to_string(directory.join("replay.pkt")).unwrap();
         assert_eq!(replay.lines().last(), Some(&*format!("set 0 burst {BURST}")));
-        assert!(commands("imix-1000".parse().unwrap(), 0, NET_PCAP_MAC).is_err());
+        assert!(commands("imix-1000".parse().unwrap(), 0, Mac(NET_PCAP_MAC)).is_err());
     }
 }

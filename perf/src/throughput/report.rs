@@ -68,17 +68,20 @@ impl Report {
         let what = if self.is_flat { "forwarded at the generator's full rate" } else { "throughput by RFC 2544" };
         let mut text = self.machine.heading(what);
         let [short, long] = self.seconds;
-        let _ = writeln!(text, "{}; frames by {}.", self.forwarder, self.generator);
+        let _ = writeln!(
+            text,
+            "The generator's machine, DPDK {}. {}; frames by {}.",
+            self.machine.dpdk, self.forwarder, self.generator
+        );
         if self.is_flat {
             let _ = writeln!(text, "{} rounds of {short} s.\n", self.rounds);
         } else {
             let _ = writeln!(
                 text,
-                "{} rounds; trials of {short} s, the rate found confirmed by one of {long} s; at most {} % of the frames lost; known to {} % of {:.2} Mpps.\n",
+                "{} rounds; trials of {short} s, the rate found confirmed by one of {long} s; at most {} % of the frames lost; known to {} % of the rate that each search began with.\n",
                 self.rounds,
                 self.search.loss * 100.0,
                 self.search.resolution * 100.0,
-                self.search.most / 1e6
             );
         }
         text += "| traffic | bytes a frame | Mpps: median (min – max) | Gbit/s on the wire | lost at that | limit | lost above it |\n";

@@ -35,8 +35,12 @@ pub enum Length {
 
 /// Generators send what was asked for within this share.
 const RATE_TOLERANCE: f64 = 0.01;
-/// Steps of one resolution that a long trial may take back.
-const MOST_STEPS_BACK: usize = 10;
+/// Steps of one resolution that a long trial takes back, before they double.
+const SINGLE_STEPS_BACK: usize = 10;
+/// How often a generator that is too slow in a long trial gets another.
+const MOST_TRIES: usize = 3;
+/// No search has so many short trials: halving comes to an end before, unless rates jump about.
+const MOST_TRIALS: usize = 100;
 
 impl Search {
     pub fn passes(&self, trial: &Trial) -> bool {
@@ -49,13 +53,13 @@ impl Search {
         let mut found = Found { best: None, failed: None, is_generators_limit: false };
         let (mut low, mut high) = (0.0, self.most);
         let mut rate = self.most;
-        loop {
+        let is_slow = |offered: f64, rate: f64| offered < rate * (1.0 - RATE_TOLERANCE);
+        for _ in 0..MOST_TRIALS {
             let at = trial(rate, Length::Short)?;
             let offered = at.offered();
-            let is_slower = offered < rate * (1.0 - RATE_TOLERANCE);
             if self.passes(&at) {
                 // One that was only kept from its work for a moment gets another try at a higher rate.
-                let gets_nowhere = is_slower && (found.failed.is_none() || offered <= low);
+                let gets_nowhere = is_slow(offered, rate) && offered <= low;
                 low = offered.max(low);
                 if gets_nowhere || rate == self.most {
                     found.is_generators_limit = true;
@@ -70,18 +74,24 @@ impl Search {
             }
             rate = (low + high) / 2.0;
         }
-        for _ in 0..MOST_STEPS_BACK {
-            if low <= 0.0 {
-                break;
-            }
+        // What a long trial does not confirm is looked for below.
+        let (mut back, mut steps, mut tries) = (step, 0, 0);
+        while low > 0.0 {
             let at = trial(low, Length::Long)?;
-            if self.passes(&at) {
+            let is_too_slow = is_slow(at.offered(), low);
+            if self.passes(&at) && is_too_slow && tries < MOST_TRIES {
+                tries += 1;
+            } else if self.passes(&at) {
+                found.is_generators_limit |= is_too_slow;
                 found.best = Some(at);
                 break;
+            } else {
+                found.is_generators_limit = false;
+                found.failed = Some(at);
+                steps += 1;
+                back *= if steps > SINGLE_STEPS_BACK { 2.0 } else { 1.0 };
+                low -= back;
             }
-            found.is_generators_limit = false;
-            found.failed = Some(at);
-            low -= step;
         }
         Ok(found)
     }
@@ -180,6 +190,33 @@ mod tests {
         let rate = found.best.unwrap().offered();
         assert!((495_000.0..=501_667.0).contains(&rate), "{rate}");
         assert!(forwarder.rates.len() > 9, "{:?}", forwarder.rates);
+    }
+
+    #[test]
+    fn a_rate_that_no_long_trial_comes_near_is_given_up_step_by_step() {
+        // The queue takes all of a short trial, a sixth of a long one.
+        let mut forwarder = Limited { queue: 1_000_000.0, ..Limited::new(100_000.0) };
+        let rate = forwarder.search(SEARCH).best.unwrap().offered();
+        assert!((30_000.0..=116_667.0).contains(&rate), "{rate}");
+    }
+
+    #[test]
+    fn a_generator_that_is_slow_in_the_long_trial_is_no_limit_of_the_forwarders() {
+        let mut forwarder = Limited::new(300_000.0);
+        let mut slow_trials = 1;
+        let mut search = |slow: usize| {
+            slow_trials = slow;
+            SEARCH.run(|rate, length| {
+                let is_slow = length == Length::Long && slow_trials > 0;
+                slow_trials -= usize::from(is_slow);
+                forwarder.generates = if is_slow { 100_000.0 } else { f64::INFINITY };
+                Ok(forwarder.trial(rate, length))
+            })
+        };
+        let found = search(1).unwrap();
+        assert!(!found.is_generators_limit && found.best.unwrap().offered() >= 295_000.0);
+        let found = search(100).unwrap();
+        assert!(found.is_generators_limit && found.best.unwrap().offered() == 100_000.0);
     }
 
     #[test]

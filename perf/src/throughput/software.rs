@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
+use penstock::wire::Mac;
 
 use super::generator::Generator;
 use super::kind::Kind;
@@ -18,7 +19,7 @@ pub struct Software {
     /// Where its captures go.
     directory: PathBuf,
     /// To whom frames go.
-    mac: [u8; 6],
+    mac: Mac,
 }
 
 impl Software {
@@ -27,7 +28,7 @@ impl Software {
         lcore: u16,
         behind: u64,
         eal: &[String],
-        mac: [u8; 6],
+        mac: Mac,
         directory: PathBuf,
     ) -> anyhow::Result<Self> {
         let mut arguments = vec!["generate".to_owned(), format!("--lcore={lcore}"), format!("--behind={behind}")];

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
+use penstock::wire::Mac;
 
 use super::generator::Generator;
 use super::kind::Kind;
@@ -20,8 +21,7 @@ pub struct Trex {
 
 impl Trex {
     /// `python` finds TRex's own library by PYTHONPATH.
-    pub fn connect(python: &str, driver: &Path, at: &str, ports: [u16; 2], mac: [u8; 6]) -> anyhow::Result<Self> {
-        let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+    pub fn connect(python: &str, driver: &Path, at: &str, ports: [u16; 2], mac: Mac) -> anyhow::Result<Self> {
         let [sends, receives] = ports;
         let arguments = [
             driver.display().to_string(),
