@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
 use std::path::Path;
+use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -108,6 +109,23 @@ impl fmt::Display for Kind {
             Self::Malformed(flows) => write!(f, "malformed-{flows}"),
             Self::Services { flows, services } => write!(f, "acks-{flows}-to-{services}"),
         }
+    }
+}
+
+/// A kind that its number of flows says all of, by the name of its capture: `acks-1000`.
+impl FromStr for Kind {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        let known = [Self::Acks, Self::Syns, Self::Udp, Self::V6, Self::Imix, Self::Malformed];
+        let kind = text.rsplit_once('-').and_then(|(_, flows)| {
+            let flows = flows.parse().ok().filter(|&flows| flows > 0)?;
+            known.map(|kind| kind(flows)).into_iter().find(|kind| kind.to_string() == text)
+        });
+        kind.with_context(|| {
+            let names = known.map(|kind| kind(1000).to_string()).join(", ");
+            format!("{text:?}: expected one of {names}, with another number of flows if you like")
+        })
     }
 }
 
@@ -302,6 +320,16 @@ mod tests {
         }
         assert_eq!(service(0, VIP), VIP);
         assert_eq!(service(401, VIP).to_string(), "192.0.2.2:81");
+    }
+
+    #[test]
+    fn kinds_are_read_by_the_names_of_their_captures() {
+        for name in ["acks-1", "syns-1000000", "udp-10", "v6-1000", "imix-12"] {
+            assert_eq!(name.parse::<Kind>().unwrap().to_string(), name);
+        }
+        for name in ["acks", "acks-0", "nacks-1", "acks-01"] {
+            assert!(name.parse::<Kind>().is_err(), "{name}");
+        }
     }
 
     #[test]

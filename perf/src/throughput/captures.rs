@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use penstock::wire::Mac;
 
-use super::kind::Kind;
+use super::frames;
+use crate::traffic::Kind;
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -22,7 +23,7 @@ pub struct Options {
 pub fn run(options: &Options) -> anyhow::Result<()> {
     for kind in &options.traffic {
         let path = options.directory.join(format!("{kind}.pcap"));
-        kind.write(&path, options.mac)?;
+        frames::write(*kind, &path, options.mac)?;
         println!("{} frames in {}", kind.frames(), path.display());
     }
     Ok(())

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use penstock::wire::Mac;
 
+use super::frames;
 use super::generator::Generator;
-use super::kind::Kind;
 use super::trial::Generated;
 use crate::interrupt;
 use crate::process::Process;
 use crate::rig::Rig;
+use crate::traffic::Kind;
 
 const START: Duration = Duration::from_secs(60);
 const ANSWER: Duration = Duration::from_secs(5);
@@ -89,7 +90,7 @@ impl Generator for Testpmd {
     fn load(&mut self, kind: Kind) -> anyhow::Result<()> {
         self.capture = self.directory.join(format!("{kind}.pcap"));
         self.mbufs = Rig::mbufs_for(kind.frames());
-        kind.write(&self.capture, self.mac)
+        frames::write(kind, &self.capture, self.mac)
     }
 
     fn trial(&mut self, _: f64, seconds: f64, wait: f64) -> anyhow::Result<Generated> {

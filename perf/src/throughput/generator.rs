@@ -1,7 +1,7 @@
 //! Who sends: one trait for all of them.
 
-use super::kind::Kind;
 use super::trial::Generated;
+use crate::traffic::Kind;
 
 /// A generator of traffic, connected to the forwarder.
 pub trait Generator {

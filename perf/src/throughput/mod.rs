@@ -7,8 +7,8 @@
 pub mod captures;
 mod counters;
 mod flat;
+mod frames;
 mod generator;
-mod kind;
 mod local;
 mod pktgen;
 mod plot;
@@ -28,9 +28,9 @@ use penstock::wire::Mac;
 
 use crate::interrupt;
 use crate::machine::Machine;
+use crate::traffic::Kind;
 
 use generator::Generator;
-use kind::Kind;
 use report::{Report, Searched};
 use search::{Found, Length, Search};
 use trial::Trial;
@@ -170,7 +170,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     for round in 0..options.rounds {
         for &kind in &options.traffic {
             generator.load(kind)?;
-            let most = options.most.unwrap_or_else(|| kind.line_rate(options.gbit * 1e9));
+            let most = options.most.unwrap_or_else(|| frames::line_rate(kind, options.gbit * 1e9));
             let search = Search { most, ..report.search };
             let mut trials = Vec::new();
             let mut trial = |rate: f64, length: Length| {

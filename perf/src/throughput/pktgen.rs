@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 
+use super::frames;
 use super::generator::Generator;
-use super::kind::Kind;
 use super::software::generated;
 use super::trial::Generated;
 use crate::interrupt;
 use crate::process::Process;
+use crate::traffic::Kind;
 
 /// Its part of the work.
 const LUA: &str = include_str!("../../pktgen/bench.lua");
@@ -149,7 +150,7 @@ impl Generator for Pktgen {
 
     fn trial(&mut self, rate: f64, seconds: f64, wait: f64) -> anyhow::Result<Generated> {
         let Running { kind, socket, line, .. } = self.running.as_mut().context("nothing is loaded")?;
-        let percent = 100.0 * rate / kind.line_rate(*line);
+        let percent = 100.0 * rate / frames::line_rate(*kind, *line);
         ensure!(percent <= 100.001, "{rate:.0} frames a second are {percent:.0} % of Pktgen's line: lower --most");
         let [sends, receives] = self.ports;
         let count = (rate * seconds).round();
@@ -172,7 +173,6 @@ mod tests {
     use std::fmt::Write as _;
     use std::net::{Ipv4Addr, Ipv6Addr};
 
-    use super::super::kind::{Kind, Shape};
     use super::*;
     use crate::rig::{VIP, VIP6};
     use crate::traffic::{NET_PCAP_MAC, ROUTER_MAC};
@@ -209,11 +209,11 @@ mod tests {
         let router = Mac(ROUTER_MAC);
         let (vip, service) = (VIP.ip(), VIP.port());
         let mut text = String::new();
-        if kind.shape == Shape::Imix {
+        if matches!(kind, Kind::Imix(_)) {
             ensure!(
-                kind.flows == SIZES.len(),
+                kind.flows() == SIZES.len(),
                 "imix-{}: Pktgen makes an IMIX by a sequence, of {} flows; or it replays a capture",
-                kind.flows,
+                kind.flows(),
                 SIZES.len()
             );
             let _ = writeln!(text, "disable {port} range\nset {port} seq_cnt {}", SIZES.len());
@@ -227,18 +227,18 @@ mod tests {
             let _ = writeln!(text, "set {port} burst {BURST}");
             return Ok(text);
         }
-        let (addresses, ports) = split(kind.flows)?;
+        let (addresses, ports) = split(kind.flows())?;
         let step = |count: usize| usize::from(count > 1);
         let first = u32::from(Ipv4Addr::new(198, 18, 0, 0));
         let last = first + addresses as u32 - 1;
-        let is_v6 = kind.shape == Shape::V6;
+        let is_v6 = matches!(kind, Kind::V6(_));
         let of = |address: u32| match is_v6 {
             true => Ipv6Addr::from((0x2001_0002u128 << 96) | u128::from(address)).to_string(),
             false => Ipv4Addr::from(address).to_string(),
         };
         let none = if is_v6 { "::" } else { "0.0.0.0" };
         let (version, vip) = if is_v6 { ("ipv6", VIP6.to_string()) } else { ("ipv4", vip.to_string()) };
-        let protocol = if kind.shape == Shape::Udp { "udp" } else { "tcp" };
+        let protocol = if matches!(kind, Kind::Udp(_)) { "udp" } else { "tcp" };
         let step_ip = match (addresses > 1, is_v6) {
             (false, _) => none,
             (true, true) => "::1",
@@ -255,13 +255,13 @@ mod tests {
         let _ = writeln!(text, "range {port} dst port {service} {service} {service} 0");
         let _ = writeln!(text, "range {port} src port 32768 32768 {} {}", 32_767 + ports, step(ports));
         if protocol == "tcp" {
-            let flag = if kind.shape == Shape::Syns { "syn" } else { "ack" };
+            let flag = if matches!(kind, Kind::Syns(_)) { "syn" } else { "ack" };
             let _ = writeln!(text, "range {port} tcp flag clr all\nrange {port} tcp flag set {flag}");
             let _ = writeln!(text, "range {port} tcp seq 1000000 1000000 1000000 0");
-            let ack = if kind.shape == Shape::Syns { 0 } else { 2_000_000 };
+            let ack = if matches!(kind, Kind::Syns(_)) { 0 } else { 2_000_000 };
             let _ = writeln!(text, "range {port} tcp ack {ack} {ack} {ack} 0");
         }
-        let size = kind.bytes();
+        let size = frames::bytes(kind);
         let _ = writeln!(text, "range {port} size {size} {size} {size} 0\nenable {port} range");
         let _ = writeln!(text, "set {port} burst {BURST}");
         Ok(text)

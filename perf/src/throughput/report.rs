@@ -6,13 +6,14 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use super::kind::Kind;
+use super::frames;
 use super::plot;
 use super::search::{Found, Search};
 use super::trial::Trial;
 use crate::machine::Machine;
 use crate::report::append;
 use crate::stats::Summary;
+use crate::traffic::Kind;
 
 /// One search.
 pub struct Searched {
@@ -109,11 +110,11 @@ impl Report {
         let above = self.of(kind).filter_map(|search| search.found.failed.as_ref().filter(|_| !self.is_flat)).last();
         Some(format!(
             "| `{kind}` | {:.0} | {:.4} ({:.4} – {:.4}) | {:.2} | {:.4} % | {limit} | {} |\n",
-            kind.bytes(),
+            frames::bytes(kind),
             rate.median / 1e6,
             rate.min / 1e6,
             rate.max / 1e6,
-            rate.median * (kind.bytes() + 20.0) * 8.0 / 1e9,
+            rate.median * (frames::bytes(kind) + 20.0) * 8.0 / 1e9,
             lost * 100.0,
             above.map_or("–".to_owned(), |trial| format!("{:.2} %: {}", trial.loss() * 100.0, trial.lost_where()))
         ))

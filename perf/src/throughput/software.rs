@@ -6,10 +6,11 @@ use std::time::Duration;
 use anyhow::Context;
 use penstock::wire::Mac;
 
+use super::frames;
 use super::generator::Generator;
-use super::kind::Kind;
 use super::trial::Generated;
 use crate::process::Process;
+use crate::traffic::Kind;
 
 const START: Duration = Duration::from_secs(60);
 
@@ -62,7 +63,7 @@ impl Generator for Software {
 
     fn load(&mut self, kind: Kind) -> anyhow::Result<()> {
         let capture = self.directory.join(format!("{kind}.pcap"));
-        kind.write(&capture, self.mac)?;
+        frames::write(kind, &capture, self.mac)?;
         self.process.say(&format!("load {}", capture.display()))?;
         self.process.expect("loaded", START, |line| line.starts_with("loaded ").then_some(()))?;
         Ok(std::fs::remove_file(capture)?)

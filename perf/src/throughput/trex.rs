@@ -7,10 +7,10 @@ use anyhow::Context;
 use penstock::wire::Mac;
 
 use super::generator::Generator;
-use super::kind::Kind;
 use super::software::generated;
 use super::trial::Generated;
 use crate::process::Process;
+use crate::traffic::Kind;
 
 const START: Duration = Duration::from_secs(60);
 
