@@ -16,8 +16,8 @@ use penstock::wire::Mac;
 use crate::forwarder::{Forwarder, Rate};
 use crate::interrupt;
 use crate::process::Process;
-use crate::rig::{BACKENDS, Rig, VIP, VIP6};
-use crate::traffic::{self, NET_PCAP_MAC, ROUTER_MAC};
+use crate::rig::{BACKENDS, Rig, VIP};
+use crate::traffic::{self, NET_PCAP_MAC, ROUTER_MAC, VIP6};
 
 const START: Duration = Duration::from_secs(60);
 

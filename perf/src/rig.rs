@@ -1,13 +1,11 @@
 //! What is the same for all who are compared: CPUs, the device, the mempool.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 
 use crate::traffic::{self, Kind};
 
 pub const VIP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 80);
-/// Of the service over IPv6; the same port.
-pub const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 /// Backends of a service that has no other number of them.
 pub const BACKENDS: usize = 100;
 

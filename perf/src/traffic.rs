@@ -19,8 +19,8 @@ use pcap_file::pcap::{PcapPacket, PcapWriter};
 
 use penstock::wire::checksum;
 
-use crate::rig::VIP6;
-
+/// Where those over IPv6 go, to the port of the others.
+pub const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 /// Bytes of a frame without its FCS.
 pub const FRAME: usize = 60;
 /// The address that DPDK gives to every net_pcap device; it cannot be set.

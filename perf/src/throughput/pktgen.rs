@@ -174,8 +174,8 @@ mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
 
     use super::*;
-    use crate::rig::{VIP, VIP6};
-    use crate::traffic::{NET_PCAP_MAC, ROUTER_MAC};
+    use crate::rig::VIP;
+    use crate::traffic::{NET_PCAP_MAC, ROUTER_MAC, VIP6};
 
     /// Bytes of the frames of an IMIX, FCS included, as the bench has them in turn.
     const SIZES: [usize; 12] = [64, 594, 64, 594, 64, 1498, 64, 594, 64, 594, 64, 64];
