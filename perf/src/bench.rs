@@ -14,7 +14,7 @@ use crate::report::{Report, Sample};
 use crate::rig::Rig;
 use crate::stats::Summary;
 use crate::traffic::Kind;
-use crate::{interrupt, maglev, node};
+use crate::{interrupt, maglev, node, progress};
 
 /// Frames of the capture that `replay` is timed with.
 const REPLAYED: usize = 1_000_000;
@@ -160,7 +160,7 @@ fn run_heat(options: &Options, report: &mut Report, heat: usize, directory: &Pat
     let contestants = report.heats[heat].contestants.clone();
     let mut running: Vec<Box<dyn Forwarder>> = Vec::new();
     for (number, contestant) in contestants.iter().enumerate() {
-        eprint!("\r\x1b[K{} flows: {} starts", contestant.traffic.flows(), contestant.name);
+        progress::say(&format!("{} flows: {} starts", contestant.traffic.flows(), contestant.name));
         let rig = rig(options, contestant.traffic, directory, &format!("{heat}-{number}"))?;
         let mut forwarder = contestant.start(&rig, &options.penstock, options.other.as_deref())?;
         forwarder.process().hold()?;
@@ -172,12 +172,12 @@ fn run_heat(options: &Options, report: &mut Report, heat: usize, directory: &Pat
         for step in 0..running.len() {
             let number = (round + step) % running.len();
             let name = || format!("{} flows, {}", contestants[number].traffic.flows(), contestants[number].name);
-            eprint!("\r\x1b[Kheat {} of {}, round {}: {}", heat + 1, report.heats.len(), round + 1, name());
+            progress::say(&format!("heat {} of {}, round {}: {}", heat + 1, report.heats.len(), round + 1, name()));
             let rate = undisturbed(|| turn.give(running[number].as_mut())).with_context(name)?;
             report.samples.push(Sample { heat, round, contestant: number, rate });
         }
     }
-    eprint!("\r\x1b[K");
+    progress::say("");
     for (forwarder, contestant) in running.into_iter().zip(&contestants) {
         forwarder.end().with_context(|| contestant.name.clone())?;
     }

@@ -15,6 +15,7 @@ mod maglev;
 mod node;
 mod plot;
 mod process;
+mod progress;
 mod publish;
 mod report;
 mod rig;

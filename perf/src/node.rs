@@ -137,13 +137,13 @@ impl Forwarder for Node {
     }
 
     fn rate(&mut self, duration: Duration) -> anyhow::Result<Rate> {
-        let (start, before) = (Counts::read(self.listen)?, self.process.core_time()?);
+        let (start, before) = (Counts::read(self.listen)?, self.process.core_times()?);
         interrupt::sleep(duration)?;
-        let (end, after) = (Counts::read(self.listen)?, self.process.core_time()?);
+        let (end, after) = (Counts::read(self.listen)?, self.process.core_times()?);
         let pps = (end.received - start.received) / end.at.duration_since(start.at).as_secs_f64();
         let first = self.counted.take().map_or(start, |[first, _]| first);
         self.counted = Some([first, end]);
-        Ok(Rate::new(pps, after.off_core_since(before)))
+        Ok(Rate::new(pps, after.off_core_since(&before)))
     }
 
     fn end(mut self: Box<Self>) -> anyhow::Result<()> {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -136,17 +137,17 @@ impl Process {
         format!("{} said:\n{}", self.name, self.seen[self.seen.len().saturating_sub(40)..].join("\n"))
     }
 
-    /// The time on and off its core so far, of the thread that has used the most: the polling one.
-    pub fn core_time(&self) -> anyhow::Result<CoreTime> {
+    /// The time that its threads have been on and off their cores so far.
+    pub fn core_times(&self) -> anyhow::Result<CoreTimes> {
         let tasks = format!("/proc/{}/task", self.child.id());
-        let mut threads: HashMap<String, CoreTime> = HashMap::new();
+        let mut threads = HashMap::new();
         for task in fs::read_dir(&tasks).with_context(|| tasks.clone())? {
             let path = task?.path().join("schedstat");
             if let Some(time) = fs::read_to_string(&path).ok().and_then(|text| CoreTime::parse(&text)) {
-                threads.insert(path.display().to_string(), time);
+                threads.insert(path, time);
             }
         }
-        threads.into_values().max_by_key(|time| time.on).with_context(|| format!("{tasks}: no thread"))
+        Ok(CoreTimes(threads))
     }
 
     /// Asks it to end (SIGTERM, and the end of its stdin), then does not ask.
@@ -174,9 +175,22 @@ impl Drop for Process {
     }
 }
 
+/// By thread.
+pub struct CoreTimes(HashMap<PathBuf, CoreTime>);
+
+impl CoreTimes {
+    /// The share of the time since `earlier` in which others had the core of the thread that ran longest in it, the polling one: 0 of an
+    /// undisturbed measurement.
+    pub fn off_core_since(&self, earlier: &Self) -> f64 {
+        let since = |(thread, time): (&PathBuf, &CoreTime)| Some(time.since(*earlier.0.get(thread)?));
+        let polling = self.0.iter().filter_map(since).max_by_key(|time| time.on).unwrap_or_default();
+        polling.off.as_secs_f64() / (polling.on + polling.off).as_secs_f64().max(f64::MIN_POSITIVE)
+    }
+}
+
 /// How long a thread ran, and how long it was ready to run but had no core (`/proc/…/schedstat`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CoreTime {
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct CoreTime {
     on: Duration,
     off: Duration,
 }
@@ -187,10 +201,8 @@ impl CoreTime {
         Some(Self { on: numbers.next()?.ok()?, off: numbers.next()?.ok()? })
     }
 
-    /// The share of the time since `earlier` in which others had the core: 0 of an undisturbed measurement.
-    pub fn off_core_since(self, earlier: Self) -> f64 {
-        let (on, off) = (self.on.saturating_sub(earlier.on), self.off.saturating_sub(earlier.off));
-        off.as_secs_f64() / (on + off).as_secs_f64().max(f64::MIN_POSITIVE)
+    fn since(self, earlier: Self) -> Self {
+        Self { on: self.on.saturating_sub(earlier.on), off: self.off.saturating_sub(earlier.off) }
     }
 }
 
@@ -199,10 +211,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_share_off_the_core() {
-        let (before, after) = (CoreTime::parse("100 50 7").unwrap(), CoreTime::parse("400 150 9\n").unwrap());
-        assert_eq!(after.off_core_since(before), 0.25);
-        assert_eq!(after.off_core_since(after), 0.0);
+    fn the_share_off_the_core_is_that_of_the_thread_which_ran_longest_since() {
+        let times = |threads: &[(&str, &str)]| {
+            let parsed = |&(thread, text): &(&str, &str)| (PathBuf::from(thread), CoreTime::parse(text).unwrap());
+            CoreTimes(threads.iter().map(parsed).collect())
+        };
+        // The main one read a long capture before the other began to poll.
+        let before = times(&[("main", "9000 700 7"), ("polling", "100 50 7")]);
+        let after = times(&[("main", "9010 800 8"), ("polling", "400 150 9\n"), ("new", "5000 5000 1")]);
+        assert_eq!(after.off_core_since(&before), 0.25);
+        assert_eq!(after.off_core_since(&after), 0.0);
         assert_eq!(CoreTime::parse("1"), None);
     }
 
@@ -211,12 +229,13 @@ mod tests {
         let arguments = ["-c", "while :; do :; done"].map(str::to_owned);
         let mut process = Process::start("sh", &arguments, false).unwrap();
         process.hold().unwrap();
-        let held = process.core_time().unwrap().on;
+        let on = |process: &Process| process.core_times().unwrap().0.values().map(|time| time.on).max();
+        let held = on(&process);
         thread::sleep(Duration::from_millis(50));
-        assert_eq!(process.core_time().unwrap().on, held);
+        assert_eq!(on(&process), held);
         process.go_on().unwrap();
         thread::sleep(Duration::from_millis(50));
-        assert!(process.core_time().unwrap().on > held);
+        assert!(on(&process) > held);
         process.hold().unwrap();
         let begun = Instant::now();
         process.stop(Duration::from_secs(5));

@@ -56,12 +56,12 @@ impl Forwarder for Testpmd {
 
     fn rate(&mut self, duration: Duration) -> anyhow::Result<Rate> {
         self.received_pps()?;
-        let before = self.process.core_time()?;
+        let before = self.process.core_times()?;
         interrupt::sleep(duration)?;
-        let after = self.process.core_time()?;
+        let after = self.process.core_times()?;
         let pps = self.received_pps()?;
         anyhow::ensure!(pps > 0.0, "testpmd forwards nothing");
-        Ok(Rate::new(pps, after.off_core_since(before)))
+        Ok(Rate::new(pps, after.off_core_since(&before)))
     }
 
     fn tsc_hz(&self) -> Option<f64> {

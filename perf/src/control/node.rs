@@ -96,12 +96,12 @@ impl Node {
 
     /// The rate of packets over some time.
     pub async fn rate(&mut self, time: Duration) -> anyhow::Result<Rate> {
-        let (begin, before, core) = (Instant::now(), self.forwarded().await?, self.process.core_time()?);
+        let (begin, before, core) = (Instant::now(), self.forwarded().await?, self.process.core_times()?);
         let begin = begin + begin.elapsed() / 2;
         tokio::time::sleep(time).await;
         interrupt::check()?;
         let asked = Instant::now();
-        let (after, core) = (self.forwarded().await?, self.process.core_time()?.off_core_since(core));
+        let (after, core) = (self.forwarded().await?, self.process.core_times()?.off_core_since(&core));
         let elapsed = (asked + asked.elapsed() / 2).duration_since(begin).as_secs_f64();
         Ok(Rate::new((after - before) as f64 / elapsed, core))
     }
