@@ -10,6 +10,7 @@ pub mod flow; // what lcores know of flows: translations of `snat`, beginnings f
 pub mod mode; // one file a forwarding mode: `prepare` before any packet, `apply` on the packet
 pub mod snapshot; // definitions + next hops -> the immutable thing an lcore reads
 pub mod quiescent; // publish snapshots, retire them once every lcore has let go
+pub mod ring; // a bounded way from many threads to one, without a lock
 pub mod pipeline; // a burst in, verdicts out: parse -> match -> select -> mode
 pub mod capture; // frames of a running node with their verdict: taken by lcores, sampled and bounded
 #[cfg(feature = "dpdk")]

@@ -342,6 +342,12 @@ impl Bucket {
         let way = self.0.iter().position(|entry| entry.spot() == spot && !entry.is_free())?;
         Some(way as u8)
     }
+
+    /// A flow's entry.
+    #[inline]
+    pub fn entry(&self, spot: Spot) -> Option<&Entry> {
+        self.way(spot).map(|way| &self.0[usize::from(way) % WAYS])
+    }
 }
 
 impl Entry {
@@ -424,7 +430,7 @@ impl Remembered {
     pub fn find(&self, spot: Spot) -> Option<Flow> {
         self.buckets.used().homes(spot).into_iter().find_map(|home| {
             let bucket = self.buckets.get(home as usize)?;
-            bucket.way(spot).map(|way| bucket.0[usize::from(way) % WAYS].flow())
+            bucket.entry(spot).map(Entry::flow)
         })
     }
 }

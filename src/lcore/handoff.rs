@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use crossbeam_queue::ArrayQueue;
 use dpdk::{Batch, Mbuf};
 
 use crate::pipeline::Verdict;
+use crate::ring::{self, Receiver, Sender};
 use crate::snapshot::PortIndex;
 
 /// Frames that may wait for an lcore.
@@ -24,15 +24,17 @@ pub struct Handed {
 /// An lcore's end of all the rings.
 #[derive(Debug)]
 pub struct Handoff {
-    lcore: usize,
-    rings: Arc<[ArrayQueue<Handed>]>,
+    /// To all lcores, in order; its own too.
+    senders: Arc<[Sender<Handed>]>,
+    receiver: Receiver<Handed>,
 }
 
 impl Handoff {
     /// Those of all lcores, in order.
     pub fn of(lcores: usize) -> Vec<Self> {
-        let rings: Arc<[_]> = (0..lcores).map(|_| ArrayQueue::new(ROOM)).collect();
-        (0..lcores).map(|lcore| Self { lcore, rings: rings.clone() }).collect()
+        let (senders, receivers): (Vec<_>, Vec<_>) = (0..lcores).map(|_| ring::bounded(ROOM)).unzip();
+        let senders: Arc<[_]> = senders.into();
+        receivers.into_iter().map(|receiver| Self { senders: senders.clone(), receiver }).collect()
     }
 
     /// Passes frames of `port` on to the lcores that `verdicts` name in their order ([`Verdict::HandOver`]), after `lcores` have looked
@@ -59,20 +61,20 @@ impl Handoff {
 
     /// Passes a frame on; gives it back where the ring is full, or there is no such lcore.
     fn push(&self, to: u16, handed: Handed) -> Result<(), Mbuf> {
-        match self.rings.get(usize::from(to)) {
-            Some(ring) => ring.push(handed).map_err(|handed| handed.frame),
+        match self.senders.get(usize::from(to)) {
+            Some(sender) => sender.push(handed).map_err(|handed| handed.frame),
             None => Err(handed.frame),
         }
     }
 
     /// Takes the frame that has waited longest for this lcore.
-    pub fn pop(&self) -> Option<Handed> {
-        self.rings[self.lcore].pop()
+    pub fn pop(&mut self) -> Option<Handed> {
+        self.receiver.pop()
     }
 
     /// Whether nothing waits for this lcore.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.rings[self.lcore].is_empty()
+        self.receiver.is_empty()
     }
 }

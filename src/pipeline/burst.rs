@@ -662,8 +662,8 @@ impl Burst {
         }
     }
 
-    /// Finds the targets of those of these trains of whose flow there is nothing to note, by their `bucket`, and which they are; but, where
-    /// `is_marked` says that any is, not of those whose flow is marked. Has the other bucket of the others fetched.
+    /// Finds the targets of those of these trains of whose flow there is nothing to note but when it was seen, by their `bucket`, and which they
+    /// are; but, where `is_marked` says that any is, not of those whose flow is marked. Has the other bucket of the others fetched.
     #[inline(always)]
     fn settled<'a, 'b>(
         &self,
@@ -681,19 +681,42 @@ impl Burst {
             if is_marked && self.marks.has(spot) {
                 continue;
             }
-            let Some(destination) = bucket(train, spot).settled(spot, state.now) else {
-                prefetch(state.flows.other_bucket(spot));
-                continue;
-            };
+            let bucket = bucket(train, spot);
             if self.services[train] != kept.service() {
                 kept = snapshot.kept_by(self.services[train]);
             }
-            let Some(target) = kept.at(destination) else { continue };
+            let target = match bucket.settled(spot, state.now) {
+                Some(destination) => kept.at(destination),
+                None => self.follow(train, bucket, snapshot, state),
+            };
+            let Some(target) = target else {
+                prefetch(state.flows.other_bucket(spot));
+                continue;
+            };
             prefetch(target);
             targets[train] = target;
             settled |= 1 << train;
         }
         settled
+    }
+
+    /// The target of a train that does not open its flow, if that is remembered in `bucket`; notes what it says.
+    #[inline(never)]
+    fn follow<'a>(&self, train: usize, bucket: &Bucket, snapshot: &'a Snapshot, state: &State) -> Option<&'a Target> {
+        let (service, says) = (self.services[train], self.says(train));
+        let look =
+            |destination| snapshot.recalled(service, destination).map(|(fate, target)| (fate, (destination, target)));
+        let (destination, target) = bucket.follow(self.spots[train], says, state.now, look)?;
+        self.renew_client(train, says, destination, snapshot, state);
+        Some(target)
+    }
+
+    /// Notes that a client came again whose flow went there, where its service remembers clients.
+    fn renew_client(&self, train: usize, says: Says, destination: u32, snapshot: &Snapshot, state: &State) {
+        let service = self.services[train];
+        if says != Says::Nothing && snapshot.affinity(service).is_some() {
+            recall::renew_client(&View { snapshot, service }, destination, self.client(train), state);
+        }
     }
 
     /// Finds the targets of those of these trains whose flow is remembered, and which they are; notes what they say. Not of those whose flow is
@@ -731,9 +754,7 @@ impl Burst {
             };
             targets[train] = target;
             recalled |= 1 << train;
-            if says != Says::Nothing && snapshot.affinity(service).is_some() {
-                recall::renew_client(&View { snapshot, service }, destination, self.client(train), state);
-            }
+            self.renew_client(train, says, destination, snapshot, state);
         }
         recalled
     }
