@@ -54,10 +54,11 @@ pub struct Burst {
     spots: [Spot; BURST],
     /// Of those that are asked for, but where the burst is mixed, the bucket that is looked at first.
     homes: [Home; BURST],
-    /// Of these, the trains that open or end their flow, where there are any which flows these are, and the trains whose flow was looked for and
-    /// not found.
+    /// Of these, the trains that open or end their flow, where there are any which flows these are; of the others, those whose flow is not where it
+    /// was looked for first; and the trains whose flow was looked for and not found.
     telling: u32,
     marks: Marks,
+    abroad: u32,
     absent: u32,
     /// What the plain ones say.
     flags: [u8; BURST],
@@ -189,6 +190,7 @@ impl Burst {
         homes: [Home::NONE; BURST],
         telling: 0,
         marks: Marks::NONE,
+        abroad: 0,
         absent: 0,
         flags: [0; BURST],
         says: [Says::Nothing; BURST],
@@ -647,10 +649,12 @@ impl Burst {
         }
         let trains = self.asked & !telling;
         let bucket = |train: usize, _| flows.bucket(self.homes[train]);
-        match telling {
+        let (settled, abroad) = match telling {
             0 => self.settled(trains, false, snapshot, state, targets, bucket),
             _ => self.settled(trains, true, snapshot, state, targets, bucket),
-        }
+        };
+        self.abroad = abroad;
+        settled
     }
 
     /// Asks for these plain trains, a bit each.
@@ -662,8 +666,9 @@ impl Burst {
         }
     }
 
-    /// Finds the targets of those of these trains of whose flow there is nothing to note but when it was seen, by their `bucket`, and which they
-    /// are; but, where `is_marked` says that any is, not of those whose flow is marked. Has the other bucket of the others fetched.
+    /// Finds the targets of those of these trains of whose flow there is nothing to note, by their `bucket`, and which they are; but, where
+    /// `is_marked` says that any is, not of those whose flow is marked. Gives those of the others, too, whose flow is not in that bucket, and
+    /// has the other one fetched.
     #[inline(always)]
     fn settled<'a, 'b>(
         &self,
@@ -673,8 +678,8 @@ impl Burst {
         state: &State,
         targets: &mut [&'a Target; BURST],
         bucket: impl Fn(usize, Spot) -> &'b Bucket,
-    ) -> u32 {
-        let (mut settled, mut kept) = (0, snapshot.kept_by(ServiceIndex::NONE));
+    ) -> (u32, u32) {
+        let (mut settled, mut abroad, mut kept) = (0, 0, snapshot.kept_by(ServiceIndex::NONE));
         while trains != 0 {
             let train = take_bit(&mut trains);
             let spot = self.spots[train];
@@ -682,22 +687,22 @@ impl Burst {
                 continue;
             }
             let bucket = bucket(train, spot);
+            let Some(destination) = bucket.settled(spot, state.now) else {
+                if bucket.entry(spot).is_none() {
+                    abroad |= 1 << train;
+                    prefetch(state.flows.other_bucket(spot));
+                }
+                continue;
+            };
             if self.services[train] != kept.service() {
                 kept = snapshot.kept_by(self.services[train]);
             }
-            let target = match bucket.settled(spot, state.now) {
-                Some(destination) => kept.at(destination),
-                None => self.follow(train, bucket, snapshot, state),
-            };
-            let Some(target) = target else {
-                prefetch(state.flows.other_bucket(spot));
-                continue;
-            };
+            let Some(target) = kept.at(destination) else { continue };
             prefetch(target);
             targets[train] = target;
             settled |= 1 << train;
         }
-        settled
+        (settled, abroad)
     }
 
     /// The target of a train that does not open its flow, if that is remembered in `bucket`; notes what it says.
@@ -732,12 +737,24 @@ impl Burst {
     ) -> u32 {
         let elsewhere = |_, spot| state.flows.other_bucket(spot);
         let silent = trains & !self.telling;
-        let mut recalled = self.settled(silent, is_marked, snapshot, state, targets, elsewhere);
-        let mut bits = trains & !recalled;
+        let (mut recalled, absent) = self.settled(silent & self.abroad, is_marked, snapshot, state, targets, elsewhere);
+        self.absent |= absent;
+        let mut bits = trains & !recalled & !absent;
         while bits != 0 {
             let train = take_bit(&mut bits);
             let spot = self.spots[train];
             if is_marked && self.marks.has(spot) {
+                continue;
+            }
+            if silent & 1 << train != 0 {
+                let bucket = match self.abroad & 1 << train {
+                    0 => state.flows.bucket(state.flows.home(spot)),
+                    _ => state.flows.other_bucket(spot),
+                };
+                if let Some(target) = self.follow(train, bucket, snapshot, state) {
+                    targets[train] = target;
+                    recalled |= 1 << train;
+                }
                 continue;
             }
             let Some(place) = state.flows.find(spot) else {
@@ -775,7 +792,8 @@ impl Burst {
                 asked &= !(1 << train);
                 let home = |_, spot| state.flows.bucket(state.flows.home(spot));
                 let silent = 1 << train & !self.telling;
-                let settled = self.settled(silent, false, snapshot, state, targets, home);
+                let (settled, abroad) = self.settled(silent, false, snapshot, state, targets, home);
+                self.abroad = abroad;
                 recalled |= match settled {
                     0 => self.recall(1 << train, false, snapshot, state, targets),
                     _ => settled,
