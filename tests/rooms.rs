@@ -76,7 +76,7 @@ fn a_room_uses_only_rooms_above_it() {
 
 #[test]
 fn what_an_lcore_runs_knows_neither_tokio_nor_dpdk() {
-    for room in ["wire", "counters", "maglev", "flow", "mode", "snapshot", "pipeline", "capture"] {
+    for room in ["wire", "counters", "maglev", "flow", "mode", "snapshot", "quiescent", "ring", "pipeline", "capture"] {
         for (path, code) in files(room) {
             for stranger in ["tokio", "dpdk"] {
                 assert!(!code.contains(stranger), "{} names {stranger}", path.display());

@@ -143,7 +143,7 @@ impl Forwarder for Node {
         let pps = (end.received - start.received) / end.at.duration_since(start.at).as_secs_f64();
         let first = self.counted.take().map_or(start, |[first, _]| first);
         self.counted = Some([first, end]);
-        Ok(Rate::new(pps, after.off_core_since(&before)))
+        Ok(Rate::new(pps, after.off_core_since(&before)?))
     }
 
     fn end(mut self: Box<Self>) -> anyhow::Result<()> {

@@ -181,15 +181,16 @@ pub struct CoreTimes(HashMap<PathBuf, CoreTime>);
 impl CoreTimes {
     /// The share of the time since `earlier` in which others had the core of the thread that ran longest in it, the polling one: 0 of an
     /// undisturbed measurement.
-    pub fn off_core_since(&self, earlier: &Self) -> f64 {
+    pub fn off_core_since(&self, earlier: &Self) -> anyhow::Result<f64> {
         let since = |(thread, time): (&PathBuf, &CoreTime)| Some(time.since(*earlier.0.get(thread)?));
-        let polling = self.0.iter().filter_map(since).max_by_key(|time| time.on).unwrap_or_default();
-        polling.off.as_secs_f64() / (polling.on + polling.off).as_secs_f64().max(f64::MIN_POSITIVE)
+        let polling =
+            self.0.iter().filter_map(since).max_by_key(|time| time.on).context("no thread was there all the time")?;
+        Ok(polling.off.as_secs_f64() / (polling.on + polling.off).as_secs_f64().max(f64::MIN_POSITIVE))
     }
 }
 
 /// How long a thread ran, and how long it was ready to run but had no core (`/proc/…/schedstat`).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct CoreTime {
     on: Duration,
     off: Duration,
@@ -219,8 +220,9 @@ mod tests {
         // The main one read a long capture before the other began to poll.
         let before = times(&[("main", "9000 700 7"), ("polling", "100 50 7")]);
         let after = times(&[("main", "9010 800 8"), ("polling", "400 150 9\n"), ("new", "5000 5000 1")]);
-        assert_eq!(after.off_core_since(&before), 0.25);
-        assert_eq!(after.off_core_since(&after), 0.0);
+        assert_eq!(after.off_core_since(&before).unwrap(), 0.25);
+        assert_eq!(after.off_core_since(&after).unwrap(), 0.0);
+        assert!(after.off_core_since(&times(&[])).is_err());
         assert_eq!(CoreTime::parse("1"), None);
     }
 

@@ -61,7 +61,7 @@ impl Forwarder for Testpmd {
         let after = self.process.core_times()?;
         let pps = self.received_pps()?;
         anyhow::ensure!(pps > 0.0, "testpmd forwards nothing");
-        Ok(Rate::new(pps, after.off_core_since(&before)))
+        Ok(Rate::new(pps, after.off_core_since(&before)?))
     }
 
     fn tsc_hz(&self) -> Option<f64> {

@@ -4,7 +4,7 @@
 //! owner of its slot *now*, and what goes on with one to the slot's *base*, where flows are that nobody remembers. While the two differ
 //! every flow of the slot is entered; at rest only what `full` wants remembered.
 
-use super::table::{Bucket, Entry, Judge, age};
+use super::table::{Entry, Judge, age};
 use super::{Flow, Flows, Inserted, Place, Seconds, Spot, Stage, Worth};
 use crate::service::Tracking;
 use crate::wire::tcp::{ACK, FIN, RST, SYN};
@@ -180,20 +180,6 @@ impl Flows {
                 }
             }
         }
-    }
-}
-
-impl Bucket {
-    /// As [`Flows::follow`], of a flow that is remembered here. For a packet that does not open it.
-    #[inline]
-    pub fn follow<T>(
-        &self,
-        spot: Spot,
-        says: Says,
-        now: Seconds,
-        look: impl FnOnce(u32) -> Option<(Fate, T)>,
-    ) -> Option<T> {
-        follow(self.entry(spot)?, says, now, look)
     }
 }
 

@@ -54,11 +54,10 @@ pub struct Burst {
     spots: [Spot; BURST],
     /// Of those that are asked for, but where the burst is mixed, the bucket that is looked at first.
     homes: [Home; BURST],
-    /// Of these, the trains that open or end their flow, where there are any which flows these are; of the others, those whose flow is not where it
-    /// was looked for first; and the trains whose flow was looked for and not found.
+    /// Of these, the trains that open or end their flow, where there are any which flows these are, and the trains whose flow was looked for and
+    /// not found.
     telling: u32,
     marks: Marks,
-    abroad: u32,
     absent: u32,
     /// What the plain ones say.
     flags: [u8; BURST],
@@ -90,6 +89,19 @@ fn take_bit(bits: &mut u32) -> usize {
     let at = bits.trailing_zeros() as usize % BURST;
     *bits &= bits.wrapping_sub(1);
     at
+}
+
+/// Of trains that were looked for in one bucket each, a bit each.
+#[derive(Debug, Clone, Copy)]
+struct Settled {
+    /// Those whose target is found.
+    trains: u32,
+    /// Those whose flow is not in that bucket.
+    elsewhere: u32,
+}
+
+impl Settled {
+    const NONE: Self = Self { trains: 0, elsewhere: 0 };
 }
 
 /// What is left to ask of a train.
@@ -190,7 +202,6 @@ impl Burst {
         homes: [Home::NONE; BURST],
         telling: 0,
         marks: Marks::NONE,
-        abroad: 0,
         absent: 0,
         flags: [0; BURST],
         says: [Says::Nothing; BURST],
@@ -550,7 +561,7 @@ impl Burst {
     #[inline(never)]
     fn select_or_recall<'a>(&mut self, snapshot: &'a Snapshot, state: &mut State, targets: &mut [&'a Target; BURST]) {
         let asked = self.asked;
-        let settled = self.settle(snapshot, state, targets);
+        let Settled { trains: settled, elsewhere } = self.settle(snapshot, state, targets);
         let recalled = match () {
             () if state.flows.is_empty() => {
                 self.absent = asked;
@@ -559,7 +570,9 @@ impl Burst {
             () if !self.is_mixed => {
                 // What opens or ends a flow, and others of it, are left to `enter`, which goes by their order.
                 let others = asked & !settled & !self.telling;
-                settled | if others == 0 { 0 } else { self.recall(others, self.telling != 0, snapshot, state, targets) }
+                let is_marked = self.telling != 0;
+                settled
+                    | if others == 0 { 0 } else { self.recall(others, elsewhere, is_marked, snapshot, state, targets) }
             }
             () => self.recall_in_order(asked, snapshot, state, targets),
         };
@@ -632,9 +645,9 @@ impl Burst {
     }
 
     /// Asks for the trains whose flow may be remembered: first has all fetched that will be looked at, then finds the targets of those of which
-    /// there is nothing to note, unless the order of their packets counts. Gives which these are.
+    /// there is nothing to note, unless the order of their packets counts. Gives what [`Burst::settled`] does.
     #[inline(always)]
-    fn settle<'a>(&mut self, snapshot: &'a Snapshot, state: &State, targets: &mut [&'a Target; BURST]) -> u32 {
+    fn settle<'a>(&mut self, snapshot: &'a Snapshot, state: &State, targets: &mut [&'a Target; BURST]) -> Settled {
         let flows = &state.flows;
         if !self.is_ahead {
             self.ask_each(self.asked & self.plain, flows);
@@ -645,16 +658,14 @@ impl Burst {
             self.marks = self.foretell(telling, snapshot, flows);
         }
         if self.is_mixed || flows.is_empty() {
-            return 0;
+            return Settled::NONE;
         }
         let trains = self.asked & !telling;
         let bucket = |train: usize, _| flows.bucket(self.homes[train]);
-        let (settled, abroad) = match telling {
+        match telling {
             0 => self.settled(trains, false, snapshot, state, targets, bucket),
             _ => self.settled(trains, true, snapshot, state, targets, bucket),
-        };
-        self.abroad = abroad;
-        settled
+        }
     }
 
     /// Asks for these plain trains, a bit each.
@@ -667,8 +678,7 @@ impl Burst {
     }
 
     /// Finds the targets of those of these trains of whose flow there is nothing to note, by their `bucket`, and which they are; but, where
-    /// `is_marked` says that any is, not of those whose flow is marked. Gives those of the others, too, whose flow is not in that bucket, and
-    /// has the other one fetched.
+    /// `is_marked` says that any is, not of those whose flow is marked. Has the other bucket fetched where that is not the one.
     #[inline(always)]
     fn settled<'a, 'b>(
         &self,
@@ -678,8 +688,8 @@ impl Burst {
         state: &State,
         targets: &mut [&'a Target; BURST],
         bucket: impl Fn(usize, Spot) -> &'b Bucket,
-    ) -> (u32, u32) {
-        let (mut settled, mut abroad, mut kept) = (0, 0, snapshot.kept_by(ServiceIndex::NONE));
+    ) -> Settled {
+        let (mut settled, mut kept) = (Settled::NONE, snapshot.kept_by(ServiceIndex::NONE));
         while trains != 0 {
             let train = take_bit(&mut trains);
             let spot = self.spots[train];
@@ -688,8 +698,8 @@ impl Burst {
             }
             let bucket = bucket(train, spot);
             let Some(destination) = bucket.settled(spot, state.now) else {
-                if bucket.entry(spot).is_none() {
-                    abroad |= 1 << train;
+                if !bucket.has(spot) {
+                    settled.elsewhere |= 1 << train;
                     prefetch(state.flows.other_bucket(spot));
                 }
                 continue;
@@ -700,61 +710,30 @@ impl Burst {
             let Some(target) = kept.at(destination) else { continue };
             prefetch(target);
             targets[train] = target;
-            settled |= 1 << train;
+            settled.trains |= 1 << train;
         }
-        (settled, abroad)
-    }
-
-    /// The target of a train that does not open its flow, if that is remembered in `bucket`; notes what it says.
-    #[inline(never)]
-    fn follow<'a>(&self, train: usize, bucket: &Bucket, snapshot: &'a Snapshot, state: &State) -> Option<&'a Target> {
-        let (service, says) = (self.services[train], self.says(train));
-        let look =
-            |destination| snapshot.recalled(service, destination).map(|(fate, target)| (fate, (destination, target)));
-        let (destination, target) = bucket.follow(self.spots[train], says, state.now, look)?;
-        self.renew_client(train, says, destination, snapshot, state);
-        Some(target)
-    }
-
-    /// Notes that a client came again whose flow went there, where its service remembers clients.
-    fn renew_client(&self, train: usize, says: Says, destination: u32, snapshot: &Snapshot, state: &State) {
-        let service = self.services[train];
-        if says != Says::Nothing && snapshot.affinity(service).is_some() {
-            recall::renew_client(&View { snapshot, service }, destination, self.client(train), state);
-        }
+        settled
     }
 
     /// Finds the targets of those of these trains whose flow is remembered, and which they are; notes what they say. Not of those whose flow is
-    /// marked, where `is_marked` says that any is.
+    /// marked, where `is_marked` says that any is. `elsewhere`: those of them whose flow is not in its first bucket.
     #[inline(never)]
     fn recall<'a>(
         &mut self,
         trains: u32,
+        elsewhere: u32,
         is_marked: bool,
         snapshot: &'a Snapshot,
         state: &mut State,
         targets: &mut [&'a Target; BURST],
     ) -> u32 {
-        let elsewhere = |_, spot| state.flows.other_bucket(spot);
-        let silent = trains & !self.telling;
-        let (mut recalled, absent) = self.settled(silent & self.abroad, is_marked, snapshot, state, targets, elsewhere);
-        self.absent |= absent;
-        let mut bits = trains & !recalled & !absent;
+        let bucket = |_, spot| state.flows.other_bucket(spot);
+        let mut recalled = self.settled(elsewhere, is_marked, snapshot, state, targets, bucket).trains;
+        let mut bits = trains & !recalled;
         while bits != 0 {
             let train = take_bit(&mut bits);
             let spot = self.spots[train];
             if is_marked && self.marks.has(spot) {
-                continue;
-            }
-            if silent & 1 << train != 0 {
-                let bucket = match self.abroad & 1 << train {
-                    0 => state.flows.bucket(state.flows.home(spot)),
-                    _ => state.flows.other_bucket(spot),
-                };
-                if let Some(target) = self.follow(train, bucket, snapshot, state) {
-                    targets[train] = target;
-                    recalled |= 1 << train;
-                }
                 continue;
             }
             let Some(place) = state.flows.find(spot) else {
@@ -771,7 +750,9 @@ impl Burst {
             };
             targets[train] = target;
             recalled |= 1 << train;
-            self.renew_client(train, says, destination, snapshot, state);
+            if says != Says::Nothing && snapshot.affinity(service).is_some() {
+                recall::renew_client(&View { snapshot, service }, destination, self.client(train), state);
+            }
         }
         recalled
     }
@@ -792,11 +773,10 @@ impl Burst {
                 asked &= !(1 << train);
                 let home = |_, spot| state.flows.bucket(state.flows.home(spot));
                 let silent = 1 << train & !self.telling;
-                let (settled, abroad) = self.settled(silent, false, snapshot, state, targets, home);
-                self.abroad = abroad;
-                recalled |= match settled {
-                    0 => self.recall(1 << train, false, snapshot, state, targets),
-                    _ => settled,
+                let Settled { trains, elsewhere } = self.settled(silent, false, snapshot, state, targets, home);
+                recalled |= match trains {
+                    0 => self.recall(1 << train, elsewhere, false, snapshot, state, targets),
+                    _ => trains,
                 };
             }
         }

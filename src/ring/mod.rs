@@ -4,7 +4,8 @@
 //! who takes, that one needs no exchange). A thread that stops between its claim of a slot and its filling keeps what came behind it waiting,
 //! and nobody from pushing as long as there is room.
 //!
-//! `models.rs` tries every interleaving of a few threads (loom), on the very code that is shipped.
+//! `models.rs` tries every interleaving of a few threads (loom), on the very code that is shipped. That is why it is our own: loom cannot look
+//! into crossbeam's, nor into DPDK's, by which frames go to the kernel twins and which holds mbufs alone.
 
 #![allow(unsafe_code, reason = "a slot's value is written by one thread and taken by another, and its turn says when")]
 

@@ -17,20 +17,31 @@ fn take_all(receiver: &mut Receiver<u32>) -> Vec<u32> {
     std::iter::from_fn(|| receiver.pop()).collect()
 }
 
+/// Takes what is there while these push, and the rest when they have; gives what was taken, and what came back.
+fn take_beside<const N: usize>(receiver: &mut Receiver<u32>, pushing: [JoinHandle<Vec<u32>>; N]) -> [Vec<u32>; 2] {
+    let mut taken = take_all(receiver);
+    let refused = pushing.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+    taken.extend(take_all(receiver));
+    assert!(receiver.is_empty());
+    [taken, refused]
+}
+
+/// Each once, wherever it went.
+fn sorted(parts: [Vec<u32>; 2]) -> Vec<u32> {
+    let mut all = parts.concat();
+    all.sort_unstable();
+    all
+}
+
 #[test]
 fn what_two_push_arrives_once_and_in_order_or_comes_back() {
     loom::model(|| {
         let (sender, mut receiver) = bounded(2);
-        let threads = [push(&sender, 10..12), push(&sender, 20..22)];
-        let mut taken = take_all(&mut receiver);
-        let refused: Vec<u32> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
-        taken.extend(take_all(&mut receiver));
-        assert!(receiver.is_empty());
-        let of = |first: u32| taken.iter().copied().filter(|value| value / 10 == first / 10).collect::<Vec<_>>();
-        assert!(of(10).is_sorted() && of(20).is_sorted(), "{taken:?}");
-        let mut all = [taken, refused].concat();
-        all.sort_unstable();
-        assert_eq!(all, [10, 11, 20, 21]);
+        let pushing = [push(&sender, 10..12), push(&sender, 20..22)];
+        let [taken, refused] = take_beside(&mut receiver, pushing);
+        let is_in_order = |tens| taken.iter().filter(|&value| value / 10 == tens).is_sorted();
+        assert!(is_in_order(1) && is_in_order(2), "{taken:?}");
+        assert_eq!(sorted([taken, refused]), [10, 11, 20, 21]);
     });
 }
 
@@ -38,12 +49,9 @@ fn what_two_push_arrives_once_and_in_order_or_comes_back() {
 fn as_long_as_there_is_room_nothing_comes_back() {
     loom::model(|| {
         let (sender, mut receiver) = bounded(4);
-        let threads = [push(&sender, 10..12), push(&sender, 20..22)];
-        let taken = take_all(&mut receiver);
-        for thread in threads {
-            assert!(thread.join().unwrap().is_empty());
-        }
-        assert_eq!(taken.len() + take_all(&mut receiver).len(), 4);
+        let pushing = [push(&sender, 10..12), push(&sender, 20..22)];
+        let [taken, refused] = take_beside(&mut receiver, pushing);
+        assert_eq!((taken.len(), refused.len()), (4, 0));
     });
 }
 
@@ -52,14 +60,10 @@ fn slots_are_used_again_while_one_pushes_and_one_takes() {
     loom::model(|| {
         let (sender, mut receiver) = bounded(2);
         assert_eq!(sender.push(0), Ok(()));
-        let thread = push(&sender, 1..4);
-        let mut taken = take_all(&mut receiver);
-        let refused = thread.join().unwrap();
-        taken.extend(take_all(&mut receiver));
+        let pushing = [push(&sender, 1..4)];
+        let [taken, refused] = take_beside(&mut receiver, pushing);
         assert!(taken.is_sorted(), "{taken:?}");
-        let mut all = [taken, refused].concat();
-        all.sort_unstable();
-        assert_eq!(all, [0, 1, 2, 3]);
+        assert_eq!(sorted([taken, refused]), [0, 1, 2, 3]);
     });
 }
 

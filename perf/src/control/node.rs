@@ -101,7 +101,7 @@ impl Node {
         tokio::time::sleep(time).await;
         interrupt::check()?;
         let asked = Instant::now();
-        let (after, core) = (self.forwarded().await?, self.process.core_times()?.off_core_since(&core));
+        let (after, core) = (self.forwarded().await?, self.process.core_times()?.off_core_since(&core)?);
         let elapsed = (asked + asked.elapsed() / 2).duration_since(begin).as_secs_f64();
         Ok(Rate::new((after - before) as f64 / elapsed, core))
     }
