@@ -28,8 +28,8 @@ pub fn table(members: &[Member], size: u32, hash: &SelectionHash) -> Vec<u16> {
     let mut owners = vec![NOBODY; size as usize];
     let turns = turns(members, &quotas(members, size));
     // To f free slots a walk is size / f steps long, half of all steps for the last √size. Asking each free slot how far
-    // away it is costs f, which is less from there on.
-    let (most, last) = turns.split_at(turns.len().saturating_sub(size.isqrt() as usize));
+    // away it is costs f, each several steps: less from there on.
+    let (most, last) = turns.split_at(turns.len().saturating_sub(size.isqrt() as usize / 2));
     for &member in most {
         let slot = walks[usize::from(member)].next_free(&owners, size);
         owners[slot as usize] = member;
@@ -67,12 +67,13 @@ impl Walk {
     /// Goes to the first free slot of the list, and past it. There must be one.
     #[inline(always)]
     fn next_free(&mut self, owners: &[u16], size: u32) -> u32 {
-        while owners[self.next as usize] != NOBODY {
+        loop {
+            let slot = self.next;
             self.next = self.step(size);
+            if owners[slot as usize] == NOBODY {
+                return slot as u32;
+            }
         }
-        let slot = self.next;
-        self.next = self.step(size);
-        slot as u32
     }
 
     /// Claims the slot of `free` that comes first in the rest of the list: slot = next + steps * skip (mod size), solved
@@ -118,12 +119,11 @@ fn quotas(members: &[Member], size: u32) -> Vec<u32> {
 fn turns(members: &[Member], quotas: &[u32]) -> Vec<u16> {
     let heaviest = members.iter().map(|member| u32::from(member.weight)).max().unwrap_or(0);
     if members.iter().all(|member| u32::from(member.weight) == heaviest) {
-        // Of equals each plays in each round.
-        let most = quotas.iter().copied().max().unwrap_or(0);
-        let mut order = Vec::with_capacity(most as usize * members.len());
-        for round in 0..most {
-            order.extend((0..).zip(quotas).filter(|&(_, &quota)| quota > round).map(|(k, _)| k));
-        }
+        // Of equals each plays in each round, and in the last one those whose share was rounded up.
+        let least = quotas.iter().copied().min().unwrap_or(0);
+        let everyone: Vec<u16> = (0..members.len() as u16).collect();
+        let mut order = everyone.repeat(least as usize);
+        order.extend(everyone.into_iter().filter(|&k| quotas[usize::from(k)] > least));
         return order;
     }
     let rounds_of = |k: usize| Rounds::new(heaviest, u32::from(members[k].weight)).take(quotas[k] as usize);
