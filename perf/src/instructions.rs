@@ -53,17 +53,21 @@ struct Case {
     task: Task,
     traffic: Kind,
     verdict: fn(&Verdict) -> bool,
+    /// Milliseconds from one burst to the next.
+    pace: u64,
 }
 
 fn cases() -> Vec<Case> {
     let forwarded = |verdict: &Verdict| *verdict == Verdict::Forward(PortIndex(0));
     let dropped = |verdict: &Verdict| matches!(verdict, Verdict::Drop(_));
     let none = Task::ipip(Memory::None);
-    let case = |name: &str, task, traffic| Case { name: name.to_owned(), task, traffic, verdict: forwarded };
+    let case = |name: &str, task, traffic| Case { name: name.to_owned(), task, traffic, verdict: forwarded, pace: 0 };
     let tracked = Task::ipip(Memory::Going(1 << 20));
     let mut cases = vec![
         case("hit, 1 flow", tracked, Kind::Acks(1)),
         case("hit, 1 k flows", tracked, Kind::Acks(1_000)),
+        // Each packet is its flow's first of a second.
+        Case { pace: 1_000, ..case("noted, 1 k flows", tracked, Kind::Acks(1_000)) },
         case("at rest, 1 flow", Task::ipip(Memory::Rest), Kind::Acks(1)),
         case("at rest, 1 k flows", Task::ipip(Memory::Rest), Kind::Acks(1_000)),
         // Full after the first of the two runs.
@@ -148,8 +152,14 @@ fn collected(case: &str, bursts: usize) -> anyhow::Result<f64> {
 
 /// The one function in which callgrind counts.
 #[inline(never)]
-fn counted(pipeline: &mut Pipeline, snapshot: &Snapshot, buffers: &mut [Buffer], verdicts: &mut [Verdict; BURST]) {
-    pipeline.process(snapshot, Millis(0), PortIndex(0), buffers, verdicts);
+fn counted(
+    pipeline: &mut Pipeline,
+    snapshot: &Snapshot,
+    now: Millis,
+    buffers: &mut [Buffer],
+    verdicts: &mut [Verdict; BURST],
+) {
+    pipeline.process(snapshot, now, PortIndex(0), buffers, verdicts);
 }
 
 /// What is counted: bursts of the bench's frames through one lcore's pipeline.
@@ -171,9 +181,10 @@ pub fn work(work: &Work) -> anyhow::Result<()> {
     let mut buffers = vec![Buffer::default(); BURST];
     let mut verdicts = [Verdict::Punt; BURST];
     let mut next = frames.iter().cycle();
-    for _ in 0..work.bursts {
+    for burst in 0..work.bursts {
+        let now = Millis(burst as u64 * case.pace);
         buffers.iter_mut().zip(&mut next).for_each(|(buffer, frame)| buffer.fill(frame));
-        counted(&mut pipeline, &snapshot, &mut buffers, &mut verdicts);
+        counted(&mut pipeline, &snapshot, now, &mut buffers, &mut verdicts);
         ensure!(verdicts.iter().all(case.verdict), "{verdicts:?}");
     }
     Ok(())

@@ -335,6 +335,14 @@ impl Bucket {
         (rest as u32 % Flow::SECONDS == second).then_some((rest >> 44) as u32)
     }
 
+    /// The entry of a flow that is established, whenever it was seen.
+    #[inline(always)]
+    pub fn established(&self, spot: Spot) -> Option<&Entry> {
+        let head = spot.0 | Stage::Established as u64;
+        let way = (0..WAYS).fold(WAYS, |way, at| select_unpredictable(self.0[at].head() == head, at, way));
+        self.0.get(way)
+    }
+
     /// In which place a flow is.
     #[inline]
     fn way(&self, spot: Spot) -> Option<u8> {
@@ -386,6 +394,20 @@ impl Entry {
             stage,
             seen: rest as u32 % Flow::SECONDS,
         }
+    }
+
+    /// Its flow's destination, and for how many seconds it was silent: if its last packet is to come yet, more than any flow is remembered.
+    #[inline(always)]
+    pub fn destination_and_silence(&self, now: Seconds) -> (u32, u32) {
+        let rest = self.rest.load(Relaxed);
+        ((rest >> 44) as u32, now.0.wrapping_sub(rest as u32) % Flow::SECONDS)
+    }
+
+    /// Notes that a packet came which says nothing new.
+    #[inline(always)]
+    pub fn note(&self, now: Seconds) {
+        let rest = self.rest.load(Relaxed) & !u64::from(Flow::SECONDS - 1);
+        self.rest.store(rest | u64::from(now.0 % Flow::SECONDS), Relaxed);
     }
 
     /// Whoever reads the head of a new flow also sees its rest, be it after a crash.

@@ -9,7 +9,7 @@ mod siphash;
 mod table;
 
 pub use mask::masked;
-pub use siphash::{Client, SelectionHash};
+pub use siphash::{Client, ClientV6, SelectionHash};
 pub use table::{Member, is_prime, table};
 
 /// The slot value "no member may take this".

@@ -32,11 +32,34 @@ impl Client {
     }
 }
 
+/// An IPv6 client as the hash takes it: its address in two words, and its port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientV6([u64; 3]);
+
+impl ClientV6 {
+    /// A value to begin arrays with.
+    pub const NONE: Self = Self([0; 3]);
+
+    /// The address as a little-endian word.
+    #[inline(always)]
+    pub const fn new(address: u128, port: u16) -> Self {
+        Self([address as u64, (address >> 64) as u64, port.swap_bytes() as u64])
+    }
+}
+
 /// Compiled twice, and chosen when the program runs: where the CPU has AVX2, four hashes go in step.
 #[multiversion::multiversion(targets("x86_64+avx2"))]
 fn fill(hash: &SelectionHash, clients: &[Client], hashes: &mut [u64]) {
     for (hashed, &client) in hashes.iter_mut().zip(clients) {
         *hashed = hash.client(client);
+    }
+}
+
+/// The same over IPv6.
+#[multiversion::multiversion(targets("x86_64+avx2"))]
+fn fill_v6(hash: &SelectionHash, clients: &[ClientV6], hashes: &mut [u64]) {
+    for (hashed, &client) in hashes.iter_mut().zip(clients) {
+        *hashed = hash.client_v6(client);
     }
 }
 
@@ -63,14 +86,14 @@ impl SelectionHash {
     pub fn end(&self, address: IpAddr, port: u16) -> u64 {
         match address {
             IpAddr::V4(address) => self.client(Client::v4(address, port)),
-            IpAddr::V6(address) => self.end_v6(address, port),
+            IpAddr::V6(address) => self.address(address).finish(u64::from(port.swap_bytes()), 18),
         }
     }
 
     /// Of an IPv6 client.
     #[inline(always)]
-    pub fn end_v6(&self, address: Ipv6Addr, port: u16) -> u64 {
-        self.address(address).finish(u64::from(port.swap_bytes()), 18)
+    pub fn client_v6(&self, ClientV6([low, high, port]): ClientV6) -> u64 {
+        self.words([low, high]).finish(port, 18)
     }
 
     /// Of a client's address alone.
@@ -85,9 +108,13 @@ impl SelectionHash {
     #[inline(always)]
     fn address(&self, address: Ipv6Addr) -> State {
         let address = u128::from_le_bytes(address.octets());
+        self.words([address as u64, (address >> 64) as u64])
+    }
+
+    #[inline(always)]
+    fn words(&self, words: [u64; 2]) -> State {
         let mut state = State::new(self);
-        state.word(address as u64);
-        state.word((address >> 64) as u64);
+        words.into_iter().for_each(|word| state.word(word));
         state
     }
 
@@ -96,6 +123,13 @@ impl SelectionHash {
     pub fn clients<const N: usize>(&self, clients: &[Client; N], hashes: &mut [u64; N], count: usize) {
         let count = count.min(N);
         fill(self, &clients[..count], &mut hashes[..count]);
+    }
+
+    /// The same of IPv6 clients.
+    #[inline]
+    pub fn clients_v6<const N: usize>(&self, clients: &[ClientV6; N], hashes: &mut [u64; N], count: usize) {
+        let count = count.min(N);
+        fill_v6(self, &clients[..count], &mut hashes[..count]);
     }
 
     /// Of a table's member: its address (16 bytes, IPv4 mapped into IPv6), its port (2, network order; 0 = none), the
@@ -198,6 +232,14 @@ mod tests {
             let (clients, mut hashes) = (std::array::from_fn::<_, 32, _>(|k| of(k as u16)), [0; 32]);
             hash.clients(&clients, &mut hashes, count);
             let singly = clients.map(|client| hash.client(client));
+            prop_assert_eq!((&hashes[..count], &hashes[count..]), (&singly[..count], &[0; 32][count..]));
+
+            let of = |k: u16| ClientV6::new(u128::from_le_bytes(long), port.wrapping_add(k));
+            let (clients, mut hashes) = (std::array::from_fn::<_, 32, _>(|k| of(k as u16)), [0; 32]);
+            hash.clients_v6(&clients, &mut hashes, count);
+            let singly: [u64; 32] = std::array::from_fn(|k| {
+                reference(seed, &[&long[..], &port.wrapping_add(k as u16).to_be_bytes()].concat())
+            });
             prop_assert_eq!((&hashes[..count], &hashes[count..]), (&singly[..count], &[0; 32][count..]));
 
             let redraw = [slot.to_be_bytes(), attempt.to_be_bytes()].concat();

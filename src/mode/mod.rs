@@ -196,6 +196,8 @@ macro_rules! modes {
         pub enum Prepared {
             /// `ipip` of IPv4 in IPv4 with one source: what most packets are, and the only one that stands inline in the pipeline.
             Straight(outer::OuterV4<{ outer::TAIL_V4 }>),
+            /// The same of IPv6 in IPv6, which stands in a loop of its own.
+            StraightV6(Box<outer::OuterV6<{ outer::TAIL_V6 }>>),
             $($name($of),)*
             /// Nothing can be sent there, and why.
             Refuses(Reason),
@@ -224,6 +226,7 @@ macro_rules! modes {
                 match next_hop.vlan {
                     None => match self {
                         Self::Ipip(ipip::Ipip(Outer::V4InV4(outer))) => Self::Straight(outer),
+                        Self::Ipip(ipip::Ipip(Outer::V6InV6(outer))) => Self::StraightV6(outer),
                         other => other,
                     },
                     Some(vlan) => Self::Tagged(Box::new(link::Tagged { inner: self, vlan })),
@@ -240,11 +243,21 @@ macro_rules! modes {
                 }
             }
 
+            /// The same where it is [`Prepared::StraightV6`]; `hash` is that of the client's address and port.
+            #[inline(always)]
+            pub fn apply_straight_v6<F: Frame>(&self, frame: &mut F, total: u16, hash: u64) -> bool {
+                match self {
+                    Self::StraightV6(outer) => outer.wrap_v6(frame, total, hash).is_ok(),
+                    _ => false,
+                }
+            }
+
             /// By which port packets go straight; `None`: there is more to be done.
             #[inline(always)]
             pub fn straight_port(&self) -> Option<PortIndex> {
                 match self {
                     Self::Straight(outer) => Some(outer.port()),
+                    Self::StraightV6(outer) => Some(outer.port()),
                     _ => None,
                 }
             }
@@ -257,6 +270,7 @@ macro_rules! modes {
             ) -> Result<PortIndex, Reason> {
                 match self {
                     Self::Straight(outer) => outer.wrap_v4(frame, packet.total, state),
+                    Self::StraightV6(outer) => outer.wrap_v6(frame, packet.total, hash),
                     $(Self::$name(mode) => mode.apply(frame, packet, hash, state),)*
                     Self::Refuses(reason) => Err(*reason),
                     Self::Tagged(tagged) => tagged.apply(frame, packet, |inner, frame| {

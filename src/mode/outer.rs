@@ -218,6 +218,18 @@ impl<const N: usize> OuterV4<N> {
 }
 
 impl<const N: usize> OuterV6<N> {
+    /// By which packets go.
+    #[inline(always)]
+    pub fn port(&self) -> PortIndex {
+        self.port
+    }
+
+    /// Of an IPv6 packet, with nothing of its own in the header.
+    #[inline(always)]
+    pub fn wrap_v6<F: Frame>(&self, frame: &mut F, total: u16, hash: u64) -> Result<PortIndex, Reason> {
+        self.wrap::<F, InnerV6>(frame, total, hash, |_, _| ())
+    }
+
     fn new(hop: &NextHop, source: Ipv6Addr, spread: u128, to: Ipv6Addr, protocol: u8, tail: &[u8]) -> Self {
         use ipv6::field;
         let mut header = [0; N];
@@ -251,7 +263,7 @@ impl<const N: usize> OuterV6<N> {
         let label = hash as u32 & 0xf_ffff;
         let first = 6 << 28 | u32::from(class) << 20 | label;
         let payload = total + (N - TAIL_V6) as u16;
-        let word = u64::from(first) << 32 | u64::from(payload) << 16 | u64::from(be_pair(head));
+        let word = u64::from(first) << 32 | u64::from(payload) << 16 | u64::from(be_pair(&self.header));
         head[IP..][..8].copy_from_slice(&word.to_be_bytes());
         if self.spread != 0 {
             let source = &mut head[IP + field::SOURCE..][..16];

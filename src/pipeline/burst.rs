@@ -11,7 +11,7 @@ use super::translation::{self, Outward};
 use super::{BURST, Verdict};
 use crate::counters::{Reason, Traffic};
 use crate::flow::{Bucket, Flows, Head, Home, Judging, Marks, Says, Spot, Spots, prefetch};
-use crate::maglev::Client;
+use crate::maglev::{Client, ClientV6};
 use crate::mode::{Packet, State};
 use crate::service::{Hash, Service};
 use crate::snapshot::{Owner, PortIndex, ServiceIndex, Snapshot, Target, TargetIndex};
@@ -30,23 +30,27 @@ pub struct Burst {
     lengths: [u16; BURST],
     /// How many trains there are. What follows is by train.
     count: usize,
-    /// The trains that were found plain, a bit each, and those that were broken up or refused, whose places are free.
+    /// The trains that were found plain, a bit each, those that were so over IPv6, and those that were broken up or refused, whose places are free.
     plain: u32,
+    plain_v6: u32,
     free: u32,
     /// Of the plain ones.
     flows: [Flow; BURST],
-    /// Of the others: trains of one packet, or of one flow over IPv6.
+    flows_v6: [FlowV6; BURST],
+    /// Of the others, which have one packet.
     packets: [Packet; BURST],
     services: [ServiceIndex; BURST],
     clients: [Client; BURST],
+    clients_v6: [ClientV6; BURST],
     hashes: [u64; BURST],
     /// The trains that are chosen for otherwise, a bit each, and how.
     special: u32,
     choices: [Choice; BURST],
     /// The trains whose flow may be remembered, a bit each, and where it is looked for.
     asked: u32,
-    /// Whether the plain ones were asked for before it was known whose they are, since most of the last burst may have been remembered: what is
+    /// Whether the flows of most plain ones may be remembered. Those of the next burst are then asked for before it is known whose they are: what is
     /// fetched for them is on its way sooner.
+    was_recalled: bool,
     is_ahead: bool,
     /// Whether some of these are neither plain nor so over IPv6: then frames are asked for in their order, since one may change what is known of
     /// the next. (Of two flows of different families that order tells nothing but who takes the last room.)
@@ -71,7 +75,7 @@ const NO_TRAIN: u8 = u8::MAX;
 
 const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
-/// How a train is chosen for that is not an IPv4 client's to a service which goes by address and port.
+/// How a train is chosen for that is neither plain nor an IPv4 client's to a service which goes by address and port.
 #[derive(Debug, Clone, Copy)]
 struct Choice {
     /// The hash of the client's address and port.
@@ -187,15 +191,19 @@ impl Burst {
         lengths: [0; BURST],
         count: 0,
         plain: 0,
+        plain_v6: 0,
         free: 0,
         flows: [Flow::NONE; BURST],
+        flows_v6: [FlowV6::NONE; BURST],
         packets: [Parsed::NOTHING.packet; BURST],
         services: [ServiceIndex::NONE; BURST],
         clients: [Client::NONE; BURST],
+        clients_v6: [ClientV6::NONE; BURST],
         hashes: [0; BURST],
         special: 0,
         choices: [Choice { client: 0, slot: 0, target: None, source: NOBODY }; BURST],
         asked: 0,
+        was_recalled: false,
         is_ahead: false,
         is_mixed: false,
         spots: [Spot::NONE; BURST],
@@ -211,7 +219,7 @@ impl Burst {
     /// Reads what is plain, and gives the places of what is not, a bit each.
     #[inline(always)]
     pub fn parse<F: Frame>(&mut self, frames: &[F], station: Mac, snapshot: &Snapshot, flows: &Flows) -> u32 {
-        self.is_ahead = snapshot.recalls() && self.asked.count_ones() as usize * 2 > self.count;
+        self.is_ahead = snapshot.recalls() && self.was_recalled;
         if self.is_ahead {
             self.parse_with(frames, station, |this, train, flow| this.ask(train, flow, flows))
         } else {
@@ -261,7 +269,7 @@ impl Burst {
         }
         (self.frames, self.count) = (frames.len().min(BURST), count.min(BURST));
         self.plain = self.all();
-        (self.free, self.special, self.is_mixed) = (0, 0, false);
+        (self.plain_v6, self.free, self.special, self.is_mixed) = (0, 0, 0, false);
         (self.asked, self.telling, self.absent) = (0, 0, 0);
         others
     }
@@ -276,8 +284,9 @@ impl Burst {
     #[inline(always)]
     pub fn find(&mut self, snapshot: &Snapshot, state: &State, verdicts: &mut [Verdict; BURST]) -> u32 {
         if let Some((service, recalls)) = matching::find_one(&self.flows[..self.count], snapshot) {
-            self.services[..self.count].fill(service);
-            self.asked = self.all() & recalls;
+            // All places: their number is known, and takes a few stores.
+            self.services.fill(service);
+            (self.asked, self.was_recalled) = (self.all() & recalls, recalls != 0);
             return 0;
         }
         self.find_each(snapshot, state, verdicts)
@@ -298,7 +307,7 @@ impl Burst {
             }
             bit <<= 1;
         }
-        self.asked = asked;
+        (self.asked, self.was_recalled) = (asked, asked.count_ones() as usize * 2 > self.count);
         if rest == 0 { 0 } else { self.find_rest(rest, snapshot, state, verdicts) }
     }
 
@@ -306,45 +315,64 @@ impl Burst {
     #[inline(never)]
     pub fn find_v6<F: Frame>(
         &mut self,
-        mut frames_left: u32,
+        frames_left: u32,
         frames: &[F],
         station: Mac,
         snapshot: &Snapshot,
         flows: &Flows,
     ) -> u32 {
-        let (station, mut last, mut others) = (station.bits(), LastV6::NONE, 0);
-        let mut current: Option<(FlowV6, usize)> = None;
+        let (trains, others) = self.parse_v6(frames_left, frames, station);
+        let rest = self.match_v6(trains, snapshot, flows);
+        others | self.break_up(rest)
+    }
+
+    /// Reads those of these frames, a bit each, that are plain over IPv6; gives their trains, and the others.
+    #[inline(always)]
+    fn parse_v6<F: Frame>(&mut self, mut frames_left: u32, frames: &[F], station: Mac) -> (u32, u32) {
+        let (station, mut trains, mut others) = (station.bits(), 0, 0);
+        let (mut last, mut train) = (FlowV6::NONE, 0);
         while frames_left != 0 {
             let at = take_bit(&mut frames_left);
-            let plain = Parsed::plain_v6(frames[at].bytes(), station);
-            let found = plain.and_then(|(total, flow)| Some((total, flow, last.find_plain(&flow, snapshot)?)));
-            let Some((total, flow, (service, recalls))) = found else {
+            let Some((total, flow)) = Parsed::plain_v6(frames[at].bytes(), station) else {
                 others |= 1 << at;
                 // It may be of the same flow, and change what is known of it.
-                current = None;
+                last = FlowV6::NONE;
                 continue;
             };
-            if let Some((known, train)) = current
-                && known == flow
-            {
-                self.trains[at] = train as u8;
-                self.lengths[at] = total;
+            if flow == last {
+                (self.trains[at], self.lengths[at]) = (train as u8, total);
                 self.sent[train].add(total);
                 continue;
             }
-            let train = self.begin(at, flow.packet(total), service);
-            let hash = flow.hash(snapshot.hash());
-            self.choices[train] = Choice { client: hash, slot: hash, target: None, source: flow.source.into() };
-            self.special |= 1 << train;
+            train = self.begin(at, total, ServiceIndex::NONE);
+            (self.flows_v6[train], self.clients_v6[train]) = (flow, flow.client());
+            trains |= 1 << train;
+            last = flow;
+        }
+        self.plain_v6 = trains;
+        (trains, others)
+    }
+
+    /// Matches these trains, a bit each; gives those that are not plainly a service's.
+    #[inline(always)]
+    fn match_v6(&mut self, mut trains: u32, snapshot: &Snapshot, flows: &Flows) -> u32 {
+        let (mut last, mut rest) = (LastV6::NONE, 0);
+        while trains != 0 {
+            let train = take_bit(&mut trains);
+            let flow = &self.flows_v6[train];
+            let Some((service, recalls)) = last.find_plain(flow, snapshot) else {
+                rest |= 1 << train;
+                continue;
+            };
+            self.services[train] = service;
             if recalls {
-                let spot = recall::spot(flows, &flow.tuple());
-                self.ask_for(train, spot, flow.says());
+                let (spot, says) = (recall::spot(flows, &flow.tuple()), flow.says());
+                self.ask_for(train, spot, says);
                 self.homes[train] = flows.home(spot);
                 prefetch(flows.bucket(self.homes[train]));
             }
-            current = Some((flow, train));
         }
-        others
+        rest
     }
 
     /// Matches the trains of `rest`, a bit each.
@@ -365,31 +393,34 @@ impl Burst {
         if broken | refused == 0 {
             return 0;
         }
-        self.take_out(broken | refused);
-        let mut places = 0;
-        for (at, verdict) in verdicts.iter_mut().enumerate().take(self.frames) {
-            // Of no train: no bit.
-            let bit = 1_u32.checked_shl(self.trains[at].into()).unwrap_or(0);
-            if bit & (broken | refused) != 0 {
-                self.trains[at] = NO_TRAIN;
-            }
-            if bit & refused != 0 {
-                *verdict = Verdict::Drop(Reason::NoService);
-            }
-            places |= u32::from(bit & broken != 0) << at;
+        let (broken, mut refused) = (self.break_up(broken), self.break_up(refused));
+        while refused != 0 {
+            verdicts[take_bit(&mut refused)] = Verdict::Drop(Reason::NoService);
         }
-        places
+        broken
     }
 
-    /// Frees the places of these trains, a bit each.
-    fn take_out(&mut self, trains: u32) {
-        self.plain &= !trains;
+    /// Frees the places of these trains, a bit each; gives their frames.
+    fn break_up(&mut self, trains: u32) -> u32 {
+        if trains == 0 {
+            return 0;
+        }
+        (self.plain, self.plain_v6) = (self.plain & !trains, self.plain_v6 & !trains);
         self.free |= trains;
         let mut bits = trains;
         while bits != 0 {
             let train = take_bit(&mut bits);
             (self.services[train], self.sent[train]) = (ServiceIndex::NONE, Sum::NOTHING);
         }
+        let mut frames = 0;
+        for (at, train) in self.trains.iter_mut().enumerate().take(self.frames) {
+            // Of no train: no bit.
+            if 1_u32.checked_shl((*train).into()).unwrap_or(0) & trains != 0 {
+                *train = NO_TRAIN;
+                frames |= 1 << at;
+            }
+        }
+        frames
     }
 
     /// Finds the translations of those trains of `rest` whose flow needs no second look; gives the others.
@@ -453,7 +484,7 @@ impl Burst {
 
     /// Adds a packet that is translated, a train of its own.
     pub fn add_translated(&mut self, at: usize, parsed: &Parsed, service: ServiceIndex, way: Outward) {
-        let train = self.begin(at, parsed.packet, service);
+        let train = self.begin_special(at, parsed.packet, service);
         self.translate(train, way);
     }
 
@@ -484,7 +515,7 @@ impl Burst {
         asked: Option<(Spot, Says)>,
         snapshot: &Snapshot,
     ) {
-        let train = self.begin(at, parsed.packet, service);
+        let train = self.begin_special(at, parsed.packet, service);
         if let Some((spot, says)) = asked {
             self.ask_for(train, spot, says);
             self.is_mixed = true;
@@ -501,15 +532,19 @@ impl Burst {
         self.telling |= u32::from(matches!(says, Says::Opens | Says::Ends)) << train;
     }
 
+    /// Begins a train that is not plain, with one packet.
+    fn begin_special(&mut self, at: usize, packet: Packet, service: ServiceIndex) -> usize {
+        let train = self.begin(at, packet.total, service);
+        self.packets[train] = packet;
+        train
+    }
+
     /// Begins a train, with one packet.
     #[inline(always)]
-    fn begin(&mut self, at: usize, packet: Packet, service: ServiceIndex) -> usize {
+    fn begin(&mut self, at: usize, total: u16, service: ServiceIndex) -> usize {
         let train = self.place();
-        self.trains[at] = train as u8;
-        self.lengths[at] = packet.total;
-        self.packets[train] = packet;
-        self.services[train] = service;
-        self.sent[train] = Sum::of(packet.total);
+        (self.trains[at], self.lengths[at]) = (train as u8, total);
+        (self.services[train], self.sent[train]) = (service, Sum::of(total));
         train
     }
 
@@ -554,6 +589,7 @@ impl Burst {
                 Some(target) => snapshot.target(target),
                 None => snapshot.select(self.services[train], slot),
             };
+            prefetch(targets[train]);
         }
     }
 
@@ -621,9 +657,10 @@ impl Burst {
     /// Hashes the clients of at least these trains, a bit each.
     #[inline(always)]
     fn hash(&mut self, mut trains: u32, snapshot: &Snapshot) {
-        /// So many at once take less than each by itself.
-        const MANY: u32 = 6;
-        if trains.count_ones() >= MANY {
+        if self.plain_v6 != 0 {
+            return self.hash_both(trains & self.all() & !self.special, snapshot);
+        }
+        if trains.count_ones() >= Self::MANY {
             if self.plain == self.all() {
                 let flows = &self.flows[..self.count.min(BURST)];
                 self.clients.iter_mut().zip(flows).for_each(|(client, flow)| *client = flow.client());
@@ -638,7 +675,43 @@ impl Burst {
         }
     }
 
-    /// The client of a train, as it is hashed.
+    /// So many at once take less than each by itself.
+    const MANY: u32 = 6;
+
+    /// The same of these trains, where some are over IPv6.
+    #[inline(never)]
+    fn hash_both(&mut self, trains: u32, snapshot: &Snapshot) {
+        let (hash, mut v6, mut v4) = (snapshot.hash(), trains & self.plain_v6, trains & !self.plain_v6);
+        if v6 == self.all() && v6.count_ones() >= Self::MANY {
+            return hash.clients_v6(&self.clients_v6, &mut self.hashes, self.count);
+        }
+        let mut hashes = [0; BURST];
+        if v6.count_ones() >= Self::MANY {
+            hash.clients_v6(&self.clients_v6, &mut hashes, self.count);
+            while v6 != 0 {
+                let train = take_bit(&mut v6);
+                self.hashes[train] = hashes[train];
+            }
+        }
+        if v4.count_ones() >= Self::MANY {
+            (0..self.count.min(BURST)).for_each(|train| self.clients[train] = self.hashed(train));
+            hash.clients(&self.clients, &mut hashes, self.count);
+            while v4 != 0 {
+                let train = take_bit(&mut v4);
+                self.hashes[train] = hashes[train];
+            }
+        }
+        while v6 != 0 {
+            let train = take_bit(&mut v6);
+            self.hashes[train] = hash.client_v6(self.clients_v6[train]);
+        }
+        while v4 != 0 {
+            let train = take_bit(&mut v4);
+            self.hashes[train] = hash.client(self.hashed(train));
+        }
+    }
+
+    /// The client of a train over IPv4, as it is hashed.
     #[inline(always)]
     fn hashed(&self, train: usize) -> Client {
         if self.plain & 1 << train != 0 { self.flows[train].client() } else { self.clients[train] }
@@ -677,8 +750,8 @@ impl Burst {
         }
     }
 
-    /// Finds the targets of those of these trains of whose flow there is nothing to note, by their `bucket`, and which they are; but, where
-    /// `is_marked` says that any is, not of those whose flow is marked. Has the other bucket fetched where that is not the one.
+    /// Finds the targets of those of these trains of whose flow there is nothing to note but that it goes on, by their `bucket`, and which they are;
+    /// but, where `is_marked` says that any is, not of those whose flow is marked. Has the other bucket fetched where that is not the one.
     #[inline(always)]
     fn settled<'a, 'b>(
         &self,
@@ -689,15 +762,50 @@ impl Burst {
         targets: &mut [&'a Target; BURST],
         bucket: impl Fn(usize, Spot) -> &'b Bucket,
     ) -> Settled {
-        let (mut settled, mut kept) = (Settled::NONE, snapshot.kept_by(ServiceIndex::NONE));
+        let (mut settled, mut others, mut kept) = (0, 0, snapshot.kept_by(ServiceIndex::NONE));
         while trains != 0 {
             let train = take_bit(&mut trains);
             let spot = self.spots[train];
             if is_marked && self.marks.has(spot) {
                 continue;
             }
+            let Some(destination) = bucket(train, spot).settled(spot, state.now) else {
+                // Left to a loop of its own, so that this one calls nothing.
+                others |= 1 << train;
+                continue;
+            };
+            if self.services[train] != kept.service() {
+                kept = snapshot.kept_by(self.services[train]);
+            }
+            let Some(target) = kept.at(destination) else { continue };
+            prefetch(target);
+            targets[train] = target;
+            settled |= 1 << train;
+        }
+        match others {
+            0 => Settled { trains: settled, elsewhere: 0 },
+            _ => self.go_on(settled, others, snapshot, state, targets, bucket),
+        }
+    }
+
+    /// The same of `others`, of whose flow there is that to note; `settled` are those that were found before.
+    #[inline(never)]
+    fn go_on<'a, 'b>(
+        &self,
+        settled: u32,
+        mut others: u32,
+        snapshot: &'a Snapshot,
+        state: &State,
+        targets: &mut [&'a Target; BURST],
+        bucket: impl Fn(usize, Spot) -> &'b Bucket,
+    ) -> Settled {
+        let mut settled = Settled { trains: settled, elsewhere: 0 };
+        let mut kept = snapshot.kept_by(ServiceIndex::NONE);
+        while others != 0 {
+            let train = take_bit(&mut others);
+            let spot = self.spots[train];
             let bucket = bucket(train, spot);
-            let Some(destination) = bucket.settled(spot, state.now) else {
+            let Some(entry) = bucket.established(spot) else {
                 if !bucket.has(spot) {
                     settled.elsewhere |= 1 << train;
                     prefetch(state.flows.other_bucket(spot));
@@ -707,10 +815,15 @@ impl Burst {
             if self.services[train] != kept.service() {
                 kept = snapshot.kept_by(self.services[train]);
             }
-            let Some(target) = kept.at(destination) else { continue };
-            prefetch(target);
-            targets[train] = target;
-            settled.trains |= 1 << train;
+            let (destination, silence) = entry.destination_and_silence(state.now);
+            if kept.only_goes_on(silence)
+                && let Some(target) = kept.at(destination)
+            {
+                entry.note(state.now);
+                prefetch(target);
+                targets[train] = target;
+                settled.trains |= 1 << train;
+            }
         }
         settled
     }
@@ -772,8 +885,9 @@ impl Burst {
             if self.trains[at] != NO_TRAIN && asked & 1 << train != 0 {
                 asked &= !(1 << train);
                 let home = |_, spot| state.flows.bucket(state.flows.home(spot));
-                let silent = 1 << train & !self.telling;
-                let Settled { trains, elsewhere } = self.settled(silent, false, snapshot, state, targets, home);
+                let is_silent = self.telling & 1 << train == 0 && self.says(train) != Says::Nothing;
+                let goes_on = u32::from(is_silent) << train;
+                let Settled { trains, elsewhere } = self.settled(goes_on, false, snapshot, state, targets, home);
                 recalled |= match trains {
                     0 => self.recall(1 << train, elsewhere, false, snapshot, state, targets),
                     _ => trains,
@@ -786,9 +900,10 @@ impl Burst {
     /// The client of a train.
     fn client(&self, train: usize) -> IpAddr {
         let bit = 1 << train;
-        match self.special & bit != 0 {
-            true => self.choices[train].source,
-            false => self.hashed(train).address().into(),
+        match () {
+            () if self.special & bit != 0 => self.choices[train].source,
+            () if self.plain_v6 & bit != 0 => self.flows_v6[train].source().into(),
+            () => self.hashed(train).address().into(),
         }
     }
 
@@ -864,6 +979,9 @@ impl Burst {
                 others |= 1 << (at % BURST);
             }
         }
+        if others != 0 && self.plain_v6 != 0 {
+            others = self.apply_v6(others, frames, targets);
+        }
         if others != 0 {
             return self.apply_others(others, frames, targets, state, verdicts, refuse).only();
         }
@@ -878,6 +996,23 @@ impl Burst {
             None => _ = self.forward(self.frames(), targets, verdicts),
         }
         only
+    }
+
+    /// The same for those of these frames, a bit each, that go straight over IPv6; gives the others.
+    #[inline(never)]
+    fn apply_v6<F: Frame>(&self, mut bits: u32, frames: &mut [F], targets: &[&Target; BURST]) -> u32 {
+        let mut others = 0;
+        while bits != 0 {
+            let at = take_bit(&mut bits);
+            let (frame, train) = (&mut frames[at], usize::from(self.trains[at]));
+            let target = targets.get(train);
+            if target.is_none_or(|target| {
+                !target.mode.apply_straight_v6(frame, self.lengths[at], self.hashes[train % BURST])
+            }) {
+                others |= 1 << at;
+            }
+        }
+        others
     }
 
     /// All frames, a bit each.
@@ -921,8 +1056,12 @@ impl Burst {
             };
             let total = self.lengths[at];
             if train != last {
-                let is_plain = self.plain & 1 << train != 0;
-                packet = if is_plain { self.flows[train].packet() } else { self.packets[train] };
+                let bit = 1 << train;
+                packet = match () {
+                    () if self.plain & bit != 0 => self.flows[train].packet(),
+                    () if self.plain_v6 & bit != 0 => self.flows_v6[train].packet(),
+                    () => self.packets[train],
+                };
                 last = train;
             }
             packet.total = total;

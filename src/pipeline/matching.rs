@@ -1,7 +1,5 @@
 //! The second stage: whose a packet is. A service's, a reply's, ours to answer, the kernel's, or nobody's.
 
-use std::net::Ipv6Addr;
-
 use super::Verdict;
 use super::parse::{Datagram, Flow, FlowV6, Kind, Parsed};
 use crate::counters::Reason;
@@ -52,7 +50,7 @@ impl Last {
 pub fn find_one(flows: &[Flow], snapshot: &Snapshot) -> Option<(ServiceIndex, u32)> {
     let mut nobody = Last::NONE;
     let found = nobody.find_plain(*flows.first()?, snapshot)?;
-    let vip = snapshot.common_vip();
+    let vip = snapshot.common_vip_v4();
     let is_one =
         Flow::have_one_endpoint(flows) && !flows.iter().fold(false, |any, flow| any | vip.may_be(flow.source_word()));
     is_one.then_some(found)
@@ -61,27 +59,27 @@ pub fn find_one(flows: &[Flow], snapshot: &Snapshot) -> Option<(ServiceIndex, u3
 /// The same over IPv6.
 #[derive(Debug, Clone, Copy)]
 pub struct LastV6 {
-    endpoint: (Ipv6Addr, u16, u8),
+    endpoint: (u128, u32),
     service: ServiceIndex,
     recalls: bool,
 }
 
 impl LastV6 {
     /// Nobody yet.
-    pub const NONE: Self =
-        Self { endpoint: (Ipv6Addr::UNSPECIFIED, 0, 0), service: ServiceIndex::NONE, recalls: false };
+    pub const NONE: Self = Self { endpoint: (0, 0), service: ServiceIndex::NONE, recalls: false };
 
     /// As [`Last::find_plain`], of a flow that [`Parsed::plain_v6`] gave.
     #[inline(always)]
     pub fn find_plain(&mut self, flow: &FlowV6, snapshot: &Snapshot) -> Option<(ServiceIndex, bool)> {
         let endpoint = flow.endpoint();
         if endpoint != self.endpoint {
-            let (vip, port, protocol) = endpoint;
-            let found = snapshot.exact_v6(vip, port, protocol).filter(|found| found.is_plain);
+            let found = snapshot.exact_v6(flow.destination(), flow.destination_port(), flow.protocol());
+            let found = found.filter(|found| found.is_plain);
             let service = found.map_or(ServiceIndex::NONE, |found| found.service);
             *self = Self { endpoint, service, recalls: snapshot.recalls_of(service) };
         }
-        let is_found = self.service != ServiceIndex::NONE && !snapshot.is_vip_v6(flow.source);
+        let may_be_vip = snapshot.common_vip_v6().may_be(flow.source_word());
+        let is_found = self.service != ServiceIndex::NONE && !(may_be_vip && snapshot.is_vip_v6(flow.source()));
         is_found.then_some((self.service, self.recalls))
     }
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::counters::Reason;
 use crate::flow::{KeyV4, Says};
-use crate::maglev::{Client, SelectionHash};
+use crate::maglev::{Client, ClientV6};
 use crate::mode::{Content, Packet};
 use crate::snapshot::Port;
 use crate::wire::ethernet::{self, Ethernet, Link};
@@ -206,50 +206,89 @@ impl Flow {
     }
 }
 
-/// The same of a plain packet over IPv6.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The same of a plain packet over IPv6, in little-endian words.
+#[derive(Debug, Clone, Copy, Eq)]
 pub struct FlowV6 {
-    pub source: Ipv6Addr,
-    pub destination: Ipv6Addr,
-    /// Source's and destination's.
-    ports: [u16; 2],
-    protocol: u8,
-    flags: u8,
+    source: u128,
+    destination: u128,
+    /// The ports in the order of their bytes, then the protocol and the flags that count.
+    rest: u64,
+}
+
+impl PartialEq for FlowV6 {
+    #[inline(always)]
+    fn eq(&self, other: &Self) -> bool {
+        // Mostly one tells.
+        self.rest == other.rest && self.source == other.source && self.destination == other.destination
+    }
 }
 
 impl FlowV6 {
+    /// That of no packet.
+    pub const NONE: Self = Self { source: 0, destination: 0, rest: 0 };
+
     /// What its packets say of it.
     #[inline(always)]
     pub fn says(&self) -> Says {
-        SAYS[usize::from(self.flags) % SAYS.len()]
+        SAYS[(self.rest >> 40) as usize % SAYS.len()]
     }
 
-    /// Destination, its port and the protocol.
+    /// Destination; its port and the protocol.
     #[inline(always)]
-    pub fn endpoint(&self) -> (Ipv6Addr, u16, u8) {
-        (self.destination, self.ports[1], self.protocol)
-    }
-
-    /// The hash of its client.
-    #[inline(always)]
-    pub fn hash(&self, hash: &SelectionHash) -> u64 {
-        hash.end_v6(self.source, self.ports[0])
+    pub fn endpoint(&self) -> (u128, u32) {
+        (self.destination, (self.rest >> 16) as u32 & 0xff_ffff)
     }
 
     #[inline(always)]
-    pub fn packet(&self, total: u16) -> Packet {
-        let content = if self.protocol == protocol::TCP { Content::Tcp } else { Content::Udp };
-        Packet { header: ipv6::HEADER as u16, total, content, port: self.ports[1], priority: 0 }
+    pub fn source_word(&self) -> u128 {
+        self.source
+    }
+
+    /// As it is hashed.
+    #[inline(always)]
+    pub fn client(&self) -> ClientV6 {
+        ClientV6::new(self.source, self.source_port())
     }
 
     #[inline(always)]
+    pub fn source(&self) -> Ipv6Addr {
+        Ipv6Addr::from(self.source.to_le_bytes())
+    }
+
+    #[inline(always)]
+    pub fn destination(&self) -> Ipv6Addr {
+        Ipv6Addr::from(self.destination.to_le_bytes())
+    }
+
+    #[inline(always)]
+    pub fn source_port(&self) -> u16 {
+        (self.rest as u16).swap_bytes()
+    }
+
+    #[inline(always)]
+    pub fn destination_port(&self) -> u16 {
+        ((self.rest >> 16) as u16).swap_bytes()
+    }
+
+    #[inline(always)]
+    pub fn protocol(&self) -> u8 {
+        (self.rest >> 32) as u8
+    }
+
+    /// What its packets have in common; their length is not.
+    #[inline(always)]
+    pub fn packet(&self) -> Packet {
+        let content = if self.protocol() == protocol::TCP { Content::Tcp } else { Content::Udp };
+        Packet { header: ipv6::HEADER as u16, total: 0, content, port: self.destination_port(), priority: 0 }
+    }
+
     pub fn tuple(&self) -> Tuple {
         Tuple {
-            source: self.source.into(),
-            destination: self.destination.into(),
-            source_port: self.ports[0],
-            destination_port: self.ports[1],
-            protocol: self.protocol,
+            source: self.source().into(),
+            destination: self.destination().into(),
+            source_port: self.source_port(),
+            destination_port: self.destination_port(),
+            protocol: self.protocol(),
         }
     }
 }
@@ -260,9 +299,12 @@ pub fn telling(flags: &[u8; 32]) -> u32 {
     /// Brings the lowest bits of eight bytes together in the uppermost byte.
     const GATHER: u64 = 0x0102_0408_1020_4080;
     const { assert!(tcp::FIN == 1 && tcp::SYN == 1 << 1 && tcp::RST == 1 << 2 && tcp::ACK == 1 << 4) };
-    let (eights, _) = flags.as_chunks::<8>();
-    eights.iter().rev().fold(0, |all, &eight| {
-        let flags = u64::from_le_bytes(eight);
+    let eights = flags.as_chunks::<8>().0.iter().map(|&eight| u64::from_le_bytes(eight));
+    // Of most bursts none does, which is told at once.
+    if eights.clone().fold(0, |any, flags| any | flags) & (EACH * u64::from(tcp::FIN | tcp::SYN | tcp::RST)) == 0 {
+        return 0;
+    }
+    eights.rev().fold(0, |all, flags| {
         let telling = (flags | flags >> 2 | flags >> 1 & !(flags >> 4)) & EACH;
         all << 8 | (telling.wrapping_mul(GATHER) >> 56) as u32
     })
@@ -341,12 +383,14 @@ impl Parsed {
             protocol::UDP if udp::is_whole::<{ udp::HEADER }>(head.last_chunk()?, total, ipv6::HEADER) => DATAGRAM,
             _ => return None,
         };
-        let port = |at: usize| u16::from_be_bytes([head[TRANSPORT + at], head[TRANSPORT + at + 1]]);
         let (source, destination) = (ip.source(), ip.destination());
         if ipv6::is_martian_source(source) {
             return None;
         }
-        let flow = FlowV6 { source, destination, ports: [port(0), port(2)], protocol: ip.next_header(), flags };
+        let ports = u32::from_le_bytes(*head[TRANSPORT..].first_chunk()?);
+        let rest = u64::from(ports) | u64::from(ip.next_header()) << 32 | u64::from(flags) << 40;
+        let word = |address: Ipv6Addr| u128::from_le_bytes(address.octets());
+        let flow = FlowV6 { source: word(source), destination: word(destination), rest };
         Some((u16::try_from(total).ok()?, flow))
     }
 
@@ -674,8 +718,8 @@ mod tests {
             let any = Parsed::of(&frame, &STATION);
             if let Some((total, flow)) = Parsed::plain_v6(&frame, STATION.mac.bits()) {
                 let plain = Parsed {
-                    source: flow.source.into(), destination: flow.destination.into(), flow: flow.tuple(),
-                    packet: flow.packet(total), kind: Kind::Ported, ..Parsed::NOTHING
+                    source: flow.source().into(), destination: flow.destination().into(), flow: flow.tuple(),
+                    packet: Packet { total, ..flow.packet() }, kind: Kind::Ported, ..Parsed::NOTHING
                 };
                 prop_assert_eq!(plain, any);
             }

@@ -273,12 +273,21 @@ pub struct KeptBy<'a> {
     destinations: &'a Destinations,
     service: ServiceIndex,
     targets: &'a [Target],
+    /// Of an established flow that was silent for less than so many seconds there is nothing to note but that it goes on.
+    young: u32,
 }
 
 impl<'a> KeptBy<'a> {
     #[inline(always)]
     pub fn service(&self) -> ServiceIndex {
         self.service
+    }
+
+    /// Whether there is nothing to note of an established flow, silent for so many seconds, but that it goes on: it is not over, and no client is
+    /// remembered beside it.
+    #[inline(always)]
+    pub fn only_goes_on(&self, silence: u32) -> bool {
+        silence < self.young
     }
 
     /// The target of a flow; `None`: its backend is down or gone, or another service's.
@@ -401,8 +410,14 @@ impl Snapshot {
 
     /// What the VIPs over IPv4 have in common.
     #[inline(always)]
-    pub fn common_vip(&self) -> Common {
-        self.vips.common()
+    pub fn common_vip_v4(&self) -> Common<u32> {
+        self.vips.common_v4()
+    }
+
+    /// The same over IPv6.
+    #[inline(always)]
+    pub fn common_vip_v6(&self) -> Common<u128> {
+        self.vips.common_v6()
     }
 
     /// Whether it is a VIP and not the node's own, too.
@@ -536,8 +551,9 @@ impl Snapshot {
     /// Where the remembered flows of `service` go; there need be no such service.
     #[inline(always)]
     pub fn kept_by(&self, service: ServiceIndex) -> KeptBy<'_> {
-        let targets = self.services.get(service.0 as usize).map_or(&[][..], |service| &service.targets);
-        KeptBy { destinations: &self.destinations, service, targets }
+        let of = self.services.get(service.0 as usize);
+        let (targets, young) = of.map_or((&[][..], 0), |of| (&of.targets, of.young()));
+        KeptBy { destinations: &self.destinations, service, targets, young }
     }
 
     /// How clients of this service are remembered, where they are.
@@ -701,6 +717,11 @@ impl CompiledService {
     #[inline(always)]
     pub fn recalls(&self) -> bool {
         self.recalls
+    }
+
+    /// As [`KeptBy::only_goes_on`] has it.
+    fn young(&self) -> u32 {
+        if self.has_affinity { 0 } else { self.idle[Stage::Established as usize - 1] + 1 }
     }
 
     /// What of it is counted: its backends, and what it had no room for.

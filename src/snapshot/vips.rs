@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::{BitAnd, BitXor, Not};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -24,7 +25,8 @@ pub struct Vips {
     filter_v4: Filter,
     filter_v6: Filter,
     /// The same, faster where a burst of sources is asked for, and tells less.
-    common: Common,
+    common_v4: Common<u32>,
+    common_v6: Common<u128>,
     /// VIPs that are prefixes.
     prefixes: Arc<Prefixes<u32>>,
     vips: Vec<Arc<Vip>>,
@@ -92,31 +94,37 @@ impl Services {
     }
 }
 
-/// What the IPv4 addresses of all VIPs have in common, as little-endian words: an address that differs in one of these bits is no VIP.
+/// What the addresses of all VIPs of a family have in common, as little-endian words: an address that differs in one of these bits is no VIP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Common {
-    value: u32,
-    bits: u32,
+pub struct Common<W> {
+    value: W,
+    bits: W,
 }
 
-impl Common {
-    fn of(vips: impl Iterator<Item = IpNet>) -> Self {
-        let words = vips.filter_map(|vip| match vip {
-            IpNet::V4(vip) => Some((vip.network(), vip.netmask())),
-            IpNet::V6(_) => None,
-        });
-        let words = words.map(|(address, mask)| [address, mask].map(|word| u32::from_le_bytes(word.octets())));
-        let common = words.map(|[value, bits]| Self { value, bits });
+/// What an address is, as a word.
+pub trait Word: Copy + Default + Eq + BitAnd<Output = Self> + BitXor<Output = Self> + Not<Output = Self> {}
+impl Word for u32 {}
+impl Word for u128 {}
+
+impl<W: Word> Common<W> {
+    /// Of VIPs and their masks. (Without VIPs nobody is one; but who asks need not rely on that.)
+    fn of(vips: impl Iterator<Item = [W; 2]>) -> Self {
+        let common = vips.map(|[value, bits]| Self { value, bits });
         common
             .reduce(|all, vip| Self { bits: all.bits & vip.bits & !(all.value ^ vip.value), ..all })
-            // Without VIPs nobody is one; but who asks need not rely on that.
-            .unwrap_or(Self { value: 0, bits: 0 })
+            .unwrap_or_default()
     }
 
     /// Whether an address may be a VIP, as far as this tells.
     #[inline(always)]
-    pub fn may_be(self, address: u32) -> bool {
-        (address ^ self.value) & self.bits == 0
+    pub fn may_be(self, address: W) -> bool {
+        (address ^ self.value) & self.bits == W::default()
+    }
+}
+
+impl<W: Word> Default for Common<W> {
+    fn default() -> Self {
+        Self { value: W::default(), bits: W::default() }
     }
 }
 
@@ -181,7 +189,8 @@ impl Default for Vips {
             single: Index::new([]),
             filter_v4: Filter::of(&[]),
             filter_v6: Filter::of(&[]),
-            common: Common::of(std::iter::empty()),
+            common_v4: Common::default(),
+            common_v6: Common::default(),
             prefixes: Arc::new(Prefixes::new([])),
             vips: Vec::new(),
             free: Vec::new(),
@@ -238,7 +247,14 @@ impl Vips {
         }
         let is_live = |vip: &Vip| !vip.tcp.services.is_empty() || !vip.udp.services.is_empty();
         let live: Vec<IpNet> = self.vips.iter().filter(|vip| is_live(vip)).map(|vip| vip.vip).collect();
-        self.common = Common::of(live.iter().copied());
+        self.common_v4 = Common::of(live.iter().filter_map(|&vip| match vip {
+            IpNet::V4(vip) => Some([vip.network(), vip.netmask()].map(|word| u32::from_le_bytes(word.octets()))),
+            IpNet::V6(_) => None,
+        }));
+        self.common_v6 = Common::of(live.iter().filter_map(|&vip| match vip {
+            IpNet::V6(vip) => Some([vip.network(), vip.netmask()].map(|word| u128::from_le_bytes(word.octets()))),
+            IpNet::V4(_) => None,
+        }));
         let (v4, v6) = live.iter().partition::<Vec<IpNet>, _>(|vip| vip.addr().is_ipv4());
         (self.filter_v4, self.filter_v6) = (Filter::of(&v4), Filter::of(&v6));
     }
@@ -296,8 +312,14 @@ impl Vips {
 
     /// What VIPs over IPv4 have in common.
     #[inline(always)]
-    pub fn common(&self) -> Common {
-        self.common
+    pub fn common_v4(&self) -> Common<u32> {
+        self.common_v4
+    }
+
+    /// The same over IPv6.
+    #[inline(always)]
+    pub fn common_v6(&self) -> Common<u128> {
+        self.common_v6
     }
 
     #[inline(always)]
@@ -376,6 +398,9 @@ mod tests {
                 for address in [1, 9, 77].map(six) {
                     prop_assert_eq!(vips.contains_v6(address), vips.contains(address.into()));
                     prop_assert_eq!(vips.contains_v6(address), fresh.contains_v6(address));
+                    let word = u128::from_le_bytes(address.octets());
+                    prop_assert!(vips.common_v6().may_be(word) || !vips.contains_v6(address));
+                    prop_assert_eq!(vips.common_v6().bits, fresh.common_v6().bits);
                     prop_assert_eq!(vips.exact_v6(address, 80, 6), fresh.exact_v6(address, 80, 6));
                     prop_assert_eq!(vips.service(address.into(), 85, 17), fresh.service(address.into(), 85, 17));
                 }
@@ -385,8 +410,8 @@ mod tests {
                     prop_assert_eq!(vips.contains_v4(address), fresh.contains_v4(address));
                     prop_assert_eq!(vips.contains_v4(address), vips.contains(address.into()));
                     let word = u32::from_le_bytes(address.octets());
-                    prop_assert!(vips.common().may_be(word) || !vips.contains(address.into()));
-                    prop_assert_eq!(vips.common().bits, fresh.common().bits);
+                    prop_assert!(vips.common_v4().may_be(word) || !vips.contains(address.into()));
+                    prop_assert_eq!(vips.common_v4().bits, fresh.common_v4().bits);
                     for protocol in [6, 17] {
                         prop_assert_eq!(vips.service_of_all_ports(address.into(), protocol), fresh.service_of_all_ports(address.into(), protocol));
                         for port in [79, 80, 81, 90, 91, 443] {
