@@ -1,9 +1,20 @@
+/* What capsule's bindings take from the headers of DPDK 19.11, and those of Debian's 22.11 do not have. For bindgen alone, which reads
+ * this file last, in the place of the real one. */
 #ifndef RTE_KNI_H
 #define RTE_KNI_H
-#include <rte_ether.h>
+
+#include <rte_ethdev.h>
 #include <rte_lcore.h>
 #include <rte_mbuf.h>
 
+/* These had no prefix before 21.11, and since 22.11 they have no other names. */
+static const uint64_t ETH_RSS_IP = RTE_ETH_RSS_IP;
+static const uint64_t ETH_RSS_TCP = RTE_ETH_RSS_TCP;
+static const uint64_t ETH_RSS_UDP = RTE_ETH_RSS_UDP;
+static const uint64_t ETH_RSS_SCTP = RTE_ETH_RSS_SCTP;
+static const uint64_t DEV_TX_OFFLOAD_MBUF_FAST_FREE = RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE;
+
+/* KNI, as far as capsule names it. Nothing of it is ever called: see src/compat.rs. */
 struct rte_kni;
 struct rte_kni_conf {
     char name[32];
@@ -27,9 +38,4 @@ const char *rte_kni_get_name(const struct rte_kni *kni);
 unsigned rte_kni_rx_burst(struct rte_kni *kni, struct rte_mbuf **mbufs, unsigned most);
 unsigned rte_kni_tx_burst(struct rte_kni *kni, struct rte_mbuf **mbufs, unsigned count);
 
-static const uint64_t ETH_RSS_IP = RTE_ETH_RSS_IP;
-static const uint64_t ETH_RSS_TCP = RTE_ETH_RSS_TCP;
-static const uint64_t ETH_RSS_UDP = RTE_ETH_RSS_UDP;
-static const uint64_t ETH_RSS_SCTP = RTE_ETH_RSS_SCTP;
-static const uint64_t DEV_TX_OFFLOAD_MBUF_FAST_FREE = RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE;
 #endif
