@@ -36,6 +36,7 @@ const DOCUMENTS: &[&str] = &[
     "perf/CONSISTENCY.md",
     "perf/RESULTS.md",
     "perf/pktgen/README.md",
+    "perf/capsule/README.md",
 ];
 
 fn root() -> &'static Path {
