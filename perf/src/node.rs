@@ -168,6 +168,12 @@ impl Forwarder for Node {
         Ok(Rate::new(pps, after.off_core_since(&before)?))
     }
 
+    fn note(&mut self) -> anyhow::Result<()> {
+        let counts = Counts::read(self.listen)?;
+        self.keep(counts);
+        Ok(())
+    }
+
     fn end(mut self: Box<Self>) -> anyhow::Result<()> {
         self.process.check_alive()?;
         self.process.stop(Duration::from_secs(10));
