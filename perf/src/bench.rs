@@ -14,7 +14,7 @@ use crate::report::{Report, Sample};
 use crate::rig::Rig;
 use crate::stats::Summary;
 use crate::traffic::Kind;
-use crate::{interrupt, maglev, node, progress};
+use crate::{interrupt, maglev, node, progress, rig};
 
 /// Frames of the capture that `replay` is timed with.
 const REPLAYED: usize = 1_000_000;
@@ -141,8 +141,9 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 
     if options.tables.is_empty() && options.only.is_empty() {
         let rig = rig(options, Kind::Acks(REPLAYED), directory.path(), "replay")?;
+        let capture = rig::capture(Kind::Acks(REPLAYED), directory.path())?;
         let rates: Vec<f64> = (0..3)
-            .map(|_| node::replay_rate(&rig, &options.penstock, &rig.capture, REPLAYED))
+            .map(|_| node::replay_rate(&rig, &options.penstock, &capture, REPLAYED))
             .collect::<anyhow::Result<_>>()?;
         report.replay = Summary::of(rates);
         report.maglev = maglev::build_seconds();

@@ -27,6 +27,11 @@ pub trait Forwarder {
     /// The rate over the next `duration`.
     fn rate(&mut self, duration: Duration) -> anyhow::Result<Rate>;
 
+    /// Notes what it has done so far, if it says so: `end` looks at what it did since the first time.
+    fn note(&mut self) -> anyhow::Result<()> {
+        Ok(())
+    }
+
     /// Of the TSC, in Hz, if it says so.
     fn tsc_hz(&self) -> Option<f64> {
         None

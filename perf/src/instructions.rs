@@ -192,8 +192,8 @@ pub fn work(work: &Work) -> anyhow::Result<()> {
 
 /// A rig on which nothing is started.
 fn nowhere() -> Rig {
-    let (capture, directory) = ("none.pcap".into(), ".".into());
-    Rig { lcore: 1, main: 0, realtime: false, capture, mbufs: 1023, directory }
+    let (device, directory) = ("net_null0".into(), ".".into());
+    Rig { lcore: 1, main: 0, realtime: false, device, eal: Vec::new(), mbufs: 1023, directory }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::interrupt;
 
@@ -75,6 +76,13 @@ pub fn megabytes_available() -> anyhow::Result<u64> {
         value.and_then(|value| value.parse::<u64>().ok()).with_context(|| format!("/proc/meminfo has no {name}"))
     };
     Ok((number("MemAvailable:")? + number("HugePages_Free:")? * number("Hugepagesize:")?) / 1_000)
+}
+
+/// From now on this thread, and what it starts, runs on these CPUs.
+pub fn pin(cpus: &[u16]) -> anyhow::Result<()> {
+    let mut set = CpuSet::new();
+    cpus.iter().for_each(|&cpu| set.set(cpu.into()));
+    sched_setaffinity(None, &set).with_context(|| format!("CPUs {cpus:?}; see --lcore and --main"))
 }
 
 /// The busiest that a CPU may be before a run: the polling one must be idle, the other leaves room for the control side.

@@ -10,6 +10,7 @@ mod health;
 mod hugepages;
 mod instructions;
 mod interrupt;
+mod latency;
 mod machine;
 mod maglev;
 mod node;
@@ -52,6 +53,8 @@ enum Command {
     /// What `instructions` counts.
     #[command(hide = true)]
     Pipeline(instructions::Work),
+    /// Measures how long frames are under way through penstock, and through testpmd on the same rig.
+    Latency(latency::Options),
     /// Times changes among thousands of services, from a valid set to a reader that uses it.
     Publish(publish::Options),
     /// Sends frames back, no more than so many a second: a forwarder whose limit is known.
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
         Command::HealthServers(servers) => health::serve(&servers),
         Command::Instructions(options) => instructions::run(&options),
         Command::Pipeline(work) => instructions::work(&work),
+        Command::Latency(options) => latency::run(&options),
         Command::Publish(options) => publish::run(&options),
         Command::Reflect(options) => generate::reflect::run(&options),
         Command::Throughput(options) => throughput::run(&options),

@@ -95,23 +95,45 @@ pub struct Node {
 impl Node {
     /// Starts one, and gives it its sets; packets are under way.
     pub fn start(rig: &Rig, penstock: &Path, task: Task) -> anyhow::Result<Self> {
+        let mut node = Self::begin(rig, penstock, task)?;
+        node.go_through_sets()?;
+        Ok(node)
+    }
+
+    /// Starts one with the first of its sets.
+    pub fn begin(rig: &Rig, penstock: &Path, task: Task) -> anyhow::Result<Self> {
         let listen = free_address()?;
         let sets = task.sets();
         let (config, file) = (rig.directory.join("penstock.toml"), rig.directory.join("services.json"));
         fs::write(&config, self::config(rig, listen, task.forwarding, task.capacity()))?;
         fs::write(&file, &sets[0])?;
         let arguments = ["run".to_owned(), "--config".to_owned(), config.display().to_string()];
-        let mut process = Process::start(&penstock.display().to_string(), &arguments, rig.realtime)?;
-        wait_for_traffic(&mut process, listen, task.drops_all)?;
-        for (version, set) in sets.iter().enumerate().skip(1) {
+        let process = Process::start(&penstock.display().to_string(), &arguments, rig.realtime)?;
+        let mut node = Self { process, listen, directory: rig.directory.clone(), task, counted: None };
+        wait_for_counters(&mut node.process, listen)?;
+        Ok(node)
+    }
+
+    /// Gives it the others, once packets have come.
+    pub fn go_through_sets(&mut self) -> anyhow::Result<()> {
+        let (process, listen) = (&mut self.process, self.listen);
+        wait_for_traffic(process, listen, self.task.drops_all)?;
+        let file = self.directory.join("services.json");
+        for (version, set) in self.task.sets().iter().enumerate().skip(1) {
             let new = file.with_extension("new");
             fs::write(&new, set)?;
             fs::rename(&new, &file)?;
-            wait_for(&mut process, listen, |text| {
+            wait_for(process, listen, |text| {
                 text.contains(&format!("penstock_definitions_version_info{{version=\"{version}\"}} 1"))
             })?;
         }
-        Ok(Self { process, listen, directory: rig.directory.clone(), task, counted: None })
+        Ok(())
+    }
+
+    /// What it has counted so far: `end` looks at what it did between the first time and the last.
+    fn keep(&mut self, counts: Counts) {
+        let first = self.counted.take().map_or_else(|| counts.clone(), |[first, _]| first);
+        self.counted = Some([first, counts]);
     }
 
     /// Fails where it did something else than its task.
@@ -141,16 +163,31 @@ impl Forwarder for Node {
         interrupt::sleep(duration)?;
         let (end, after) = (Counts::read(self.listen)?, self.process.core_times()?);
         let pps = (end.received - start.received) / end.at.duration_since(start.at).as_secs_f64();
-        let first = self.counted.take().map_or(start, |[first, _]| first);
-        self.counted = Some([first, end]);
+        self.keep(start);
+        self.keep(end);
         Ok(Rate::new(pps, after.off_core_since(&before)?))
+    }
+
+    fn note(&mut self) -> anyhow::Result<()> {
+        let counts = Counts::read(self.listen)?;
+        self.keep(counts);
+        Ok(())
     }
 
     fn end(mut self: Box<Self>) -> anyhow::Result<()> {
         self.process.check_alive()?;
         self.process.stop(Duration::from_secs(10));
-        forget_flows(&self.directory.join("state"))?;
         self.check()
+    }
+}
+
+/// What it remembers lies outside of its directory, however it ends.
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.process.stop(Duration::from_secs(10));
+        if let Err(error) = forget_flows(&self.directory.join("state")) {
+            eprintln!("flows that a node remembered may be left in memory: {error:#}");
+        }
     }
 }
 
@@ -247,7 +284,7 @@ stop_grace = "0s"
 
 [dpdk]
 lcores = [{lcore}]
-eal_args = ["--no-pci", "--in-memory"]
+eal_args = {eal:?}
 mempool_mbufs = {mbufs}
 idle = "poll"
 
@@ -291,7 +328,8 @@ capacity = {capacity}
         state = rig.directory.join("state").display(),
         lcore = rig.lcore,
         mbufs = rig.mbufs,
-        device = rig.device(),
+        eal = rig.eal,
+        device = rig.device,
         port_mac = Mac(NET_PCAP_MAC),
         router_mac = Mac(ROUTER_MAC),
     );
@@ -320,6 +358,19 @@ fn wait_for(node: &mut Process, listen: SocketAddr, says: impl Fn(&str) -> bool)
     Ok(())
 }
 
+/// Until it serves its metrics.
+fn wait_for_counters(node: &mut Process, listen: SocketAddr) -> anyhow::Result<()> {
+    let deadline = Instant::now() + START;
+    while let Err(error) = Counts::read(listen) {
+        node.check_alive()?;
+        if Instant::now() > deadline {
+            return Err(error.context("penstock serves no metrics"));
+        }
+        interrupt::sleep(Duration::from_millis(50))?;
+    }
+    Ok(())
+}
+
 /// Until packets are forwarded, or, of a node that drops all, received.
 fn wait_for_traffic(node: &mut Process, listen: SocketAddr, drops_all: bool) -> anyhow::Result<()> {
     let deadline = Instant::now() + START;
@@ -337,6 +388,7 @@ fn wait_for_traffic(node: &mut Process, listen: SocketAddr, drops_all: bool) -> 
 }
 
 /// The node's counters at one moment, all ports and lcores together.
+#[derive(Clone)]
 struct Counts {
     at: Instant,
     received: f64,

@@ -22,12 +22,13 @@ impl Testpmd {
     /// Starts one that forwards by this mode of its own (`io`, `5tswap`, `csum`).
     pub fn start(rig: &Rig, mode: &str) -> anyhow::Result<Self> {
         let arguments = format!(
-            "-l {main},{lcore} --main-lcore {main} --no-pci --in-memory --log-level=lib.eal:debug --vdev {device} -- -i \
+            "-l {main},{lcore} --main-lcore {main} {eal} --no-telemetry --log-level=lib.eal:debug --vdev {device} -- -i \
              --forward-mode={mode} --nb-cores=1 --burst=32 --rxd={descriptors} --txd={descriptors} \
              --total-num-mbufs={mbufs} --mbcache={cache}",
             main = rig.main,
             lcore = rig.lcore,
-            device = rig.device(),
+            eal = rig.eal.join(" "),
+            device = rig.device,
             descriptors = Rig::DESCRIPTORS,
             mbufs = rig.mbufs,
             cache = Rig::MEMPOOL_CACHE,

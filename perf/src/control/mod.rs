@@ -15,10 +15,9 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::ensure;
-use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::hugepages::Hugepages;
-use crate::machine::{self, Machine};
+use crate::machine::{self, Machine, pin};
 use crate::rig::Rig;
 use crate::traffic::Kind;
 use crate::{interrupt, report};
@@ -88,6 +87,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let directory = tempfile::Builder::new().prefix("penstock-bench-").tempdir()?;
     let rig = rig(options, directory.path())?;
     let _hugepages = Hugepages::reserve(Rig::megabytes_for(rig.mbufs))?;
+    // Everything but the lcore shares a CPU; only who starts a node may use the lcore's, for the node inherits that.
     pin(&[options.main])?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -103,13 +103,6 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         report::append(&options.directory, &text)?;
     }
     Ok(())
-}
-
-/// Everything but the lcore shares a CPU; only who starts a node may use the lcore's, for the node inherits that.
-fn pin(cpus: &[u16]) -> anyhow::Result<()> {
-    let mut set = CpuSet::new();
-    cpus.iter().for_each(|&cpu| set.set(cpu.into()));
-    Ok(sched_setaffinity(None, &set)?)
 }
 
 fn rig(options: &Options, directory: &Path) -> anyhow::Result<Rig> {

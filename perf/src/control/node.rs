@@ -12,8 +12,8 @@ use penstock::proto::{self, LARGEST_MESSAGE};
 use penstock::service::Forwarding;
 use tonic::transport::{Channel, Endpoint};
 
-use super::pin;
 use crate::forwarder::Rate;
+use crate::machine::pin;
 use crate::process::Process;
 use crate::rig::Rig;
 use crate::{interrupt, node};

@@ -7,10 +7,15 @@
 //! trial 1000000 10 2                               -> trial sent=10000000 returned=10000000 foreign=0 refused=0 seconds=10.000
 //! ```
 //!
-//! `trial RATE SECONDS WAIT` sends `RATE × SECONDS` frames, evenly, and then goes on receiving for `WAIT` seconds.
+//! `trial RATE SECONDS WAIT` sends `RATE × SECONDS` frames, evenly, and then goes on receiving for `WAIT` seconds. `latency RATE WARM-UP
+//! SECONDS WAIT` does the same with frames of TCP, and says for how many nanoseconds they were under way; those of the first `WARM-UP`
+//! seconds do not count.
 
+mod histogram;
 mod pace;
 pub mod reflect;
+mod stamp;
+pub mod stopwatch;
 
 use std::fs::File;
 use std::io::BufReader;
@@ -22,6 +27,7 @@ use dpdk::{BURST, Batch, Eal, Mempool, Port, Queue, cycles};
 use pcap_file::pcap::PcapReader;
 
 use pace::Pace;
+use stopwatch::{Stopwatch, Timed};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -96,6 +102,12 @@ fn is_memory(device: &str) -> bool {
     ["net_memif", "net_vhost", "net_virtio_user", "net_ring"].iter().any(|driver| device.starts_with(driver))
 }
 
+/// The number after `key=` in a line of results; `None` where it is not there.
+pub fn number(line: &str, key: &str) -> anyhow::Result<Option<f64>> {
+    let value = line.split_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
+    Ok(value.map(str::parse).transpose()?)
+}
+
 /// What polls, and what it works with.
 struct Running {
     eal: Eal,
@@ -159,6 +171,8 @@ struct Counts {
     /// Came back, and its own ports had no room for them.
     missed: u64,
     seconds: f64,
+    /// The last moment at which frames were sent.
+    end: u64,
 }
 
 pub fn run(options: &Options) -> anyhow::Result<()> {
@@ -184,29 +198,84 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
                 ensure!(rate > 0.0 && seconds > 0.0 && wait >= 0.0, "{line:?}: a rate and a time above 0");
                 let counts;
                 (running, counts) = trial(running, capture, Asked { rate, seconds, wait, behind: options.behind })?;
-                let Counts { sent, returned, foreign, refused, missed, seconds } = counts;
+                let Counts { sent, returned, foreign, refused, missed, seconds, .. } = counts;
                 println!(
                     "trial sent={sent} returned={returned} foreign={foreign} refused={refused} missed={missed} seconds={seconds:.6}"
                 );
             }
-            _ => bail!("{line:?}: expected load FILE, up, trial RATE SECONDS WAIT, or quit"),
+            ["latency", rate, warm_up, seconds, wait] => {
+                let capture = capture.clone().context("latency: load a capture first")?;
+                let numbers = [rate, warm_up, seconds, wait].map(|number| number.parse::<f64>());
+                let [rate, warm_up, seconds, wait] = numbers;
+                let (rate, warm_up, seconds, wait) = (rate?, warm_up?, seconds?, wait?);
+                ensure!(
+                    rate > 0.0 && warm_up >= 0.0 && seconds > 0.0 && wait >= 0.0,
+                    "{line:?}: a rate and a time above 0"
+                );
+                let asked = Asked { rate, seconds: warm_up + seconds, wait, behind: options.behind };
+                let timed;
+                (running, timed) = latency(running, capture, asked, warm_up)?;
+                println!("latency {timed}");
+            }
+            _ => bail!(
+                "{line:?}: expected load FILE, up, trial RATE SECONDS WAIT, latency RATE WARM-UP SECONDS WAIT, or quit"
+            ),
         }
     }
     Ok(())
 }
 
+/// What is done with the frames of a trial, but to count them.
+trait Watch {
+    /// One is about to be sent, which was due at a time.
+    fn sends(&mut self, frame: &mut [u8], due: u64, now: u64);
+    /// So many are not sent: others had the core when they were due.
+    fn leaves_out(&mut self, frames: u64);
+    /// One came, that was sent here or by others on the line.
+    fn received(&mut self, frame: &[u8], now: u64);
+}
+
+struct Unwatched;
+
+impl Watch for Unwatched {
+    fn sends(&mut self, _: &mut [u8], _: u64, _: u64) {}
+    fn leaves_out(&mut self, _: u64) {}
+    fn received(&mut self, _: &[u8], _: u64) {}
+}
+
 /// Runs a trial on the polling core.
-fn trial(mut running: Running, capture: Arc<Capture>, asked: Asked) -> anyhow::Result<(Running, Counts)> {
+fn trial(running: Running, capture: Arc<Capture>, asked: Asked) -> anyhow::Result<(Running, Counts)> {
+    let (running, counts, _) = watched(running, capture, asked, Unwatched)?;
+    Ok((running, counts))
+}
+
+/// The same with a stopwatch.
+fn latency(running: Running, capture: Arc<Capture>, asked: Asked, warm_up: f64) -> anyhow::Result<(Running, Timed)> {
+    let hz = cycles::tsc_hz(running.eal) as f64;
+    let stopwatch = Stopwatch::new(hz, (asked.rate * warm_up).round() as u64);
+    let (running, counts, stopwatch) = watched(running, capture, asked, stopwatch)?;
+    let timed = stopwatch.timed(counts.end);
+    ensure!(timed.sent > 0, "nothing was sent after the warm-up");
+    ensure!(timed.stray < timed.sent, "frames without a place for a time: load a capture of TCP");
+    Ok((running, timed))
+}
+
+fn watched<W: Watch + Send + 'static>(
+    mut running: Running,
+    capture: Arc<Capture>,
+    asked: Asked,
+    mut watch: W,
+) -> anyhow::Result<(Running, Counts, W)> {
     let lcore = *running.eal.lcores().first().context("EAL has no lcore to poll with")?;
     let work = move || {
-        let counts = running.poll(&capture, asked);
-        (running, counts)
+        let counts = running.poll(&capture, asked, &mut watch);
+        (running, counts, watch)
     };
     lcore.launch(work)?.join().map_err(|_| anyhow::anyhow!("the polling thread has ended"))
 }
 
 impl Running {
-    fn poll(&mut self, capture: &Capture, asked: Asked) -> Counts {
+    fn poll(&mut self, capture: &Capture, asked: Asked, watch: &mut impl Watch) -> Counts {
         let Asked { rate, seconds, wait, behind } = asked;
         let hz = cycles::tsc_hz(self.eal) as f64;
         let total = (rate * seconds).round().max(1.0) as u64;
@@ -221,14 +290,17 @@ impl Running {
         let mut done = 0;
         let mut end = start;
         while done < total && end - start < most {
-            self.count_returned(&mut batch, &mut counts);
+            self.count_returned(&mut batch, &mut counts, watch);
             end = cycles::tsc();
-            let due = pace.due(end).min(total - done).min(BURST as u64) as usize;
-            for _ in 0..due {
+            let left_out = pace.left_out();
+            let due = pace.due(end).min(total - done).min(BURST as u64);
+            watch.leaves_out(pace.left_out() - left_out);
+            for number in 0..due {
                 let Some(mut mbuf) = self.pool.alloc() else { break };
                 let frame = capture.frame(next);
                 let Some(room) = mbuf.append(frame.len()) else { break };
                 room.copy_from_slice(frame);
+                watch.sends(room, pace.time_of(number), end);
                 next = if next + 1 == capture.len() { 0 } else { next + 1 };
                 let _ = batch.push(mbuf);
             }
@@ -241,10 +313,10 @@ impl Running {
                 pace.sent(filled);
             }
         }
-        counts.seconds = (end - start) as f64 / hz;
+        (counts.end, counts.seconds) = (end, (end - start) as f64 / hz);
         let last = end + (wait * hz) as u64;
         while cycles::tsc() < last {
-            self.count_returned(&mut batch, &mut counts);
+            self.count_returned(&mut batch, &mut counts, watch);
         }
         counts.missed = self.missed().saturating_sub(missed);
         counts
@@ -273,11 +345,13 @@ impl Running {
         self.receive.as_mut().unwrap_or(&mut self.send).receive(batch)
     }
 
-    fn count_returned(&mut self, batch: &mut Batch, counts: &mut Counts) {
+    fn count_returned(&mut self, batch: &mut Batch, counts: &mut Counts, watch: &mut impl Watch) {
         if self.receive_into(batch) == 0 {
             return;
         }
+        let now = cycles::tsc();
         for mbuf in batch.iter() {
+            watch.received(mbuf.bytes(), now);
             let is_group = mbuf.bytes().first().is_some_and(|byte| byte & 1 == 1);
             *if is_group { &mut counts.foreign } else { &mut counts.returned } += 1;
         }

@@ -1,6 +1,8 @@
 //! A forwarder that can do so much and no more: frames go back with their MACs swapped, at most so many a second since the first one after a
 //! pause; the rest is dropped. What the search of `throughput` finds on it must be its limit, even where others had its core for a while.
+//! It may keep each frame for a while, too: no less must be what `latency` says of it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -16,6 +18,9 @@ pub struct Options {
     /// Frames a second.
     #[arg(long)]
     limit: f64,
+    /// Seconds for which every frame is kept.
+    #[arg(long, default_value_t = 0.0)]
+    delay: f64,
     /// Frames at once.
     #[arg(long, default_value_t = 64.0)]
     burst: f64,
@@ -26,11 +31,13 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let mut running = options.rig.start()?;
     let hz = cycles::tsc_hz(running.eal) as f64;
     let mut bucket = Bucket::new(options.limit / hz, options.burst, (PAUSE * hz) as u64);
+    let delay = (options.delay * hz) as u64;
     let ends = Arc::new(AtomicBool::new(false));
     let lcore = *running.eal.lcores().first().context("EAL has no lcore to poll with")?;
     let stop = ends.clone();
     let work = lcore.launch(move || {
-        let (mut came, mut goes) = (Batch::new(), Batch::new());
+        let mut came = Batch::new();
+        let mut waiting: VecDeque<(u64, Batch)> = VecDeque::new();
         let (mut received, mut dropped) = (0u64, 0u64);
         while !stop.load(Ordering::Relaxed) {
             received += running.receive_into(&mut came) as u64;
@@ -44,9 +51,13 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
                     macs.rotate_left(6);
                 }
             }
-            // Into another batch: what is received must have room.
-            came.deal(std::slice::from_mut(&mut goes), |_| 0);
-            dropped += running.send.send(&mut goes) as u64;
+            let now = cycles::tsc();
+            if !came.is_empty() {
+                waiting.push_back((now + delay, std::mem::take(&mut came)));
+            }
+            while let Some((_, mut goes)) = waiting.pop_front_if(|(due, _)| *due <= now) {
+                dropped += running.send.send(&mut goes) as u64;
+            }
         }
         (received, dropped)
     })?;

@@ -12,10 +12,14 @@ use super::counters;
 use crate::interrupt;
 use crate::node::free_address;
 use crate::process::Process;
+use crate::rig;
 
 const START: Duration = Duration::from_secs(60);
 /// What EAL is told on both sides: memory of the process's own, so that no hugepages are needed.
 pub const EAL: [&str; 5] = ["--no-pci", "--no-huge", "--no-shconf", "-m", "1024"];
+
+/// Slots of a ring, as a power of two: as many as a memif can have, for two that both have to share their CPUs.
+const RING: u32 = 14;
 
 /// A running node.
 pub struct Node {
@@ -35,8 +39,7 @@ impl Node {
             let path = conf.join(name);
             std::fs::read_to_string(&path).with_context(|| path.display().to_string())
         };
-        let device =
-            |role: &str| format!("net_memif0,role={role},socket={},socket-abstract=no,rsize=14", socket.display());
+        let device = |role: &str| rig::memif(role, &socket, RING);
         // A memif has whatever MAC it is told.
         let own = format!("{},mac={mac}", device("server"));
         let config = moved(&read("perf.toml")?, &own, lcore, metrics, directory)?;

@@ -8,15 +8,15 @@ pub mod captures;
 mod counters;
 mod flat;
 mod frames;
-mod generator;
-mod local;
+pub mod generator;
+pub mod local;
 mod pktgen;
 mod plot;
 mod report;
-mod search;
-mod software;
+pub mod search;
+pub mod software;
 mod trex;
-mod trial;
+pub mod trial;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -246,8 +246,9 @@ fn open(options: &Options, node: Option<&local::Node>, directory: PathBuf) -> an
     Ok(match options.generator {
         Which::Software => {
             ensure!(!devices.is_empty(), "--device: the generator's own, or --local");
-            let mut software =
-                software::Software::start(&devices, options.lcore, options.behind, &eal, options.mac, directory)?;
+            let (lcore, behind) = (options.lcore, options.behind);
+            let place = software::Place { devices, lcore, behind, mbufs: None, eal, realtime: false };
+            let mut software = software::Software::start(&place, options.mac, directory)?;
             software.wait_until_up()?;
             Box::new(software)
         }

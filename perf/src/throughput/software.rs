@@ -9,10 +9,26 @@ use penstock::wire::Mac;
 use super::frames;
 use super::generator::Generator;
 use super::trial::Generated;
+use crate::generate::number;
+use crate::generate::stopwatch::Timed;
 use crate::process::Process;
 use crate::traffic::Kind;
 
 const START: Duration = Duration::from_secs(60);
+
+/// Where it sends, and with what.
+pub struct Place {
+    /// One that sends and receives, or one that sends and one that receives.
+    pub devices: Vec<String>,
+    pub lcore: u16,
+    /// Frames that it makes up for at once.
+    pub behind: u64,
+    /// Packet buffers, if not as many as it takes by itself.
+    pub mbufs: Option<usize>,
+    pub eal: Vec<String>,
+    /// Ahead of all ordinary work.
+    pub realtime: bool,
+}
 
 pub struct Software {
     process: Process,
@@ -24,21 +40,26 @@ pub struct Software {
 }
 
 impl Software {
-    pub fn start(
-        devices: &[String],
-        lcore: u16,
-        behind: u64,
-        eal: &[String],
-        mac: Mac,
-        directory: PathBuf,
-    ) -> anyhow::Result<Self> {
+    pub fn start(place: &Place, mac: Mac, directory: PathBuf) -> anyhow::Result<Self> {
+        let Place { devices, lcore, behind, mbufs, eal, realtime } = place;
         let mut arguments = vec!["generate".to_owned(), format!("--lcore={lcore}"), format!("--behind={behind}")];
+        arguments.extend(mbufs.map(|mbufs| format!("--mbufs={mbufs}")));
         arguments.extend(devices.iter().map(|device| format!("--device={device}")));
-        arguments.extend(eal.iter().map(|argument| format!("--eal={argument}")));
+        // A process looks for others by their telemetry, and waits for those that are held.
+        let eal = eal.iter().map(String::as_str).chain(["--no-telemetry"]).filter(|_| !eal.is_empty());
+        arguments.extend(eal.map(|argument| format!("--eal={argument}")));
         let program = std::env::current_exe()?.display().to_string();
-        let mut process = Process::start(&program, &arguments, false)?;
+        let mut process = Process::start(&program, &arguments, *realtime)?;
         process.expect("ready", START, |line| (line == "ready").then_some(()))?;
-        Ok(Self { process, devices: devices.to_vec(), directory, mac })
+        Ok(Self { process, devices: devices.clone(), directory, mac })
+    }
+
+    /// Sends at `rate` for `warm_up` seconds, and for others that count; goes on receiving for `wait` seconds.
+    pub fn latency(&mut self, rate: f64, warm_up: f64, seconds: f64, wait: f64) -> anyhow::Result<Timed> {
+        self.process.say(&format!("latency {rate} {warm_up} {seconds} {wait}"))?;
+        let patience = Duration::from_secs_f64((warm_up + seconds) * 2.0 + wait + 10.0);
+        let line = self.process.expect("latency", patience, |line| line.strip_prefix("latency ").map(str::to_owned))?;
+        Timed::read(&line)
     }
 
     /// Waits until its devices are up: a memif is when the other side has come.
@@ -79,10 +100,7 @@ impl Generator for Software {
 
 /// `sent=10 returned=9 … seconds=1.5`; what is not there is 0.
 pub fn generated(line: &str) -> anyhow::Result<Generated> {
-    let number = |key: &str| -> anyhow::Result<Option<f64>> {
-        let value = line.split_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
-        Ok(value.map(str::parse).transpose()?)
-    };
+    let number = |key: &str| number(line, key);
     let count = |key: &str| Ok::<u64, anyhow::Error>(number(key)?.unwrap_or(0.0) as u64);
     Ok(Generated {
         sent: number("sent")?.context("no sent=")? as u64,
