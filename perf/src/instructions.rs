@@ -9,15 +9,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, ensure};
-use penstock::config::Config;
 use penstock::pipeline::{BURST, Pipeline, Verdict};
 use penstock::replay::Buffer;
-use penstock::service::{self, Forwarding};
-use penstock::snapshot::{Compiler, Millis, PortIndex, Snapshot};
+use penstock::service::Forwarding;
+use penstock::snapshot::{Millis, PortIndex, Snapshot};
 
-use crate::node::{self, Family, Memory, Task};
-use crate::rig::{Rig, VIP};
-use crate::traffic::{self, Kind};
+use crate::bare::Bare;
+use crate::node::{Family, Memory, Task};
+use crate::traffic::Kind;
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -166,34 +165,14 @@ fn counted(
 pub fn work(work: &Work) -> anyhow::Result<()> {
     let case = cases().into_iter().find(|case| case.name == work.case);
     let case = case.with_context(|| format!("there is no case {:?}", work.case))?;
-    let frames = traffic::frames_of(case.traffic, VIP)?;
-    let (config, sets) = node::documents(&nowhere(), ([127, 0, 0, 1], 1).into(), case.task);
-    let (config, _) = Config::read(config, "penstock.toml")?;
-    let mut compiler = Compiler::new(config.environment());
-    let mut snapshot = None;
-    for set in sets {
-        let (definitions, _) = service::native(set, "services.json", None)?;
-        snapshot = Some(compiler.compile(&definitions, &config.fabric(), Millis(0)));
-    }
-    let snapshot = snapshot.context("no definitions")?;
-    let mut pipeline = Pipeline::with(penstock::flow::Nat::new(snapshot.sources(), 0, [0; 2]))
-        .remembering(case.task.capacity(), [1, 2]);
-    let mut buffers = vec![Buffer::default(); BURST];
-    let mut verdicts = [Verdict::Punt; BURST];
-    let mut next = frames.iter().cycle();
+    let mut bare = Bare::new(case.task, case.traffic)?;
     for burst in 0..work.bursts {
         let now = Millis(burst as u64 * case.pace);
-        buffers.iter_mut().zip(&mut next).for_each(|(buffer, frame)| buffer.fill(frame));
-        counted(&mut pipeline, &snapshot, now, &mut buffers, &mut verdicts);
-        ensure!(verdicts.iter().all(case.verdict), "{verdicts:?}");
+        bare.receive();
+        counted(&mut bare.pipeline, &bare.snapshot, now, &mut bare.frames, &mut bare.verdicts);
+        ensure!(bare.verdicts.iter().all(case.verdict), "{:?}", bare.verdicts);
     }
     Ok(())
-}
-
-/// A rig on which nothing is started.
-fn nowhere() -> Rig {
-    let (device, directory) = ("net_null0".into(), ".".into());
-    Rig { lcore: 1, main: 0, realtime: false, device, eal: Vec::new(), mbufs: 1023, directory }
 }
 
 #[cfg(test)]

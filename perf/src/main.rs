@@ -1,5 +1,6 @@
 //! `penstock-perf`: what `make bench` runs. See perf/README.md for how to read what it writes.
 
+mod bare;
 mod bench;
 mod consistency;
 mod contestant;
@@ -20,6 +21,7 @@ mod progress;
 mod publish;
 mod report;
 mod rig;
+mod stages;
 mod stats;
 mod svg;
 mod testpmd;
@@ -60,6 +62,8 @@ enum Command {
     /// Sends frames back, no more than so many a second: a forwarder whose limit is known.
     #[command(hide = true)]
     Reflect(generate::reflect::Options),
+    /// Times the pipeline's stages, one by one.
+    Stages(stages::Options),
     /// Searches the highest rate at which a forwarder loses nothing (RFC 2544), with pktgen, TRex, testpmd or `generate`.
     Throughput(throughput::Options),
 }
@@ -78,6 +82,7 @@ fn main() -> ExitCode {
         Command::Latency(options) => latency::run(&options),
         Command::Publish(options) => publish::run(&options),
         Command::Reflect(options) => generate::reflect::run(&options),
+        Command::Stages(options) => stages::run(&options),
         Command::Throughput(options) => throughput::run(&options),
     };
     match result {

@@ -26,17 +26,21 @@ impl TrafficId {
 }
 
 const CHUNK: usize = 256;
-type Chunk = Arc<[Cell; CHUNK]>;
+
+/// On cache lines of its own.
+#[derive(Debug)]
+#[repr(align(64))]
+struct Chunk([Cell; CHUNK]);
 
 /// The cells of one lcore, as they were when a snapshot was made.
 #[derive(Debug, Clone, Default)]
-pub struct Traffic(Arc<[Chunk]>);
+pub struct Traffic(Arc<[Arc<Chunk>]>);
 
 impl Traffic {
     #[inline]
     pub fn cell(&self, id: TrafficId) -> &Cell {
         let id = id.0 as usize;
-        &self.0[id / CHUNK][id % CHUNK]
+        &self.0[id / CHUNK].0[id % CHUNK]
     }
 }
 
@@ -123,7 +127,7 @@ impl Registry {
         let id = self.base.len();
         if id.is_multiple_of(CHUNK) {
             for lcore in &mut self.lcores {
-                let more: Chunk = Arc::new(std::array::from_fn(|_| Cell::default()));
+                let more = Arc::new(Chunk(std::array::from_fn(|_| Cell::default())));
                 lcore.0 = lcore.0.iter().cloned().chain([more]).collect();
             }
         }
@@ -159,6 +163,22 @@ mod tests {
         assert_ne!(registry.id(&web, address(2)), id, "others may still count by it");
         assert_eq!(registry.forget_left(), [((web.clone(), address(1)), 7, 100)]);
         assert_eq!((registry.id(&web, address(3)), registry.total(id)), (id, (0, 0)));
+    }
+
+    /// What one lcore writes lies on no cache line that another one writes, or anybody else.
+    #[test]
+    fn lcores_share_no_line() {
+        const LINE: usize = 64;
+        let mut registry = Registry::new(3);
+        let ids: Vec<_> = (0..600).map(|k| registry.id(&format!("s{k}").into(), address(1))).collect();
+        let lines = |lcore: usize| {
+            let traffic = registry.traffic(lcore);
+            let of = |&id: &TrafficId| std::ptr::from_ref(traffic.cell(id)) as usize / LINE;
+            std::iter::once(&TrafficId::NONE).chain(&ids).map(of).collect::<std::collections::HashSet<usize>>()
+        };
+        let each = [lines(0), lines(1), lines(2)];
+        assert!(each[0].is_disjoint(&each[1]) && each[0].is_disjoint(&each[2]) && each[1].is_disjoint(&each[2]));
+        assert_eq!(align_of::<Chunk>(), LINE, "nor one with what counts who refers to them");
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub use recall::spot;
 use refusal::Refused;
 use translation::Round;
 use witness::Nobody;
-pub use witness::{Outcome, Trains, Whose, Witness, places};
+pub use witness::{Outcome, Stage, Trains, Whose, Witness, places};
 
 /// Frames taken from a queue at once.
 pub const BURST: usize = 32;
@@ -187,6 +187,7 @@ impl Pipeline {
         let frames = &mut frames[..count];
         self.state.now = translation::seconds(now);
         let mut others = self.burst.parse(frames, snapshot.port(port).mac, snapshot, &self.state.flows);
+        witness.passed(Stage::Parse);
         others |= self.burst.find(snapshot, &self.state, verdicts);
         if others != 0 {
             let station = snapshot.port(port).mac;
@@ -206,8 +207,10 @@ impl Pipeline {
                 Err(verdict) => verdicts[at] = verdict,
             }
         }
+        witness.passed(Stage::Match);
         let mut targets = [snapshot.target(TargetIndex::NOBODY); BURST];
         self.burst.select(snapshot, &mut self.state, &mut targets);
+        witness.passed(Stage::Choose);
         witness.chosen(frames, &Trains::new(&self.burst, &targets, snapshot));
         let sole = snapshot.sole_port();
         let only = self.burst.apply(frames, &targets, &mut self.state, verdicts, sole, |at, frame, refused| {
@@ -217,7 +220,9 @@ impl Pipeline {
                 witness.rewriting(at, frame, outcome, whose);
             })
         });
+        witness.passed(Stage::Apply);
         self.burst.count(&targets, snapshot.traffic(self.lcore));
+        witness.passed(Stage::Count);
         witness.decided(frames, verdicts, &Trains::new(&self.burst, &targets, snapshot), only);
         only
     }

@@ -87,9 +87,38 @@ impl Whose {
     }
 }
 
+/// What a burst goes through, one after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    Parse,
+    Match,
+    /// By what is remembered, or by table.
+    Choose,
+    Apply,
+    Count,
+}
+
+impl Stage {
+    pub const ALL: [Self; 5] = [Self::Parse, Self::Match, Self::Choose, Self::Apply, Self::Count];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Parse => "parse",
+            Self::Match => "match",
+            Self::Choose => "choose",
+            Self::Apply => "apply",
+            Self::Count => "count",
+        }
+    }
+}
+
 /// Looks on while a burst is decided on. A frame whose verdict is [`Verdict::Punt`] or [`Verdict::Drop`] is in the end as it was received,
 /// but for tags and where [`Witness::rewriting`] says otherwise.
 pub trait Witness<F> {
+    /// The burst is through this stage.
+    #[inline(always)]
+    fn passed(&mut self, _stage: Stage) {}
+
     /// Frame `at` is as it was received, and may be about to lose its tags.
     fn unread(&mut self, _at: usize, _frame: &F) {}
 
