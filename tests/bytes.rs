@@ -68,8 +68,8 @@ struct Client {
 
 fn client() -> impl Strategy<Value = Client> {
     let source = (1u8..=223, any::<[u8; 3]>())
-        .prop_filter("no loopback, VIP, or client behind the silent gateway", |(first, rest)| {
-            *first != 127 && *first != 172 && (*first, rest[0]) != (192, 0) && (*first, rest[0]) != (10, 0)
+        .prop_filter("no loopback, VIP, or client in the fabric or behind the silent gateway", |(first, rest)| {
+            *first != 127 && *first != 172 && *first != 10 && (*first, rest[0]) != (192, 0)
         });
     let rest = (any::<u16>(), proptest::collection::vec(any::<u8>(), 0..200), any::<u8>(), any::<u16>(), any::<bool>());
     (source, rest, 2u8.., 0usize..=10, 0usize..20, any::<bool>(), any::<bool>()).prop_map(

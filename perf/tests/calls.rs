@@ -48,6 +48,8 @@ mac = "02:70:63:61:70:00"
 addresses = ["10.0.0.1"]
 [encap]
 ipv4_source = "10.0.0.1"
+[hash]
+seed = "AAECAwQFBgcICQoLDA0ODw=="
 [[neighbor]]
 address = "10.0.0.254"
 mac = "02:00:00:00:00:fe"

@@ -50,6 +50,8 @@ pub struct OuterV6<const N: usize> {
     header: [u8; N],
     room: u16,
     port: PortIndex,
+    /// Of the IP header's first eight bytes, as one number, what does not depend on the packet.
+    first: u64,
     /// The bits of the source that are the flow's.
     spread: u128,
 }
@@ -108,6 +110,9 @@ impl<const N4: usize, const N6: usize> Outer<N4, N6> {
 trait Inner {
     /// Traffic class, and whether routers may fragment it; `ip` are the first [`TAKEN`] bytes of the packet.
     fn read(ip: &[u8]) -> (u8, bool);
+
+    /// The traffic class where an IPv6 header's first word has it.
+    fn class(ip: &[u8]) -> u32;
 }
 
 /// As a little-endian word.
@@ -124,12 +129,22 @@ impl Inner for InnerV4 {
     fn read(ip: &[u8]) -> (u8, bool) {
         (ip[field::TOS], ip[field::FLAGS] & ipv4::DF.to_be_bytes()[0] == 0)
     }
+
+    #[inline(always)]
+    fn class(ip: &[u8]) -> u32 {
+        u32::from(ip[field::TOS]) << 20
+    }
 }
 
 impl Inner for InnerV6 {
     #[inline(always)]
     fn read(ip: &[u8]) -> (u8, bool) {
         (ip[0] << 4 | ip[1] >> 4, false)
+    }
+
+    #[inline(always)]
+    fn class(ip: &[u8]) -> u32 {
+        u32::from_be_bytes([ip[0], ip[1], ip[2], ip[3]]) & 0xff << 20
     }
 }
 
@@ -235,12 +250,14 @@ impl<const N: usize> OuterV6<N> {
         let mut header = [0; N];
         header[..IP].copy_from_slice(&ethernet::header(hop.destination, hop.source, ethernet::IPV6));
         let ip = &mut header[IP..TAIL_V6];
+        ip[0] = 6 << 4;
         ip[field::NEXT_HEADER] = protocol;
         ip[field::HOP_LIMIT] = TTL;
         ip[field::SOURCE..][..16].copy_from_slice(&source.octets());
         ip[field::DESTINATION..][..16].copy_from_slice(&to.octets());
+        let first = ip.first_chunk().map_or(0, |&first| u64::from_be_bytes(first));
         header[TAIL_V6..].copy_from_slice(tail);
-        Self { header, room: hop.mtu.saturating_sub((N - IP) as u16), port: hop.port, spread }
+        Self { header, room: hop.mtu.saturating_sub((N - IP) as u16), port: hop.port, first, spread }
     }
 
     #[inline(always)]
@@ -257,13 +274,11 @@ impl<const N: usize> OuterV6<N> {
         }
         let bytes = frame.reshape(N - IP, IP + usize::from(total)).ok_or(Reason::Malformed)?;
         let head = bytes.get_mut(..N + TAKEN).ok_or(Reason::Malformed)?;
-        let (class, _) = I::read(&head[N..]);
+        let (class, label) = (I::class(&head[N..]), hash as u32 & 0xf_ffff);
 
         head[..N].copy_from_slice(&self.header);
-        let label = hash as u32 & 0xf_ffff;
-        let first = 6 << 28 | u32::from(class) << 20 | label;
         let payload = total + (N - TAIL_V6) as u16;
-        let word = u64::from(first) << 32 | u64::from(payload) << 16 | u64::from(be_pair(&self.header));
+        let word = self.first | u64::from(class | label) << 32 | u64::from(payload) << 16;
         head[IP..][..8].copy_from_slice(&word.to_be_bytes());
         if self.spread != 0 {
             let source = &mut head[IP + field::SOURCE..][..16];
@@ -273,10 +288,4 @@ impl<const N: usize> OuterV6<N> {
         finish(bytes, TAIL_V6);
         Ok(self.port)
     }
-}
-
-/// Next header and hop limit, as they are.
-#[inline(always)]
-fn be_pair(head: &[u8]) -> u16 {
-    u16::from_be_bytes([head[IP + ipv6::field::NEXT_HEADER], head[IP + ipv6::field::HOP_LIMIT]])
 }

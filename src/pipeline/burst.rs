@@ -970,15 +970,9 @@ impl Burst {
         sole: Option<PortIndex>,
         refuse: impl FnMut(usize, &mut F, Refused) -> Verdict,
     ) -> Option<PortIndex> {
-        // What does not go straight, a bit each: left to a loop of its own, so that this one calls nothing.
-        let mut others = 0_u32;
-        for (at, (frame, (&train, &total))) in frames.iter_mut().zip(self.trains.iter().zip(&self.lengths)).enumerate()
-        {
-            let target = targets.get(usize::from(train));
-            if target.is_none_or(|target| !target.mode.apply_straight(frame, total, state)) {
-                others |= 1 << (at % BURST);
-            }
-        }
+        // What does not go straight, a bit each, is left to loops of its own, so that this one calls nothing.
+        let is_v6 = self.plain_v6 != 0 && self.plain_v6 == self.all();
+        let mut others = if is_v6 { self.frames() } else { self.apply_v4(frames, targets, state) };
         if others != 0 && self.plain_v6 != 0 {
             others = self.apply_v6(others, frames, targets);
         }
@@ -996,6 +990,20 @@ impl Burst {
             None => _ = self.forward(self.frames(), targets, verdicts),
         }
         only
+    }
+
+    /// The same for those that go straight over IPv4; gives the others, a bit each.
+    #[inline(always)]
+    fn apply_v4<F: Frame>(&self, frames: &mut [F], targets: &[&Target; BURST], state: &mut State) -> u32 {
+        let mut others = 0_u32;
+        for (at, (frame, (&train, &total))) in frames.iter_mut().zip(self.trains.iter().zip(&self.lengths)).enumerate()
+        {
+            let target = targets.get(usize::from(train));
+            if target.is_none_or(|target| !target.mode.apply_straight(frame, total, state)) {
+                others |= 1 << (at % BURST);
+            }
+        }
+        others
     }
 
     /// The same for those of these frames, a bit each, that go straight over IPv6; gives the others.

@@ -330,7 +330,8 @@ impl Parsed {
         const IP: usize = ethernet::HEADER;
         let (head, length): (&[u8; PLAIN], usize) = (frame.first_chunk()?, frame.len());
         let link = Ethernet::from(head.first_chunk()?);
-        if link.destination_bits() != to || link.ether_type() != ethernet::IPV4 {
+        // First what most frames differ in that are none of these.
+        if link.ether_type() != ethernet::IPV4 || link.destination_bits() != to {
             return None;
         }
         let ip = ipv4::Plain::of(head[IP..].first_chunk()?)?;
