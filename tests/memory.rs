@@ -426,6 +426,26 @@ fn a_client_that_was_silent_for_too_long_is_where_its_flow_is() {
 
 /// Where nobody can remember that a flow went with its client, it goes with its slot from the start, as its further packets will.
 #[test]
+fn a_client_is_remembered_as_long_as_its_connection_goes_on() {
+    let affine = r#""protocol": "tcp", "tracking": "full", "hash": "source-ip", "affinity_timeout": "60s""#;
+    let (few, more) = (set(&[(1, ""), (2, "")], affine), set(&[(1, ""), (2, ""), (3, ""), (4, ""), (5, "")], affine));
+    let mut node = Node::new(&few);
+    let before = node.send_all(0..100, SYN);
+    assert_eq!(node.send_all(0..100, DATA), before);
+    node.change(&more);
+    node.wait(50, &more);
+    assert_eq!(node.send_all(0..100, DATA), before);
+    node.wait(50, &more);
+    let again = |client| {
+        let (verdict, buffer) = node.verdict_of(client_address(client), 50_000 + client, SYN);
+        assert_eq!(verdict, Verdict::Forward(PortIndex(0)));
+        buffer.bytes()[14 + 19]
+    };
+    assert_eq!((0..100).map(again).collect::<Vec<_>>(), before);
+    assert_ne!(Node::new(&more).send_all(0..100, SYN), before, "by the table some would be elsewhere");
+}
+
+#[test]
 fn a_client_that_finds_the_memory_full_has_its_connections_on_one_backend() {
     let affine = r#""protocol": "tcp", "tracking": "full", "hash": "source-ip", "affinity_timeout": "1h""#;
     let (few, more) = (set(&[(1, ""), (2, "")], affine), set(&[(1, ""), (2, ""), (3, ""), (4, ""), (5, "")], affine));

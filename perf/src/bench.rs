@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use crate::contestant::{Heat, MOST_FLOWS, Table};
 use crate::forwarder::{Forwarder, Rate, Turn};
 use crate::hugepages::Hugepages;
-use crate::machine::{self, Machine};
+use crate::machine::{self, Cpus, Machine};
 use crate::report::{Report, Sample};
 use crate::rig::Rig;
 use crate::stats::Summary;
@@ -45,21 +45,8 @@ pub struct Options {
     /// Those alone whose names hold one of these words, and the yardstick.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// The CPU that polls.
-    #[arg(long, default_value_t = 1)]
-    lcore: u16,
-    /// The CPU of everything else.
-    #[arg(long, default_value_t = 0)]
-    main: u16,
-    /// Run the contestants ahead of all ordinary work (SCHED_FIFO), for a machine that others use too.
-    #[arg(long)]
-    realtime: bool,
-    /// Measure even while other work runs on these CPUs; the result says so.
-    #[arg(long)]
-    force: bool,
-    /// Seconds to wait for these CPUs to become idle.
-    #[arg(long, default_value_t = 30.0)]
-    patience: f64,
+    #[command(flatten)]
+    cpus: Cpus,
     #[arg(long, default_value = "target/release/penstock")]
     penstock: PathBuf,
     /// Another binary, which takes its turns beside the first: what a change has changed.
@@ -117,17 +104,11 @@ impl Options {
 
 pub fn run(options: &Options) -> anyhow::Result<()> {
     interrupt::note_signals()?;
-    let mut report = Report::new(Machine::look()?, options.lcore, options.main, options.rounds(), options.turn());
-    let patience = Duration::from_secs_f64(options.patience);
-    if let Err(busy) = machine::wait_until_idle(options.lcore, options.main, patience) {
-        interrupt::check()?;
-        if !options.force {
-            return Err(busy);
-        }
-        report.disturbed = true;
-    }
+    let Cpus { lcore, main, realtime, .. } = options.cpus;
+    let mut report = Report::new(Machine::look()?, lcore, main, options.rounds(), options.turn());
+    report.disturbed = options.cpus.wait_until_idle()?;
     report.load = machine::load();
-    report.realtime = options.realtime;
+    report.realtime = realtime;
 
     let directory = tempfile::Builder::new().prefix("penstock-bench-").tempdir()?;
     // The rest is for those who have hugepages: their own memory, and the captures that are read.
@@ -186,8 +167,8 @@ fn run_heat(options: &Options, report: &mut Report, heat: usize, directory: &Pat
 }
 
 fn rig(options: &Options, traffic: Kind, directory: &Path, own: &str) -> anyhow::Result<Rig> {
-    let rig = Rig::new(options.lcore, options.main, traffic, directory, directory.join(own))?;
-    Ok(Rig { realtime: options.realtime, ..rig })
+    let Cpus { lcore, main, realtime, .. } = options.cpus;
+    Ok(Rig { realtime, ..Rig::new(lcore, main, traffic, directory, directory.join(own))? })
 }
 
 /// Gives another turn, two at most, where others had the core for longer than that: such a rate means little.

@@ -102,11 +102,7 @@ impl Heat {
         contestants.extend([
             Contestant::remembering("penstock", Memory::None, traffic),
             Contestant::remembering("penstock, at rest", Memory::Rest, traffic),
-            Contestant::remembering(
-                "penstock, tracked",
-                Memory::Going(flows.next_power_of_two().max(1 << 20)),
-                traffic,
-            ),
+            Contestant::remembering("penstock, tracked", Memory::of_going(flows), traffic),
         ]);
         if flows == MOST_FLOWS {
             let memory = Memory::Beginning(MOST_FLOWS / 4);

@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use penstock::health::{self, Counts, Prober};
 use penstock::service;
-use rustix::thread::{CpuSet, sched_setaffinity};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
+
+use crate::machine::pin;
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -37,16 +38,16 @@ pub struct Options {
     seconds: u64,
     /// The CPU of the prober.
     #[arg(long, default_value_t = 1)]
-    core: usize,
+    core: u16,
     /// The CPU of the servers.
     #[arg(long, default_value_t = 0)]
-    servers: usize,
+    servers: u16,
 }
 
 #[derive(clap::Args)]
 pub struct Servers {
     kind: String,
-    core: usize,
+    core: u16,
 }
 
 /// Ports that the servers listen on, so that no backlog fills.
@@ -69,10 +70,10 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 fn measure(kind: &str, options: &Options) -> anyhow::Result<()> {
     let (_servers, ports) = start_servers(kind, options.servers)?;
     let services = services(kind, options, &ports)?;
-    pin(options.core)?;
+    pin(&[options.core])?;
     let before = resident()?;
     let (prober, _changes) = Prober::start(health::Options::default(), [])?;
-    pin(options.servers)?;
+    pin(&[options.servers])?;
     prober.want(services.clone());
     let view = prober.view();
     thread::sleep(Duration::from_millis(options.interval_ms) + Duration::from_secs(1));
@@ -156,7 +157,7 @@ impl Drop for Running {
     }
 }
 
-fn start_servers(kind: &str, core: usize) -> anyhow::Result<(Running, Vec<u16>)> {
+fn start_servers(kind: &str, core: u16) -> anyhow::Result<(Running, Vec<u16>)> {
     let program = std::env::current_exe()?;
     let mut child = Command::new("setpriv")
         .args(["--pdeathsig", "KILL"])
@@ -176,7 +177,7 @@ fn start_servers(kind: &str, core: usize) -> anyhow::Result<(Running, Vec<u16>)>
 
 /// Serves until it is ended.
 pub fn serve(servers: &Servers) -> anyhow::Result<()> {
-    pin(servers.core)?;
+    pin(&[servers.core])?;
     tokio::runtime::Builder::new_current_thread().enable_io().build()?.block_on(async {
         let mut ports = Vec::new();
         // Nobody reads those: silence is good.
@@ -212,12 +213,6 @@ async fn answer(mut stream: TcpStream) -> std::io::Result<()> {
     // However much of the request comes, it is one.
     let _some = stream.read(&mut [0; 1024]).await?;
     stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nok\n").await
-}
-
-fn pin(cpu: usize) -> anyhow::Result<()> {
-    let mut set = CpuSet::new();
-    set.set(cpu);
-    sched_setaffinity(None, &set).with_context(|| format!("CPU {cpu}"))
 }
 
 /// How long the prober's thread had a CPU.

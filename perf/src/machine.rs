@@ -85,11 +85,43 @@ pub fn pin(cpus: &[u16]) -> anyhow::Result<()> {
     sched_setaffinity(None, &set).with_context(|| format!("CPUs {cpus:?}; see --lcore and --main"))
 }
 
+/// The CPUs of a measurement, and what becomes of it where others use them.
+#[derive(clap::Args)]
+pub struct Cpus {
+    /// The CPU on which a forwarder polls.
+    #[arg(long, default_value_t = 1)]
+    pub lcore: u16,
+    /// The CPU of everything else.
+    #[arg(long, default_value_t = 0)]
+    pub main: u16,
+    /// Run the forwarders ahead of all ordinary work (SCHED_FIFO), for a machine that others use too.
+    #[arg(long)]
+    pub realtime: bool,
+    /// Measure even while other work runs on these CPUs; the result says so.
+    #[arg(long)]
+    force: bool,
+    /// Seconds to wait for these CPUs to become idle.
+    #[arg(long, default_value_t = 30.0)]
+    patience: f64,
+}
+
+impl Cpus {
+    /// Waits until they are idle; whether others use them all the same, and that is no matter.
+    pub fn wait_until_idle(&self) -> anyhow::Result<bool> {
+        let waited = wait_until_idle(self.lcore, self.main, Duration::from_secs_f64(self.patience));
+        interrupt::check()?;
+        match waited {
+            Err(busy) if !self.force => Err(busy),
+            waited => Ok(waited.is_err()),
+        }
+    }
+}
+
 /// The busiest that a CPU may be before a run: the polling one must be idle, the other leaves room for the control side.
 const MOST_BUSY: [f64; 2] = [0.03, 0.20];
 
 /// Waits until CPU `lcore` is idle and `main` nearly so. Fails when they are not within `patience`.
-pub fn wait_until_idle(lcore: u16, main: u16, patience: Duration) -> anyhow::Result<()> {
+fn wait_until_idle(lcore: u16, main: u16, patience: Duration) -> anyhow::Result<()> {
     let deadline = Instant::now() + patience;
     loop {
         let before = fs::read_to_string("/proc/stat").context("/proc/stat")?;

@@ -2,6 +2,8 @@
 
 mod bare;
 mod bench;
+#[cfg(test)]
+mod calls;
 mod consistency;
 mod contestant;
 mod control;

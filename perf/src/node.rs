@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -46,6 +46,13 @@ pub enum Memory {
     Going(usize),
     /// `"tracking": "full"`: every flow that begins is remembered, so many at most.
     Beginning(usize),
+}
+
+impl Memory {
+    /// That of so many flows which go on, with room for a million at least.
+    pub fn of_going(flows: usize) -> Self {
+        Self::Going(flows.next_power_of_two().max(1 << 20))
+    }
 }
 
 /// What the services speak.
@@ -193,7 +200,12 @@ impl Drop for Node {
 
 /// Removes what was remembered: the next measurement begins without.
 fn forget_flows(state: &Path) -> anyhow::Result<()> {
-    let record: serde_json::Value = serde_json::from_slice(&fs::read(state.join("flows"))?)?;
+    let record = match fs::read(state.join("flows")) {
+        // It came to nothing.
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        record => record?,
+    };
+    let record: serde_json::Value = serde_json::from_slice(&record)?;
     for lcore in record["lcores"].as_array().into_iter().flatten() {
         let _ = fs::remove_file(lcore["file"].as_str().unwrap_or_default());
     }

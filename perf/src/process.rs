@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -142,9 +141,10 @@ impl Process {
         let tasks = format!("/proc/{}/task", self.child.id());
         let mut threads = HashMap::new();
         for task in fs::read_dir(&tasks).with_context(|| tasks.clone())? {
-            let path = task?.path().join("schedstat");
-            if let Some(time) = fs::read_to_string(&path).ok().and_then(|text| CoreTime::parse(&text)) {
-                threads.insert(path, time);
+            let task = task?;
+            let schedstat = fs::read_to_string(task.path().join("schedstat")).ok();
+            if let Some(time) = schedstat.and_then(|text| CoreTime::parse(&text)) {
+                threads.insert(task.file_name().to_string_lossy().into_owned(), time);
             }
         }
         Ok(CoreTimes(threads))
@@ -175,17 +175,26 @@ impl Drop for Process {
     }
 }
 
-/// By thread.
-pub struct CoreTimes(HashMap<PathBuf, CoreTime>);
+/// By the thread's number.
+pub struct CoreTimes(HashMap<String, CoreTime>);
 
 impl CoreTimes {
     /// The share of the time since `earlier` in which others had the core of the thread that ran longest in it, the polling one: 0 of an
     /// undisturbed measurement.
     pub fn off_core_since(&self, earlier: &Self) -> anyhow::Result<f64> {
-        let since = |(thread, time): (&PathBuf, &CoreTime)| Some(time.since(*earlier.0.get(thread)?));
-        let polling =
-            self.0.iter().filter_map(since).max_by_key(|time| time.on).context("no thread was there all the time")?;
+        let (_, polling) = self.longest_since(earlier)?;
         Ok(polling.off.as_secs_f64() / (polling.on + polling.off).as_secs_f64().max(f64::MIN_POSITIVE))
+    }
+
+    /// The number of that thread.
+    #[cfg(test)]
+    pub fn polling_since(&self, earlier: &Self) -> anyhow::Result<String> {
+        Ok(self.longest_since(earlier)?.0.clone())
+    }
+
+    fn longest_since(&self, earlier: &Self) -> anyhow::Result<(&String, CoreTime)> {
+        let each = self.0.iter().filter_map(|(thread, time)| Some((thread, time.since(*earlier.0.get(thread)?))));
+        each.max_by_key(|(_, time)| time.on).context("no thread was there all the time")
     }
 }
 
@@ -214,7 +223,7 @@ mod tests {
     #[test]
     fn the_share_off_the_core_is_that_of_the_thread_which_ran_longest_since() {
         let times = |threads: &[(&str, &str)]| {
-            let parsed = |&(thread, text): &(&str, &str)| (PathBuf::from(thread), CoreTime::parse(text).unwrap());
+            let parsed = |&(thread, text): &(&str, &str)| (thread.to_owned(), CoreTime::parse(text).unwrap());
             CoreTimes(threads.iter().map(parsed).collect())
         };
         // The main one read a long capture before the other began to poll.

@@ -18,7 +18,6 @@ use penstock::config::Config;
 use penstock::quiescent::{self, Publisher, Reader};
 use penstock::service::{self, Definitions};
 use penstock::snapshot::{Compiler, Fabric, Millis, Snapshot};
-use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::machine::{self, Machine};
 use crate::report;
@@ -40,10 +39,10 @@ pub struct Options {
     sets: Vec<String>,
     /// The CPU that polls.
     #[arg(long, default_value_t = 1)]
-    lcore: usize,
+    lcore: u16,
     /// The CPU of everything else.
     #[arg(long, default_value_t = 0)]
-    main: usize,
+    main: u16,
     /// Run ahead of all ordinary work (SCHED_FIFO), for a machine that others use too.
     #[arg(long)]
     realtime: bool,
@@ -189,7 +188,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 
 /// A table for RESULTS.md.
 fn measure(options: &Options, sharing: Sharing) -> anyhow::Result<String> {
-    pin(options.main)?;
+    machine::pin(&[options.main])?;
     let mut scene = Scene::new(options, sharing)?;
     let mut times = Vec::new();
     for round in 0..options.rounds {
@@ -387,12 +386,12 @@ struct Shared {
 }
 
 impl Lcore {
-    fn start(mut reader: Reader<Snapshot>, cpu: usize, start: Instant) -> anyhow::Result<Self> {
+    fn start(mut reader: Reader<Snapshot>, cpu: u16, start: Instant) -> anyhow::Result<Self> {
         let shared = Arc::new(Shared::default());
         let of_thread = shared.clone();
         let work = move || {
             let shared = of_thread;
-            pin(cpu).expect("the CPU of --lcore is there");
+            machine::pin(&[cpu]).expect("the CPU of --lcore is there");
             while !shared.is_over.load(Ordering::Acquire) {
                 if !shared.is_awake.load(Ordering::Acquire) {
                     shared.is_polling.store(false, Ordering::Release);
@@ -441,13 +440,6 @@ impl Drop for Lcore {
             let _ = thread.join();
         }
     }
-}
-
-/// Keeps this thread, and those that it starts, on a CPU.
-fn pin(cpu: usize) -> anyhow::Result<()> {
-    let mut cpus = CpuSet::new();
-    cpus.set(cpu);
-    sched_setaffinity(None, &cpus).with_context(|| format!("CPU {cpu}; see --lcore and --main"))
 }
 
 /// Megabytes that the process has in memory.

@@ -1,13 +1,13 @@
 //! Where the cycles of a packet go: a pipeline by itself, and the TSC read between its stages. What a device, its mbufs and their cache misses
-//! cost is not in it; what tables cost that fit no cache is.
+//! cost is not in it; what tables cost that fit no cache is, less what the fastest bursts are spared of it.
 
 use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use dpdk::cycles;
-use penstock::pipeline::{BURST, Stage, Witness};
+use penstock::pipeline::{BURST, Stage, Verdict, Witness};
 use penstock::replay::Buffer;
 use penstock::snapshot::{Millis, PortIndex};
 
@@ -44,11 +44,14 @@ const COUNTED: usize = 10;
 type Cycles = [f64; Stage::ALL.len()];
 
 /// What is compared.
-const CASES: [(&str, Family, Memory); 3] = [
-    ("at rest", Family::Tcp, Memory::Rest),
-    ("tracked", Family::Tcp, Memory::Going(0)),
-    ("IPv6, at rest", Family::Tcp6, Memory::Rest),
-];
+fn cases(flows: usize) -> [(&'static str, Task, Kind); 3] {
+    let (rest, going) = (Task::ipip(Memory::Rest), Task::ipip(Memory::of_going(flows)));
+    [
+        ("at rest", rest, Kind::Acks(flows)),
+        ("tracked", going, Kind::Acks(flows)),
+        ("IPv6, at rest", Task { family: Family::Tcp6, ..rest }, Kind::V6(flows)),
+    ]
+}
 
 /// A line of the table.
 struct Row {
@@ -73,11 +76,12 @@ impl Witness<Buffer> for Clock {
 }
 
 pub fn run(options: &Options) -> anyhow::Result<()> {
+    let load = machine::load();
     machine::pin(&[options.lcore])?;
     let mut rows = Vec::new();
     for &flows in &options.flows {
-        for (case, family, memory) in CASES {
-            rows.push(Row { flows, case, cycles: measure(flows, family, memory)? });
+        for (case, task, traffic) in cases(flows) {
+            rows.push(Row { flows, case, cycles: measure(task, traffic)? });
         }
     }
     let machine = Machine::look()?;
@@ -85,9 +89,8 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let mut text = machine.heading("stages");
     let _ = writeln!(
         text,
-        "The pipeline alone, on CPU {}; the fastest tenth of the bursts; load before {}.\n\n{}",
+        "The pipeline alone, on CPU {}; the fastest tenth of the bursts; load before {load}.\n\n{}",
         options.lcore,
-        machine::load(),
         table(&rows)
     );
     if options.store {
@@ -101,11 +104,9 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn measure(flows: usize, family: Family, memory: Memory) -> anyhow::Result<Cycles> {
-    let memory = if matches!(memory, Memory::Going(_)) { Memory::Going(flows.max(1 << 16)) } else { memory };
-    let traffic = if family == Family::Tcp6 { Kind::V6(flows) } else { Kind::Acks(flows) };
-    let mut bare = Bare::new(Task { family, ..Task::ipip(memory) }, traffic)?;
-    let bursts = BURSTS.max(flows / BURST);
+fn measure(task: Task, traffic: Kind) -> anyhow::Result<Cycles> {
+    let mut bare = Bare::new(task, traffic)?;
+    let bursts = BURSTS.max(traffic.frames() / BURST);
     let mut measured = Vec::with_capacity(bursts);
     // All flows have come before.
     for burst in 0..2 * bursts {
@@ -113,6 +114,7 @@ fn measure(flows: usize, family: Family, memory: Memory) -> anyhow::Result<Cycle
         let mut clock = Clock { last: cycles::tsc(), spent: [0; Stage::ALL.len()] };
         let Bare { pipeline, snapshot, frames, verdicts, .. } = &mut bare;
         pipeline.process_witnessed(snapshot, Millis(0), PortIndex(0), frames, verdicts, &mut clock);
+        ensure!(verdicts.iter().all(|&verdict| verdict == Verdict::Forward(PortIndex(0))), "{verdicts:?}");
         if burst >= bursts {
             measured.push(clock.spent);
         }

@@ -1,20 +1,18 @@
-//! The stopwatch finds what is known: for how long a forwarder keeps each frame. Two programs and a memif between them.
+//! The stopwatch finds what is known: for how long a forwarder keeps each frame.
+
+mod pair;
 
 use std::io::{BufRead, BufReader, Lines, Write};
-use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_penstock-perf");
+use pair::{PROGRAM, device, program};
+
 const EAL: &str = "--eal=--no-pci --no-huge --no-shconf --no-telemetry -m 128";
 
 /// Milliseconds; long, beside what others on the machine take of the time.
 const DELAY: f64 = 50.0;
 
-fn device(role: &str, directory: &Path) -> String {
-    format!("--device=net_memif0,role={role},socket={},socket-abstract=no,rsize=14", directory.join("memif").display())
-}
-
-/// A program that is told by stdin what to do, before others where that is allowed; ready.
+/// A program that is told by stdin what to do; ready.
 struct Told {
     child: Child,
     stdin: ChildStdin,
@@ -23,8 +21,8 @@ struct Told {
 
 impl Told {
     fn start(arguments: &[&str]) -> Self {
-        let mut command = Command::new("nice");
-        command.args(["--adjustment=-20", PROGRAM]).args(arguments).args(["--mbufs=16383", EAL]);
+        let mut command = program();
+        command.args(arguments).args(["--mbufs=16383", EAL]);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let (stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
         let mut told = Self { child, stdin, lines: BufReader::new(stdout).lines() };
@@ -60,8 +58,10 @@ fn no_frame_is_quicker_than_the_forwarder_and_few_are_much_slower() {
     assert!(made.status.success(), "{made:?}");
     let delay = format!("--delay={}", DELAY / 1e3);
     let server = device("server", directory.path());
+    // Who polls a memif must not see its other side go: the forwarder, which stands behind it here, ends first.
+    let mut generator;
     let forwarder = Told::start(&["reflect", "--lcore=0", "--limit=1000000", &delay, &server]);
-    let mut generator = Told::start(&["generate", "--lcore=1", &device("client", directory.path())]);
+    generator = Told::start(&["generate", "--lcore=1", &device("client", directory.path())]);
     generator.ask(&format!("load {}", capture.display()), "loaded");
     let is_up = (0..600).any(|_| {
         std::thread::sleep(std::time::Duration::from_millis(50));
@@ -70,7 +70,6 @@ fn no_frame_is_quicker_than_the_forwarder_and_few_are_much_slower() {
     assert!(is_up, "the memif is not up within 30 s");
 
     let said = generator.ask("latency 5000 0.1 0.5 1", "latency");
-    // Who polls a memif must not see its other side go.
     drop(forwarder);
     let number = |key: &str| -> f64 {
         let value = said.split_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='));

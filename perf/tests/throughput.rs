@@ -1,28 +1,17 @@
-//! The search for the throughput finds what is known: the limit of a forwarder that lets so many frames a second pass and no more. Two
-//! programs and a memif between them, as in the lab two machines and a line.
+//! The search for the throughput finds what is known: the limit of a forwarder that lets so many frames a second pass and no more.
+
+mod pair;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_penstock-perf");
+use pair::{device, program};
+
 const EAL: &str = "--eal=--no-pci --no-huge --no-shconf --no-telemetry -m 512";
 
 /// Frames a second: few, so that a machine which others use as well can do it.
 const LIMIT: f64 = 4_000.0;
-
-fn device(role: &str, directory: &Path) -> String {
-    format!("--device=net_memif0,role={role},socket={},socket-abstract=no,rsize=14", directory.join("memif").display())
-}
-
-/// The program, before others where that is allowed: the limit is one of time, and others would take of it. (Not by SCHED_FIFO: the main
-/// thread of one side must have its turn on the CPU where the other polls.)
-fn program() -> Command {
-    let mut command = Command::new("nice");
-    command.args(["--adjustment=-20", PROGRAM]);
-    command
-}
 
 #[test]
 #[ignore = "takes time by the clock on CPUs 0 and 1, for itself: scripts/test runs it alone"]

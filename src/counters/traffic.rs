@@ -178,7 +178,11 @@ mod tests {
         };
         let each = [lines(0), lines(1), lines(2)];
         assert!(each[0].is_disjoint(&each[1]) && each[0].is_disjoint(&each[2]) && each[1].is_disjoint(&each[2]));
-        assert_eq!(align_of::<Chunk>(), LINE, "nor one with what counts who refers to them");
+        // Nor one with what counts who refers to them.
+        assert_eq!(
+            [align_of::<Chunk>(), align_of::<super::super::PortBlock>(), align_of::<super::super::LoopBlock>()],
+            [LINE; 3]
+        );
     }
 
     #[test]

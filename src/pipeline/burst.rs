@@ -1,9 +1,11 @@
 //! The packets of a burst that belong to services, stage by stage: arrays that each stage reads and writes as a whole, so that
 //! it keeps what it needs in registers, and the cache misses of different packets overlap.
 
+mod v6;
+
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::matching::{self, Last, LastV6};
+use super::matching::{self, Last};
 use super::parse::{self, Flow, FlowV6, Parsed, Tuple};
 use super::recall::{self, Train, View};
 use super::refusal::Refused;
@@ -34,7 +36,7 @@ pub struct Burst {
     plain: u32,
     plain_v6: u32,
     free: u32,
-    /// Of the plain ones.
+    /// Of the plain ones, and of those that are so over IPv6.
     flows: [Flow; BURST],
     flows_v6: [FlowV6; BURST],
     /// Of the others, which have one packet.
@@ -309,70 +311,6 @@ impl Burst {
         }
         (self.asked, self.was_recalled) = (asked, asked.count_ones() as usize * 2 > self.count);
         if rest == 0 { 0 } else { self.find_rest(rest, snapshot, state, verdicts) }
-    }
-
-    /// Reads and matches those of these frames, a bit each, that are plain over IPv6 and plainly a service's; gives the others.
-    #[inline(never)]
-    pub fn find_v6<F: Frame>(
-        &mut self,
-        frames_left: u32,
-        frames: &[F],
-        station: Mac,
-        snapshot: &Snapshot,
-        flows: &Flows,
-    ) -> u32 {
-        let (trains, others) = self.parse_v6(frames_left, frames, station);
-        let rest = self.match_v6(trains, snapshot, flows);
-        others | self.break_up(rest)
-    }
-
-    /// Reads those of these frames, a bit each, that are plain over IPv6; gives their trains, and the others.
-    #[inline(always)]
-    fn parse_v6<F: Frame>(&mut self, mut frames_left: u32, frames: &[F], station: Mac) -> (u32, u32) {
-        let (station, mut trains, mut others) = (station.bits(), 0, 0);
-        let (mut last, mut train) = (FlowV6::NONE, 0);
-        while frames_left != 0 {
-            let at = take_bit(&mut frames_left);
-            let Some((total, flow)) = Parsed::plain_v6(frames[at].bytes(), station) else {
-                others |= 1 << at;
-                // It may be of the same flow, and change what is known of it.
-                last = FlowV6::NONE;
-                continue;
-            };
-            if flow == last {
-                (self.trains[at], self.lengths[at]) = (train as u8, total);
-                self.sent[train].add(total);
-                continue;
-            }
-            train = self.begin(at, total, ServiceIndex::NONE);
-            (self.flows_v6[train], self.clients_v6[train]) = (flow, flow.client());
-            trains |= 1 << train;
-            last = flow;
-        }
-        self.plain_v6 = trains;
-        (trains, others)
-    }
-
-    /// Matches these trains, a bit each; gives those that are not plainly a service's.
-    #[inline(always)]
-    fn match_v6(&mut self, mut trains: u32, snapshot: &Snapshot, flows: &Flows) -> u32 {
-        let (mut last, mut rest) = (LastV6::NONE, 0);
-        while trains != 0 {
-            let train = take_bit(&mut trains);
-            let flow = &self.flows_v6[train];
-            let Some((service, recalls)) = last.find_plain(flow, snapshot) else {
-                rest |= 1 << train;
-                continue;
-            };
-            self.services[train] = service;
-            if recalls {
-                let (spot, says) = (recall::spot(flows, &flow.tuple()), flow.says());
-                self.ask_for(train, spot, says);
-                self.homes[train] = flows.home(spot);
-                prefetch(flows.bucket(self.homes[train]));
-            }
-        }
-        rest
     }
 
     /// Matches the trains of `rest`, a bit each.
@@ -658,15 +596,10 @@ impl Burst {
     #[inline(always)]
     fn hash(&mut self, mut trains: u32, snapshot: &Snapshot) {
         if self.plain_v6 != 0 {
-            return self.hash_both(trains & self.all() & !self.special, snapshot);
+            return self.hash_both(trains & self.all() & !self.special, snapshot.hash());
         }
         if trains.count_ones() >= Self::MANY {
-            if self.plain == self.all() {
-                let flows = &self.flows[..self.count.min(BURST)];
-                self.clients.iter_mut().zip(flows).for_each(|(client, flow)| *client = flow.client());
-            } else {
-                (0..self.count.min(BURST)).for_each(|train| self.clients[train] = self.hashed(train));
-            }
+            self.gather_clients();
             return snapshot.hash().clients(&self.clients, &mut self.hashes, self.count);
         }
         while trains != 0 {
@@ -678,36 +611,14 @@ impl Burst {
     /// So many at once take less than each by itself.
     const MANY: u32 = 6;
 
-    /// The same of these trains, where some are over IPv6.
-    #[inline(never)]
-    fn hash_both(&mut self, trains: u32, snapshot: &Snapshot) {
-        let (hash, mut v6, mut v4) = (snapshot.hash(), trains & self.plain_v6, trains & !self.plain_v6);
-        if v6 == self.all() && v6.count_ones() >= Self::MANY {
-            return hash.clients_v6(&self.clients_v6, &mut self.hashes, self.count);
-        }
-        let mut hashes = [0; BURST];
-        if v6.count_ones() >= Self::MANY {
-            hash.clients_v6(&self.clients_v6, &mut hashes, self.count);
-            while v6 != 0 {
-                let train = take_bit(&mut v6);
-                self.hashes[train] = hashes[train];
-            }
-        }
-        if v4.count_ones() >= Self::MANY {
+    /// Puts those of the plain trains beside the others.
+    #[inline(always)]
+    fn gather_clients(&mut self) {
+        if self.plain == self.all() {
+            let flows = &self.flows[..self.count.min(BURST)];
+            self.clients.iter_mut().zip(flows).for_each(|(client, flow)| *client = flow.client());
+        } else {
             (0..self.count.min(BURST)).for_each(|train| self.clients[train] = self.hashed(train));
-            hash.clients(&self.clients, &mut hashes, self.count);
-            while v4 != 0 {
-                let train = take_bit(&mut v4);
-                self.hashes[train] = hashes[train];
-            }
-        }
-        while v6 != 0 {
-            let train = take_bit(&mut v6);
-            self.hashes[train] = hash.client_v6(self.clients_v6[train]);
-        }
-        while v4 != 0 {
-            let train = take_bit(&mut v4);
-            self.hashes[train] = hash.client(self.hashed(train));
         }
     }
 
@@ -725,7 +636,12 @@ impl Burst {
         if !self.is_ahead {
             self.ask_each(self.asked & self.plain, flows);
         }
-        self.telling |= parse::telling(&self.flags) & self.asked & self.plain;
+        let told = parse::telling(&self.flags);
+        if told != 0 {
+            // Those of earlier bursts, too, which are not to be told again.
+            self.flags = [0; BURST];
+            self.telling |= told & self.asked & self.plain;
+        }
         let telling = self.asked & self.telling;
         if telling != 0 {
             self.marks = self.foretell(telling, snapshot, flows);
@@ -841,8 +757,11 @@ impl Burst {
         targets: &mut [&'a Target; BURST],
     ) -> u32 {
         let bucket = |_, spot| state.flows.other_bucket(spot);
-        let mut recalled = self.settled(elsewhere, is_marked, snapshot, state, targets, bucket).trains;
-        let mut bits = trains & !recalled;
+        // Those that are not in their second bucket either are nowhere.
+        let Settled { trains: mut recalled, elsewhere: absent } =
+            self.settled(elsewhere, is_marked, snapshot, state, targets, bucket);
+        self.absent |= absent;
+        let mut bits = trains & !recalled & !absent;
         while bits != 0 {
             let train = take_bit(&mut bits);
             let spot = self.spots[train];
@@ -1001,23 +920,6 @@ impl Burst {
             let target = targets.get(usize::from(train));
             if target.is_none_or(|target| !target.mode.apply_straight(frame, total, state)) {
                 others |= 1 << (at % BURST);
-            }
-        }
-        others
-    }
-
-    /// The same for those of these frames, a bit each, that go straight over IPv6; gives the others.
-    #[inline(never)]
-    fn apply_v6<F: Frame>(&self, mut bits: u32, frames: &mut [F], targets: &[&Target; BURST]) -> u32 {
-        let mut others = 0;
-        while bits != 0 {
-            let at = take_bit(&mut bits);
-            let (frame, train) = (&mut frames[at], usize::from(self.trains[at]));
-            let target = targets.get(train);
-            if target.is_none_or(|target| {
-                !target.mode.apply_straight_v6(frame, self.lengths[at], self.hashes[train % BURST])
-            }) {
-                others |= 1 << at;
             }
         }
         others

@@ -642,8 +642,12 @@ mod tests {
 
     #[test]
     fn what_opens_or_ends_is_told_of_32_as_of_each() {
-        for first in 0..=DATAGRAM {
-            let flags: [u8; 32] = std::array::from_fn(|k| (first + k as u8 * 7) % (DATAGRAM + 1));
+        let mixed = |first: u8| std::array::from_fn(|k| (first + k as u8 * 7) % (DATAGRAM + 1));
+        let one_among = |other: u8| std::array::from_fn(|k| if k == 17 { tcp::SYN } else { other });
+        let alike = [0, tcp::ACK, tcp::SYN | tcp::ACK, DATAGRAM].into_iter();
+        let bursts = (0..=DATAGRAM).map(mixed).chain(alike.flat_map(|flags| [[flags; 32], one_among(flags)]));
+        for flags in bursts {
+            let flags: [u8; 32] = flags;
             let each = flags.map(|flags| matches!(Flow(u128::from(flags)).says(), Says::Opens | Says::Ends));
             let expected = (0..32).filter(|&k| each[k]).fold(0, |all, k| all | 1 << k);
             assert_eq!(telling(&flags), expected, "{flags:?}");

@@ -14,6 +14,7 @@ unsafe extern "C" {
 /// # Safety
 ///
 /// As for rte_eal_init: `argv` has `argc` strings.
+// SAFETY: nobody else defines this name, which the linker makes of calls of `rte_eal_init`; the signature is DPDK's.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn __wrap_rte_eal_init(argc: c_int, argv: *mut *mut c_char) -> c_int {
     for at in 0..argc as usize {
@@ -32,6 +33,7 @@ unsafe extern "C" fn __wrap_rte_eal_init(argc: c_int, argv: *mut *mut c_char) ->
 /// KNI, which Debian's 22.11 does not have: called for ports with `kni = true` alone, and main refuses those.
 macro_rules! absent {
     ($($name:ident)*) => { $(
+        // SAFETY: nobody else defines these names here. Whatever it is called with, it does not return.
         #[unsafe(no_mangle)]
         extern "C" fn $name() -> *const c_void { abort() }
     )* };

@@ -6,14 +6,13 @@ mod pair;
 mod report;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use penstock::wire::Mac;
 
 use crate::contestant::Engine;
 use crate::hugepages::Hugepages;
-use crate::machine::{self, Machine};
+use crate::machine::{self, Cpus, Machine};
 use crate::node::{Memory, Task};
 use crate::rig::Rig;
 use crate::throughput::local;
@@ -55,21 +54,9 @@ pub struct Options {
     /// Slots of a memif's ring, as a power of two.
     #[arg(long, default_value_t = 12)]
     ring: u32,
-    /// The CPU on which the forwarder polls.
-    #[arg(long, default_value_t = 1)]
-    lcore: u16,
-    /// The CPU on which the generator polls, and of everything else.
-    #[arg(long, default_value_t = 0)]
-    main: u16,
-    /// Run the forwarders, too, ahead of all ordinary work (SCHED_FIFO), for a machine that others use as well.
-    #[arg(long)]
-    realtime: bool,
-    /// Measure even while other work runs on these CPUs; the result says so.
-    #[arg(long)]
-    force: bool,
-    /// Seconds to wait for these CPUs to become idle.
-    #[arg(long, default_value_t = 30.0)]
-    patience: f64,
+    // The generator polls on the CPU of everything else.
+    #[command(flatten)]
+    cpus: Cpus,
     /// Do without hugepages, for a trial: all is slower then.
     #[arg(long)]
     no_huge: bool,
@@ -95,7 +82,7 @@ fn contestants(flows: usize) -> Vec<(&'static str, Engine)> {
         ("io", Engine::Testpmd("io")),
         ("5tswap", Engine::Testpmd("5tswap")),
         ("penstock, at rest", penstock(Memory::Rest)),
-        ("penstock, tracked", penstock(Memory::Going(flows.next_power_of_two().max(1 << 20)))),
+        ("penstock, tracked", penstock(Memory::of_going(flows))),
     ]
 }
 
@@ -105,14 +92,9 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         options.rounds > 0 && options.seconds > 0.0 && options.most > 0.0,
         "--rounds, --seconds and --most: above 0"
     );
-    ensure!(options.lcore != options.main, "--lcore and --main: two CPUs, for both sides poll");
+    ensure!(options.cpus.lcore != options.cpus.main, "--lcore and --main: two CPUs, for both sides poll");
     let machine = Machine::look()?;
-    let is_busy = machine::wait_until_idle(options.lcore, options.main, Duration::from_secs_f64(options.patience));
-    interrupt::check()?;
-    let disturbed = match is_busy {
-        Err(busy) if !options.force => return Err(busy),
-        busy => busy.is_err(),
-    };
+    let disturbed = options.cpus.wait_until_idle()?;
     let load = machine::load();
     let mut contestants = contestants(options.flows);
     let is_wanted =
@@ -169,13 +151,14 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 fn rig(options: &Options, directory: &Path) -> anyhow::Result<Rig> {
     std::fs::create_dir_all(directory)?;
     let eal: Vec<&str> = match options.no_huge {
-        true => local::EAL[..4].iter().copied().chain([MEGABYTES]).collect(),
+        true => local::eal(MEGABYTES).to_vec(),
         false => Rig::EAL.to_vec(),
     };
+    let Cpus { lcore, main, realtime, .. } = options.cpus;
     Ok(Rig {
-        lcore: options.lcore,
-        main: options.main,
-        realtime: options.realtime,
+        lcore,
+        main,
+        realtime,
         // A memif has whatever MAC it is told.
         device: format!("{},mac={}", memif("server", options, directory), Mac(crate::traffic::NET_PCAP_MAC)),
         eal: eal.into_iter().map(str::to_owned).collect(),

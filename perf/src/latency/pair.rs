@@ -23,7 +23,7 @@ use super::{Options, kind, memif};
 /// Frames that the generator makes up for at once: fewer than any ring holds.
 const BEHIND: u64 = 256;
 /// The share of frames that others' work may cost in the search for the highest rate, and how well that is to be known.
-const LOSS: f64 = 1e-3;
+pub const LOSS: f64 = 1e-3;
 const RESOLUTION: f64 = 0.02;
 /// A rate is too high where this many trials fail: others' work makes one fail, and never pass.
 const TRIES: usize = 3;
@@ -89,7 +89,7 @@ impl Pair {
         Ok(Self { name, forwarder, generator, turns: Vec::new() })
     }
 
-    /// About how many frames a second it forwards without loss.
+    /// About how many frames a second it forwards, of which [`LOSS`] may be lost.
     pub fn limit(&mut self, options: &Options) -> anyhow::Result<f64> {
         let search = Search { most: options.most, resolution: RESOLUTION, loss: LOSS };
         let found = search.run(|wanted, _| {

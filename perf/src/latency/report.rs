@@ -7,9 +7,9 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 
 use super::Options;
-use super::pair::Turn;
+use super::pair::{LOSS, Turn};
 use crate::generate::stopwatch::Timed;
-use crate::machine::Machine;
+use crate::machine::{Cpus, Machine};
 use crate::report::thousands;
 
 pub struct Report<'a> {
@@ -103,7 +103,8 @@ fn microseconds(nanoseconds: f64) -> String {
 impl Report<'_> {
     /// The section for RESULTS.md; `run` is the directory of the turns' figures from there.
     pub fn markdown(&self, run: Option<&str>) -> String {
-        let Options { flows, rounds, seconds, warm_up, ring, lcore, main, .. } = self.options;
+        let Options { flows, rounds, seconds, warm_up, ring, .. } = self.options;
+        let Cpus { lcore, main, realtime, .. } = self.options.cpus;
         let mut text = self.machine.heading("latency");
         let _ = writeln!(
             text,
@@ -114,7 +115,7 @@ impl Report<'_> {
             1u64 << ring,
             self.load,
             if self.disturbed { " **Other work ran on these CPUs (`--force`).**" } else { "" },
-            if self.options.realtime { " Run with `--realtime`." } else { "" },
+            if realtime { " Run with `--realtime`." } else { "" },
             if self.options.no_huge { " **Without hugepages.**" } else { "" },
         );
         let _ = writeln!(text, "{}\n", self.rate_in_words());
@@ -138,7 +139,8 @@ impl Report<'_> {
         match &slowest_first[..] {
             [] => format!("All were sent {rate:.3} Mpps (`--rate`)."),
             limits => format!(
-                "All were sent {rate:.3} Mpps, half of what the slowest takes from this generator without loss: {}.",
+                "All were sent {rate:.3} Mpps, half of what the slowest takes from this generator with {} % lost at most: {}.",
+                LOSS * 100.0,
                 limits.iter().map(of).collect::<Vec<_>>().join(", ")
             ),
         }
@@ -241,7 +243,7 @@ mod tests {
             "| **penstock, at rest** | 1.000 | 2.6 | 13.0 | 26.0 | 26.0 (9000.0) | +0.6, +3.0, +6.0 | 1000 of 0.30 M | 1, 1 of 3 |"
         );
         assert!(text.contains(
-            "half of what the slowest takes from this generator without loss: penstock, at rest 2.00, io 3.00."
+            "half of what the slowest takes from this generator with 0.1 % lost at most: penstock, at rest 2.00, io 3.00."
         ));
         assert!(example(&options).check().is_ok());
     }

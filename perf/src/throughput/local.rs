@@ -16,7 +16,12 @@ use crate::rig;
 
 const START: Duration = Duration::from_secs(60);
 /// What EAL is told on both sides: memory of the process's own, so that no hugepages are needed.
-pub const EAL: [&str; 5] = ["--no-pci", "--no-huge", "--no-shconf", "-m", "1024"];
+pub const EAL: [&str; 5] = eal("1024");
+
+/// The same of so many megabytes.
+pub const fn eal(megabytes: &str) -> [&str; 5] {
+    ["--no-pci", "--no-huge", "--no-shconf", "-m", megabytes]
+}
 
 /// Slots of a ring, as a power of two: as many as a memif can have, for two that both have to share their CPUs.
 const RING: u32 = 14;

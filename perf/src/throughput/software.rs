@@ -46,8 +46,10 @@ impl Software {
         arguments.extend(mbufs.map(|mbufs| format!("--mbufs={mbufs}")));
         arguments.extend(devices.iter().map(|device| format!("--device={device}")));
         // A process looks for others by their telemetry, and waits for those that are held.
-        let eal = eal.iter().map(String::as_str).chain(["--no-telemetry"]).filter(|_| !eal.is_empty());
-        arguments.extend(eal.map(|argument| format!("--eal={argument}")));
+        if !eal.is_empty() {
+            arguments.extend(eal.iter().map(|argument| format!("--eal={argument}")));
+            arguments.push("--eal=--no-telemetry".to_owned());
+        }
         let program = std::env::current_exe()?.display().to_string();
         let mut process = Process::start(&program, &arguments, *realtime)?;
         process.expect("ready", START, |line| (line == "ready").then_some(()))?;
