@@ -27,7 +27,7 @@ fn a_polling_thread_calls_the_kernel_for_nothing() {
     let directory = tempfile::tempdir().unwrap();
     for (memory, traffic) in CASES {
         let rig = Rig::new(1, 0, traffic, directory.path(), directory.path().join(traffic.to_string())).unwrap();
-        let rig = Rig { eal: local::eal("256").map(str::to_owned).to_vec(), ..rig };
+        let rig = Rig { eal: local::EAL.map(str::to_owned).to_vec(), ..rig };
         let mut node = Node::start(&rig, Path::new(&penstock), Task::ipip(memory)).unwrap();
 
         let before = node.process().core_times().unwrap();
