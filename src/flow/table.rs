@@ -322,17 +322,16 @@ impl Bucket {
         &self.0[0].head
     }
 
-    /// Of a flow that is established, and was seen in this second, the destination: a packet that says no more of it than the last has
-    /// nothing to note.
+    /// What it has of a flow that is established.
     #[inline(always)]
-    pub fn settled(&self, spot: Spot, now: Seconds) -> Option<u32> {
+    pub fn seen(&self, spot: Spot, now: Seconds) -> Seen {
         let (head, second) = (spot.0 | Stage::Established as u64, now.0 % Flow::SECONDS);
         // In which of the four it is nothing foretells: no branch depends on it.
-        let rest = self.0.iter().fold(u64::from(!second), |found, entry| {
+        let rest = self.0.iter().fold(Seen::nowhere(second), |found, entry| {
             let rest = entry.rest.load(Relaxed);
             select_unpredictable(entry.head() == head, rest, found)
         });
-        (rest as u32 % Flow::SECONDS == second).then_some((rest >> 44) as u32)
+        Seen { rest, second }
     }
 
     /// The entry of a flow that is established, whenever it was seen.
@@ -344,17 +343,46 @@ impl Bucket {
     }
 
     /// In which place a flow is.
-    #[inline]
+    #[inline(always)]
     fn way(&self, spot: Spot) -> Option<u8> {
         // The spot of what is free is one that a flow may have.
-        let way = self.0.iter().position(|entry| entry.spot() == spot && !entry.is_free())?;
-        Some(way as u8)
+        let is_it = |at: usize| (self.0[at].head() ^ spot.0).wrapping_sub(1) < Spot::STAGE;
+        let way = (0..WAYS).rev().fold(WAYS, |way, at| select_unpredictable(is_it(at), at, way));
+        (way < WAYS).then_some(way as u8)
     }
 
     /// Whether a flow is remembered here.
     #[inline]
     pub fn has(&self, spot: Spot) -> bool {
         self.way(spot).is_some()
+    }
+}
+
+/// What a bucket has of a flow, if it was looked for in this second.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen {
+    /// As an entry has it.
+    rest: u64,
+    second: u32,
+}
+
+impl Seen {
+    /// In place of a flow's that is not there. (One of another second may be the same, and is looked for elsewhere, too.)
+    #[inline(always)]
+    fn nowhere(second: u32) -> u64 {
+        u64::from(!second)
+    }
+
+    /// Whether it most likely is not there.
+    #[inline(always)]
+    pub fn is_nowhere(self) -> bool {
+        self.rest == Self::nowhere(self.second)
+    }
+
+    /// The destination of a flow that was seen in this second: a packet that says no more of it than the last has nothing to note.
+    #[inline(always)]
+    pub fn settled(self) -> Option<u32> {
+        (self.rest as u32 % Flow::SECONDS == self.second).then_some((self.rest >> 44) as u32)
     }
 }
 

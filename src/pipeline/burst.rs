@@ -102,7 +102,7 @@ fn take_bit(bits: &mut u32) -> usize {
 struct Settled {
     /// Those whose target is found.
     trains: u32,
-    /// Those whose flow is not in that bucket.
+    /// Those whose flow is not in that bucket, or not established.
     elsewhere: u32,
 }
 
@@ -678,16 +678,22 @@ impl Burst {
         targets: &mut [&'a Target; BURST],
         bucket: impl Fn(usize, Spot) -> &'b Bucket,
     ) -> Settled {
-        let (mut settled, mut others, mut kept) = (0, 0, snapshot.kept_by(ServiceIndex::NONE));
+        let (mut settled, mut others, mut kept) = (Settled::NONE, 0, snapshot.kept_by(ServiceIndex::NONE));
         while trains != 0 {
             let train = take_bit(&mut trains);
             let spot = self.spots[train];
             if is_marked && self.marks.has(spot) {
                 continue;
             }
-            let Some(destination) = bucket(train, spot).settled(spot, state.now) else {
-                // Left to a loop of its own, so that this one calls nothing.
-                others |= 1 << train;
+            let seen = bucket(train, spot).seen(spot, state.now);
+            let Some(destination) = seen.settled() else {
+                // Left to loops of their own, so that this one calls nothing.
+                if seen.is_nowhere() {
+                    prefetch(state.flows.other_bucket(spot));
+                    settled.elsewhere |= 1 << train;
+                } else {
+                    others |= 1 << train;
+                }
                 continue;
             };
             if self.services[train] != kept.service() {
@@ -696,10 +702,10 @@ impl Burst {
             let Some(target) = kept.at(destination) else { continue };
             prefetch(target);
             targets[train] = target;
-            settled |= 1 << train;
+            settled.trains |= 1 << train;
         }
         match others {
-            0 => Settled { trains: settled, elsewhere: 0 },
+            0 => settled,
             _ => self.go_on(settled, others, snapshot, state, targets, bucket),
         }
     }
@@ -708,26 +714,18 @@ impl Burst {
     #[inline(never)]
     fn go_on<'a, 'b>(
         &self,
-        settled: u32,
+        mut settled: Settled,
         mut others: u32,
         snapshot: &'a Snapshot,
         state: &State,
         targets: &mut [&'a Target; BURST],
         bucket: impl Fn(usize, Spot) -> &'b Bucket,
     ) -> Settled {
-        let mut settled = Settled { trains: settled, elsewhere: 0 };
         let mut kept = snapshot.kept_by(ServiceIndex::NONE);
         while others != 0 {
             let train = take_bit(&mut others);
             let spot = self.spots[train];
-            let bucket = bucket(train, spot);
-            let Some(entry) = bucket.established(spot) else {
-                if !bucket.has(spot) {
-                    settled.elsewhere |= 1 << train;
-                    prefetch(state.flows.other_bucket(spot));
-                }
-                continue;
-            };
+            let Some(entry) = bucket(train, spot).established(spot) else { continue };
             if self.services[train] != kept.service() {
                 kept = snapshot.kept_by(self.services[train]);
             }
@@ -745,7 +743,7 @@ impl Burst {
     }
 
     /// Finds the targets of those of these trains whose flow is remembered, and which they are; notes what they say. Not of those whose flow is
-    /// marked, where `is_marked` says that any is. `elsewhere`: those of them whose flow is not in its first bucket.
+    /// marked, where `is_marked` says that any is. `elsewhere`: those of them whose flow most likely is not in its first bucket.
     #[inline(never)]
     fn recall<'a>(
         &mut self,
@@ -756,12 +754,9 @@ impl Burst {
         state: &mut State,
         targets: &mut [&'a Target; BURST],
     ) -> u32 {
-        let bucket = |_, spot| state.flows.other_bucket(spot);
-        // Those that are not in their second bucket either are nowhere.
-        let Settled { trains: mut recalled, elsewhere: absent } =
-            self.settled(elsewhere, is_marked, snapshot, state, targets, bucket);
-        self.absent |= absent;
-        let mut bits = trains & !recalled & !absent;
+        let other = |_, spot| state.flows.other_bucket(spot);
+        let mut recalled = self.settled(elsewhere, is_marked, snapshot, state, targets, other).trains;
+        let mut bits = trains & !recalled;
         while bits != 0 {
             let train = take_bit(&mut bits);
             let spot = self.spots[train];
