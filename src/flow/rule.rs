@@ -4,7 +4,7 @@
 //! owner of its slot *now*, and what goes on with one to the slot's *base*, where flows are that nobody remembers. While the two differ
 //! every flow of the slot is entered; at rest only what `full` wants remembered.
 
-use super::table::{Entry, Judge, age};
+use super::table::{Entry, Judge, Young};
 use super::{Flow, Flows, Inserted, Place, Seconds, Spot, Stage, Worth};
 use crate::service::Tracking;
 use crate::wire::tcp::{ACK, FIN, RST, SYN};
@@ -229,8 +229,8 @@ pub struct Judging<'a, K> {
 
 impl<K: Known> Judge for Judging<'_, K> {
     #[inline(always)]
-    fn is_young(&self, seen: u32) -> bool {
-        age(seen, self.now) < self.known.least_idle()
+    fn young(&self) -> Young {
+        Young::than(self.known.least_idle(), self.now)
     }
 
     /// Silent for too long, or its destination is gone.

@@ -277,18 +277,51 @@ pub enum Worth {
     Everything,
 }
 
+/// Seconds that follow each other, as entries have them.
+#[derive(Debug, Clone, Copy)]
+pub struct Young {
+    first: u32,
+    count: u32,
+}
+
+impl Young {
+    pub const ALL: Self = Self { first: 0, count: Flow::SECONDS };
+    pub const NONE: Self = Self { first: 0, count: 0 };
+
+    /// Those of an [`age`] less than so many seconds.
+    #[inline(always)]
+    pub fn than(seconds: u32, now: Seconds) -> Self {
+        if seconds == 0 {
+            Self::NONE
+        } else {
+            Self { first: now.0.wrapping_sub(seconds - 1), count: seconds + Flow::AHEAD - 1 }
+        }
+    }
+
+    #[inline(always)]
+    fn has(self, seen: u32) -> bool {
+        self.place(seen) < self.count
+    }
+
+    /// Seconds after the first.
+    #[inline(always)]
+    fn place(self, seen: u32) -> u32 {
+        seen.wrapping_sub(self.first) % Flow::SECONDS
+    }
+}
+
 /// What is known of flows, to whoever needs the place of one.
 pub trait Judge {
-    /// Whether a flow whose last packet came at this second is not over, whatever it is.
-    fn is_young(&self, seen: u32) -> bool;
+    /// Those seconds at which the last packet came of flows that are not over, whatever they are.
+    fn young(&self) -> Young;
     fn is_over(&self, flow: &Flow) -> bool;
     fn is_substitutable(&self, flow: &Flow) -> bool;
 }
 
 /// Knows nobody: nothing is over, and nothing substitutable.
 impl Judge for () {
-    fn is_young(&self, _: u32) -> bool {
-        true
+    fn young(&self) -> Young {
+        Young::ALL
     }
 
     fn is_over(&self, _: &Flow) -> bool {
@@ -345,16 +378,14 @@ impl Bucket {
     /// In which place a flow is.
     #[inline(always)]
     fn way(&self, spot: Spot) -> Option<u8> {
-        // The spot of what is free is one that a flow may have.
-        let is_it = |at: usize| (self.0[at].head() ^ spot.0).wrapping_sub(1) < Spot::STAGE;
-        let way = (0..WAYS).rev().fold(WAYS, |way, at| select_unpredictable(is_it(at), at, way));
-        (way < WAYS).then_some(way as u8)
+        self.0.iter().position(|entry| entry.is_of(spot)).map(|way| way as u8)
     }
 
     /// Whether a flow is remembered here.
-    #[inline]
+    #[inline(always)]
     pub fn has(&self, spot: Spot) -> bool {
-        self.way(spot).is_some()
+        // As many do as not, where flows begin: no branch depends on it.
+        self.0.iter().fold(false, |has, entry| has | entry.is_of(spot))
     }
 }
 
@@ -390,6 +421,13 @@ impl Entry {
     #[inline]
     fn head(&self) -> u64 {
         self.head.load(Relaxed)
+    }
+
+    /// Whether it is of this flow.
+    #[inline(always)]
+    fn is_of(&self, spot: Spot) -> bool {
+        // The spot of what is free is one that a flow may have.
+        (self.head() ^ spot.0).wrapping_sub(1) < Spot::STAGE
     }
 
     #[inline]
@@ -686,13 +724,25 @@ impl Flows {
     }
 
     /// Remembers a flow that [`Flows::find`] does not find.
-    #[inline(always)]
     pub fn insert(&mut self, spot: Spot, flow: &Flow, judge: &impl Judge) -> Inserted {
+        self.insert_at(self.used.homes(spot), spot, flow, judge)
+    }
+
+    /// Remembers a flow; `None`: it is remembered already.
+    #[inline(always)]
+    pub fn insert_new(&mut self, spot: Spot, flow: &Flow, judge: &impl Judge) -> Option<Inserted> {
+        let homes @ [first, second] = self.used.homes(spot);
+        let is_known = self.buckets.any(first).has(spot) | self.buckets.any(second).has(spot);
+        (!is_known).then(|| self.insert_at(homes, spot, flow, judge))
+    }
+
+    #[inline(always)]
+    fn insert_at(&mut self, homes: [u32; 2], spot: Spot, flow: &Flow, judge: &impl Judge) -> Inserted {
         if self.buckets.is_empty() {
             return Inserted::None;
         }
         if self.taken < self.capacity
-            && let Some(place) = self.room(spot)
+            && let Some(place) = self.room(spot, flow.stage)
         {
             self.entry(place).put(spot, flow);
             self.taken += 1;
@@ -701,8 +751,8 @@ impl Flows {
             }
             return Inserted::Room;
         }
-        // It is full, or as good as full for this flow: the least of the eight goes.
-        let homes = self.used.homes(spot);
+        // It is full, or as good as full for this flow: the least of the eight goes. (Who looked for room may have used more buckets.)
+        let homes = if self.taken < self.capacity { self.used.homes(spot) } else { homes };
         let (worth, place, free) = match self.least_of(&homes, judge) {
             Some((worth, place)) => (worth, place, place),
             None => match self.least_elsewhere(homes, judge) {
@@ -737,9 +787,9 @@ impl Flows {
 
     /// A place for a flow: a free one, or one whose entry can move.
     #[inline(always)]
-    fn room(&mut self, spot: Spot) -> Option<Place> {
+    fn room(&mut self, spot: Spot, stage: Stage) -> Option<Place> {
         loop {
-            let room = self.room_in(self.used.homes(spot));
+            let room = self.room_in(self.used.homes(spot), stage);
             // Close together they may be in each other's way before all buckets are in use: of three eighths, all of the dozens of places that
             // could be made free, which hardly ever happens, and so widens by a few at most.
             if room.is_some() || !self.widen() {
@@ -772,9 +822,24 @@ impl Flows {
     }
 
     /// A place for a flow with these buckets: a free one, or one whose entry can move.
-    fn room_in(&mut self, homes: [u32; 2]) -> Option<Place> {
-        let free = homes.into_iter().find_map(|home| self.free_in(home));
+    fn room_in(&mut self, homes: [u32; 2], stage: Stage) -> Option<Place> {
+        let free = self.place_at_home(homes[0], stage).or_else(|| self.free_in(homes[1]));
         free.or_else(|| homes.into_iter().find_map(|home| self.vacate(home, MOVES)))
+    }
+
+    /// A place in the first bucket of a flow: a free one, or that of one which was never past its SYN, as this is, and can move.
+    fn place_at_home(&mut self, home: u32, stage: Stage) -> Option<Place> {
+        let free = self.free_in(home);
+        if free.is_some() || stage == Stage::Opening {
+            return free;
+        }
+        let places = (0..WAYS as u8).map(|way| Place { bucket: home, way });
+        let mut openings = places.filter(|&place| self.entry(place).stage_bits() == Stage::Opening as u32);
+        let (place, free) = openings.find_map(|place| {
+            let elsewhere = self.used.other(self.entry(place).spot(), home);
+            Some((place, self.free_in(elsewhere)?))
+        })?;
+        Some(self.relocate(place, free))
     }
 
     /// Where a flow with these buckets has a place, but the capacity is taken by others: the least of some of these, and the place.
@@ -793,13 +858,13 @@ impl Flows {
     #[inline(always)]
     fn least_of(&self, buckets: &[u32], judge: &impl Judge) -> Option<(Worth, Place)> {
         // Which of them it is nothing foretells: no branch depends on it.
-        let (mut least, mut is_any_old) = (u32::MAX, false);
+        let (young, mut least, mut oldest) = (judge.young(), u32::MAX, 0);
         for (&bucket, at) in buckets.iter().zip((0..).step_by(WAYS)) {
             for (entry, way) in self.buckets[bucket as usize].0.iter().zip(0..) {
-                let (stage, seen) = (entry.stage_bits(), entry.rest.load(Relaxed) as u32 % Flow::SECONDS);
+                let (stage, place) = (entry.stage_bits(), young.place(entry.rest.load(Relaxed) as u32));
                 // Opening comes first, what is free last.
                 least = least.min((stage.wrapping_sub(Stage::Opening as u32) % 4) << 8 | at | way);
-                is_any_old |= (stage != 0) & !judge.is_young(seen);
+                oldest = oldest.max(select_unpredictable(stage == 0, 0, place));
             }
         }
         let places = buckets.iter().flat_map(|&bucket| (0..WAYS as u8).map(move |way| Place { bucket, way }));
@@ -807,7 +872,9 @@ impl Flows {
             let mut places = places.clone().filter(|&place| !self.entry(place).is_free());
             places.find(|&place| is_it(&self.get(place)))
         };
-        if is_any_old && let Some(place) = first(&|flow| judge.is_over(flow)) {
+        if oldest >= young.count
+            && let Some(place) = first(&|flow| judge.is_over(flow))
+        {
             return Some((Worth::Nothing, place));
         }
         if least < 1 << 8 {
@@ -870,7 +937,7 @@ impl Flows {
                 let home = self.used.first(entry.spot());
                 if !entry.is_free()
                     && home != bucket
-                    && let Some(free) = self.free_in(home)
+                    && let Some(free) = self.place_at_home(home, entry.flow().stage)
                 {
                     self.relocate(place, free);
                 }
@@ -881,12 +948,12 @@ impl Flows {
     /// Looks at the next `buckets` of those in use, round and round, and frees the entries whose flow is over.
     #[inline(always)]
     pub fn sweep(&mut self, buckets: usize, judge: &impl Judge) {
-        let used = self.used.buckets as usize;
+        let (used, young) = (self.used.buckets as usize, judge.young());
         for _ in 0..buckets.min(used) {
             for entry in &self.buckets[self.swept].0 {
                 // Which are free nothing foretells, but hardly any is old.
                 let flow = entry.flow();
-                if !entry.is_free() & !judge.is_young(flow.seen) && judge.is_over(&flow) {
+                if !entry.is_free() & !young.has(flow.seen) && judge.is_over(&flow) {
                     entry.clear();
                     self.taken -= 1;
                 }
@@ -928,8 +995,8 @@ mod tests {
     struct BySlot(Range<u32>, Range<u32>);
 
     impl Judge for BySlot {
-        fn is_young(&self, _: u32) -> bool {
-            false
+        fn young(&self) -> Young {
+            Young::NONE
         }
 
         fn is_over(&self, flow: &Flow) -> bool {

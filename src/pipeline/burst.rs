@@ -574,22 +574,25 @@ impl Burst {
     }
 
     /// Has fetched what will be asked of trains, a bit each, that open or end their flow, which hardly ever is known: both buckets, and the
-    /// owners of its slot. Gives which flows they are.
+    /// owners of its slot. Marks which flows they are; tells whether any may end and be opened anew.
     #[inline(never)]
-    fn foretell(&mut self, mut telling: u32, snapshot: &Snapshot, flows: &Flows) -> Marks {
+    fn foretell(&mut self, mut telling: u32, snapshot: &Snapshot, flows: &Flows) -> bool {
         self.hash(telling & !self.special, snapshot);
-        let mut marks = Marks::NONE;
+        self.marks = Marks::NONE;
+        let [mut opens, mut ends] = [false; 2];
         while telling != 0 {
             let train = take_bit(&mut telling);
-            let spot = self.spots[train];
-            marks.add(spot);
+            let (spot, says) = (self.spots[train], self.says(train));
+            self.marks.add(spot);
+            opens |= says == Says::Opens;
+            ends |= says == Says::Ends;
             if self.special & 1 << train != 0 {
                 continue;
             }
             prefetch(flows.other_bucket(spot));
             snapshot.compiled_service(self.services[train]).prefetch_slot(self.hashes[train]);
         }
-        marks
+        opens && ends
     }
 
     /// Hashes the clients of at least these trains, a bit each.
@@ -643,17 +646,16 @@ impl Burst {
             self.telling |= told & self.asked & self.plain;
         }
         let telling = self.asked & self.telling;
-        if telling != 0 {
-            self.marks = self.foretell(telling, snapshot, flows);
-        }
+        let is_any_anew = telling != 0 && self.foretell(telling, snapshot, flows);
         if self.is_mixed || flows.is_empty() {
             return Settled::NONE;
         }
         let trains = self.asked & !telling;
         let bucket = |train: usize, _| flows.bucket(self.homes[train]);
-        match telling {
-            0 => self.settled(trains, false, snapshot, state, targets, bucket),
-            _ => self.settled(trains, true, snapshot, state, targets, bucket),
+        // An established flow stays where it is after a SYN, and after its end, but not after both.
+        match is_any_anew {
+            false => self.settled(trains, false, snapshot, state, targets, bucket),
+            true => self.settled(trains, true, snapshot, state, targets, bucket),
         }
     }
 
@@ -864,6 +866,14 @@ impl Burst {
             };
             let view = View { snapshot, service: self.services[train] };
             let (spot, says) = (self.spots[train], self.says(train));
+            if says == Says::Opens
+                && self.special & 1 << train == 0
+                && let Some(target) = recall::open(&view, spot, slot, state)
+            {
+                targets[train] = target;
+                entered.add(spot);
+                continue;
+            }
             // One that was entered since may be the same.
             let is_absent = self.absent & 1 << train != 0 && !entered.has(spot);
             entered.add(spot);

@@ -3,7 +3,10 @@
 use std::net::IpAddr;
 
 use super::parse::{Parsed, Tuple};
-use crate::flow::{Address, Choice, Client, Clients, Fate, Flows, Goes, Known, Says, Seconds, Spot, Spots, Stage};
+use crate::flow::{
+    Address, Choice, Client, Clients, Fate, Flow, Flows, Goes, Inserted, Judging, Known, Says, Seconds, Spot, Spots,
+    Stage, Worth,
+};
 use crate::mode::{Content, State, snat};
 use crate::service::{Protocol, Tracking};
 use crate::snapshot::{Affinity, By, ServiceIndex, Snapshot, Target};
@@ -104,6 +107,26 @@ pub struct Train {
     pub is_absent: bool,
     pub says: Says,
     pub packets: u32,
+}
+
+/// The target of packets of a flow that opens, and is remembered from now on; by the `hash` of its client's address and port. `None`: more is to be
+/// asked, by [`enter`].
+#[inline(always)]
+pub fn open<'a>(view: &View<'a>, spot: Spot, hash: u64, state: &mut State) -> Option<&'a Target> {
+    let View { snapshot, service } = *view;
+    let opening = snapshot.compiled_service(service).opening(hash)?;
+    let flow = Flow {
+        destination: opening.destination,
+        slot: opening.slot,
+        stage: Stage::Opening,
+        seen: state.now.0 % Flow::SECONDS,
+    };
+    match state.flows.insert_new(spot, &flow, &Judging { known: view, now: state.now })? {
+        Inserted::Room | Inserted::For(Worth::Nothing | Worth::Little, _) => {}
+        Inserted::For(_, other) => view.note_no_room(other.destination, other.slot),
+        Inserted::None => return None,
+    }
+    Some(opening.target)
 }
 
 /// The target of packets whose flow is not known; `hash`: what their slot is found by; `client_hash`: that of the client's address and port.

@@ -114,6 +114,14 @@ impl Layers {
         })
     }
 
+    /// Whether the first layer holds a base of clients whose address and port have this hash.
+    #[inline(always)]
+    pub fn is_held_first(&self, hash: u64) -> bool {
+        let first = self.layers.first().filter(|layer| layer.space.by == By::Client);
+        let base = first.and_then(|layer| layer.bases.get(maglev::slot(hash, layer.space.size)));
+        base.is_some_and(|&base| base != NOBODY)
+    }
+
     /// Hints that [`Layers::base`] will be asked of this hash soon, which mostly finds it in the first layer.
     #[inline(always)]
     pub fn prefetch(&self, hash: u64) {

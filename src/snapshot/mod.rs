@@ -298,6 +298,14 @@ impl<'a> KeptBy<'a> {
     }
 }
 
+/// Where a new flow goes.
+#[derive(Debug, Clone, Copy)]
+pub struct Opening<'a> {
+    pub slot: u32,
+    pub destination: u32,
+    pub target: &'a Target,
+}
+
 /// A service that was found for a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Found {
@@ -749,6 +757,20 @@ impl CompiledService {
         let number = maglev::slot(hash, self.table_size());
         let now = self.taker(hash);
         Slot { number: number as u32, now, base: self.memory.layers.base(hashes) }
+    }
+
+    /// Where a new flow goes whose client's address and port have this `hash`, if it is to be remembered; `None`: that takes more to tell.
+    #[inline(always)]
+    pub fn opening(&self, hash: u64) -> Option<Opening<'_>> {
+        let is_remembered = self.tracking == Tracking::Full || self.memory.layers.is_held_first(hash);
+        if self.has_affinity || !is_remembered {
+            return None;
+        }
+        let slot = maglev::slot(hash, self.table_size());
+        // There are fewer than `NOBODY`.
+        let member = usize::from(*self.now.get(slot)?);
+        let (target, &destination) = (self.targets.get(member)?, self.memory.numbers.get(member)?);
+        (destination != Memory::NO_NUMBER).then_some(Opening { slot: slot as u32, destination, target })
     }
 
     /// Who takes new flows that `hash` falls to.
