@@ -125,6 +125,18 @@ impl Node {
         buffer.bytes()[14 + 19]
     }
 
+    /// Where packets of clients of one lcore go that come in one burst.
+    fn send_at_once(&mut self, packets: &[(u16, u8)]) -> Vec<u8> {
+        let mut buffers: Vec<_> = packets.iter().map(|_| Buffer::default()).collect();
+        for (buffer, &(client, flags)) in buffers.iter_mut().zip(packets) {
+            buffer.fill(&frame(client_address(client), 40_000 + client, flags));
+        }
+        let (lcore, mut verdicts) = (usize::from(packets[0].0) % 2, [Verdict::Punt; BURST]);
+        self.lcores[lcore].process(&self.snapshot, self.now, PortIndex(0), &mut buffers, &mut verdicts);
+        assert!(verdicts[..packets.len()].iter().all(|&verdict| verdict == Verdict::Forward(PortIndex(0))));
+        buffers.iter().map(|buffer| buffer.bytes()[14 + 19]).collect()
+    }
+
     /// Where each of these clients' packets go.
     fn send_all(&mut self, clients: std::ops::Range<u16>, flags: u8) -> Vec<u8> {
         clients.map(|client| self.send(client, flags)).collect()
@@ -208,6 +220,39 @@ fn a_draining_backend_keeps_its_flows_and_gets_no_new_one() {
     assert!(second.iter().all(|&client| node.send(client, SYN) == 2));
     assert!(second.iter().all(|&client| node.send(client, FIN) == 2));
     assert!(second.iter().all(|&client| node.send(client, SYN) != 2));
+}
+
+#[test]
+fn what_a_burst_says_of_a_flow_counts_in_its_order() {
+    let mut node = Node::new(&set(&[(1, ""), (2, ""), (3, "")], TCP));
+    let before = node.send_all(0..200, SYN);
+    node.change(&set(&[(1, ""), (2, DRAINING), (3, "")], TCP));
+    assert_eq!(node.send_all(0..200, DATA), before);
+    for client in (0..200).filter(|&client| before[usize::from(client)] == 2) {
+        let mut send =
+            |flags: &[u8]| node.send_at_once(&flags.iter().map(|&flags| (client, flags)).collect::<Vec<_>>());
+        assert_eq!(send(&[DATA, SYN, DATA]), [2; 3], "a SYN on an established flow may be anybody's");
+        let went = send(&[DATA, FIN, DATA, SYN, DATA]);
+        assert_eq!(went[..3], [2; 3], "{went:?}");
+        assert!(went[3] != 2 && went[4] == went[3], "who opens anew is not sent to a draining backend: {went:?}");
+        assert_eq!(send(&[DATA, FIN, DATA]), [went[3]; 3]);
+    }
+}
+
+#[test]
+fn what_follows_a_syn_goes_where_that_went_though_its_flow_lost_its_place_in_the_same_burst() {
+    let mut node = Node::with(&set(&[(1, ""), (2, "")], &format!(r#"{TCP}, "tracking": "full""#)), 4);
+    node.send_all(0..200, DATA);
+    node.change(&set(&[(1, ""), (2, ""), (3, ""), (4, "")], &format!(r#"{TCP}, "tracking": "full""#)));
+    let mut lost = 0;
+    for client in 0..200 {
+        let before = node.send(client, DATA);
+        let others = (1..9).map(|other| (client + 1000 + 2 * other, SYN));
+        let went = node.send_at_once(&others.chain([(client, SYN), (client, DATA)]).collect::<Vec<_>>());
+        assert_eq!(went[8], went[9], "{client}");
+        lost += u32::from(went[8] != before);
+    }
+    assert!(lost > 5, "{lost}");
 }
 
 #[test]

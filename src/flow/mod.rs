@@ -17,7 +17,9 @@ pub use memory::{Memory, prefetch};
 pub use nat::{Address, Ends, Head, KeyV4, Nat, Seconds, Slot, Table, Translation, Via};
 pub use rule::{Choice, Fate, Goes, Judging, Known, Says};
 pub use sources::Sources;
-pub use table::{Bucket, Flow, Flows, Home, Inserted, Judge, Marks, Place, Remembered, Spot, Spots, Stage, Worth};
+pub use table::{
+    Bucket, Flow, Flows, Home, Inserted, Judge, Marks, Place, Remembered, Spot, Spots, Stage, Worth, Young,
+};
 
 /// What [`fold`] is keyed by: a seed of few bits, as replay has, must do as well as a secret.
 const fn key(seed: [u64; 2]) -> [u64; 2] {

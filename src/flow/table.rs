@@ -724,20 +724,8 @@ impl Flows {
     }
 
     /// Remembers a flow that [`Flows::find`] does not find.
+    #[inline(always)]
     pub fn insert(&mut self, spot: Spot, flow: &Flow, judge: &impl Judge) -> Inserted {
-        self.insert_at(self.used.homes(spot), spot, flow, judge)
-    }
-
-    /// Remembers a flow; `None`: it is remembered already.
-    #[inline(always)]
-    pub fn insert_new(&mut self, spot: Spot, flow: &Flow, judge: &impl Judge) -> Option<Inserted> {
-        let homes @ [first, second] = self.used.homes(spot);
-        let is_known = self.buckets.any(first).has(spot) | self.buckets.any(second).has(spot);
-        (!is_known).then(|| self.insert_at(homes, spot, flow, judge))
-    }
-
-    #[inline(always)]
-    fn insert_at(&mut self, homes: [u32; 2], spot: Spot, flow: &Flow, judge: &impl Judge) -> Inserted {
         if self.buckets.is_empty() {
             return Inserted::None;
         }
@@ -751,8 +739,8 @@ impl Flows {
             }
             return Inserted::Room;
         }
-        // It is full, or as good as full for this flow: the least of the eight goes. (Who looked for room may have used more buckets.)
-        let homes = if self.taken < self.capacity { self.used.homes(spot) } else { homes };
+        // It is full, or as good as full for this flow: the least of the eight goes.
+        let homes = self.used.homes(spot);
         let (worth, place, free) = match self.least_of(&homes, judge) {
             Some((worth, place)) => (worth, place, place),
             None => match self.least_elsewhere(homes, judge) {

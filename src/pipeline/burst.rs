@@ -542,9 +542,11 @@ impl Burst {
                 0
             }
             () if !self.is_mixed => {
+                let telling = asked & self.telling;
                 // What opens or ends a flow, and others of it, are left to `enter`, which goes by their order.
-                let others = asked & !settled & !self.telling;
-                let is_marked = self.telling != 0;
+                let settled = if telling == 0 { settled } else { self.look_for(telling, settled, &state.flows) };
+                let others = asked & !settled & !telling;
+                let is_marked = telling != 0;
                 settled
                     | if others == 0 { 0 } else { self.recall(others, elsewhere, is_marked, snapshot, state, targets) }
             }
@@ -574,25 +576,49 @@ impl Burst {
     }
 
     /// Has fetched what will be asked of trains, a bit each, that open or end their flow, which hardly ever is known: both buckets, and the
-    /// owners of its slot. Marks which flows they are; tells whether any may end and be opened anew.
+    /// owners of its slot. Marks which flows they are.
     #[inline(never)]
-    fn foretell(&mut self, mut telling: u32, snapshot: &Snapshot, flows: &Flows) -> bool {
+    fn foretell(&mut self, mut telling: u32, snapshot: &Snapshot, flows: &Flows) {
         self.hash(telling & !self.special, snapshot);
         self.marks = Marks::NONE;
-        let [mut opens, mut ends] = [false; 2];
         while telling != 0 {
             let train = take_bit(&mut telling);
-            let (spot, says) = (self.spots[train], self.says(train));
+            let spot = self.spots[train];
             self.marks.add(spot);
-            opens |= says == Says::Opens;
-            ends |= says == Says::Ends;
-            if self.special & 1 << train != 0 {
-                continue;
-            }
             prefetch(flows.other_bucket(spot));
-            snapshot.compiled_service(self.services[train]).prefetch_slot(self.hashes[train]);
+            if self.special & 1 << train == 0 {
+                snapshot.compiled_service(self.services[train]).prefetch_slot(self.hashes[train]);
+            }
         }
-        opens && ends
+    }
+
+    /// Notes whose flow is not remembered of trains, a bit each, that open or end theirs. Gives those of `settled` whose flow is not one of the
+    /// others: what came before in the burst may have changed it.
+    #[inline(never)]
+    fn look_for(&mut self, mut telling: u32, settled: u32, flows: &Flows) -> u32 {
+        let (mut known, mut absent) = (Marks::NONE, 0);
+        let all = telling;
+        while telling != 0 {
+            let train = take_bit(&mut telling);
+            let spot = self.spots[train];
+            if flows.bucket(self.homes[train]).has(spot) | flows.other_bucket(spot).has(spot) {
+                known.add(spot);
+            } else {
+                absent |= 1 << train;
+            }
+        }
+        self.absent |= absent;
+        if absent == all { settled } else { self.unmarked(settled, &known) }
+    }
+
+    /// Those of these trains, a bit each, whose flow is none of `marks`.
+    fn unmarked(&self, trains: u32, marks: &Marks) -> u32 {
+        let (mut bits, mut unmarked) = (trains, 0);
+        while bits != 0 {
+            let train = take_bit(&mut bits);
+            unmarked |= u32::from(!marks.has(self.spots[train])) << train;
+        }
+        unmarked
     }
 
     /// Hashes the clients of at least these trains, a bit each.
@@ -646,17 +672,15 @@ impl Burst {
             self.telling |= told & self.asked & self.plain;
         }
         let telling = self.asked & self.telling;
-        let is_any_anew = telling != 0 && self.foretell(telling, snapshot, flows);
+        if telling != 0 {
+            self.foretell(telling, snapshot, flows);
+        }
         if self.is_mixed || flows.is_empty() {
             return Settled::NONE;
         }
         let trains = self.asked & !telling;
         let bucket = |train: usize, _| flows.bucket(self.homes[train]);
-        // An established flow stays where it is after a SYN, and after its end, but not after both.
-        match is_any_anew {
-            false => self.settled(trains, false, snapshot, state, targets, bucket),
-            true => self.settled(trains, true, snapshot, state, targets, bucket),
-        }
+        self.settled(trains, snapshot, state, targets, bucket)
     }
 
     /// Asks for these plain trains, a bit each.
@@ -668,13 +692,12 @@ impl Burst {
         }
     }
 
-    /// Finds the targets of those of these trains of whose flow there is nothing to note but that it goes on, by their `bucket`, and which they are;
-    /// but, where `is_marked` says that any is, not of those whose flow is marked. Has the other bucket fetched where that is not the one.
+    /// Finds the targets of those of these trains of whose flow there is nothing to note but that it goes on, by their `bucket`, and which they are.
+    /// Has the other bucket fetched where that is not the one.
     #[inline(always)]
     fn settled<'a, 'b>(
         &self,
         mut trains: u32,
-        is_marked: bool,
         snapshot: &'a Snapshot,
         state: &State,
         targets: &mut [&'a Target; BURST],
@@ -684,9 +707,6 @@ impl Burst {
         while trains != 0 {
             let train = take_bit(&mut trains);
             let spot = self.spots[train];
-            if is_marked && self.marks.has(spot) {
-                continue;
-            }
             let seen = bucket(train, spot).seen(spot, state.now);
             let Some(destination) = seen.settled() else {
                 // Left to loops of their own, so that this one calls nothing.
@@ -757,14 +777,15 @@ impl Burst {
         targets: &mut [&'a Target; BURST],
     ) -> u32 {
         let other = |_, spot| state.flows.other_bucket(spot);
-        let mut recalled = self.settled(elsewhere, is_marked, snapshot, state, targets, other).trains;
+        let [trains, elsewhere] = match is_marked {
+            false => [trains, elsewhere],
+            true => [trains, elsewhere].map(|trains| self.unmarked(trains, &self.marks)),
+        };
+        let mut recalled = self.settled(elsewhere, snapshot, state, targets, other).trains;
         let mut bits = trains & !recalled;
         while bits != 0 {
             let train = take_bit(&mut bits);
             let spot = self.spots[train];
-            if is_marked && self.marks.has(spot) {
-                continue;
-            }
             let Some(place) = state.flows.find(spot) else {
                 self.absent |= 1 << train;
                 continue;
@@ -803,7 +824,7 @@ impl Burst {
                 let home = |_, spot| state.flows.bucket(state.flows.home(spot));
                 let is_silent = self.telling & 1 << train == 0 && self.says(train) != Says::Nothing;
                 let goes_on = u32::from(is_silent) << train;
-                let Settled { trains, elsewhere } = self.settled(goes_on, false, snapshot, state, targets, home);
+                let Settled { trains, elsewhere } = self.settled(goes_on, snapshot, state, targets, home);
                 recalled |= match trains {
                     0 => self.recall(1 << train, elsewhere, false, snapshot, state, targets),
                     _ => trains,
@@ -866,17 +887,17 @@ impl Burst {
             };
             let view = View { snapshot, service: self.services[train] };
             let (spot, says) = (self.spots[train], self.says(train));
-            if says == Says::Opens
+            // One that was entered since may be the same.
+            let is_absent = self.absent & 1 << train != 0 && !entered.has(spot);
+            entered.add(spot);
+            if is_absent
+                && says == Says::Opens
                 && self.special & 1 << train == 0
                 && let Some(target) = recall::open(&view, spot, slot, state)
             {
                 targets[train] = target;
-                entered.add(spot);
                 continue;
             }
-            // One that was entered since may be the same.
-            let is_absent = self.absent & 1 << train != 0 && !entered.has(spot);
-            entered.add(spot);
             let of = Train { spot, is_absent, says, packets: self.sent[train].packets() };
             targets[train] = recall::enter(&view, of, slot, self.hashes[train], || self.client(train), state);
         }

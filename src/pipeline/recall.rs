@@ -109,7 +109,7 @@ pub struct Train {
     pub packets: u32,
 }
 
-/// The target of packets of a flow that opens, and is remembered from now on; by the `hash` of its client's address and port. `None`: more is to be
+/// The target of packets of a flow that opens, is not remembered, and is from now on; by the `hash` of its client's address and port. `None`: more is to be
 /// asked, by [`enter`].
 #[inline(always)]
 pub fn open<'a>(view: &View<'a>, spot: Spot, hash: u64, state: &mut State) -> Option<&'a Target> {
@@ -121,7 +121,7 @@ pub fn open<'a>(view: &View<'a>, spot: Spot, hash: u64, state: &mut State) -> Op
         stage: Stage::Opening,
         seen: state.now.0 % Flow::SECONDS,
     };
-    match state.flows.insert_new(spot, &flow, &Judging { known: view, now: state.now })? {
+    match state.flows.insert(spot, &flow, &Judging { known: view, now: state.now }) {
         Inserted::Room | Inserted::For(Worth::Nothing | Worth::Little, _) => {}
         Inserted::For(_, other) => view.note_no_room(other.destination, other.slot),
         Inserted::None => return None,

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
-use penstock::flow::{self as rule, Fate, Flow, Flows, Goes, Judge, Known, Says, Seconds, Spots, Stage};
+use penstock::flow::{self as rule, Fate, Flow, Flows, Goes, Judge, Known, Says, Seconds, Spots, Stage, Young};
 use penstock::maglev::{self, NOBODY};
 use penstock::service::Tracking;
 use penstock::snapshot::{Bases, By, Millis, Owners};
@@ -273,8 +273,8 @@ struct Sweeper<'a> {
 }
 
 impl Judge for Sweeper<'_> {
-    fn is_young(&self, _: u32) -> bool {
-        false
+    fn young(&self) -> Young {
+        Young::NONE
     }
 
     fn is_over(&self, flow: &Flow) -> bool {
