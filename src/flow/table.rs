@@ -254,15 +254,9 @@ impl Flow {
     /// Seconds since its last packet.
     #[inline]
     pub fn age(&self, now: Seconds) -> u32 {
-        age(self.seen, now)
+        let age = now.0.wrapping_sub(self.seen) % Self::SECONDS;
+        if age > Self::SECONDS - Self::AHEAD { 0 } else { age }
     }
-}
-
-/// Seconds since then.
-#[inline(always)]
-pub fn age(seen: u32, now: Seconds) -> u32 {
-    let age = now.0.wrapping_sub(seen) % Flow::SECONDS;
-    if age > Flow::SECONDS - Flow::AHEAD { 0 } else { age }
 }
 
 /// What an entry is worth to whoever needs its place.
@@ -288,7 +282,7 @@ impl Young {
     pub const ALL: Self = Self { first: 0, count: Flow::SECONDS };
     pub const NONE: Self = Self { first: 0, count: 0 };
 
-    /// Those of an [`age`] less than so many seconds.
+    /// Those of a [`Flow::age`] less than so many seconds, at most [`IdleTimeout::MOST`](crate::service::IdleTimeout::MOST).
     #[inline(always)]
     pub fn than(seconds: u32, now: Seconds) -> Self {
         if seconds == 0 {
@@ -389,7 +383,7 @@ impl Bucket {
     }
 }
 
-/// What a bucket has of a flow, if it was looked for in this second.
+/// What a bucket has of an established flow, if it was looked for in this second.
 #[derive(Debug, Clone, Copy)]
 pub struct Seen {
     /// As an entry has it.
@@ -398,13 +392,13 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// In place of a flow's that is not there. (One of another second may be the same, and is looked for elsewhere, too.)
+    /// In place of a flow's that is not there. (One of another second may be the same.)
     #[inline(always)]
     fn nowhere(second: u32) -> u64 {
         u64::from(!second)
     }
 
-    /// Whether it most likely is not there.
+    /// Whether it has none, or hardly ever one that is to be noted.
     #[inline(always)]
     pub fn is_nowhere(self) -> bool {
         self.rest == Self::nowhere(self.second)
@@ -815,19 +809,23 @@ impl Flows {
         free.or_else(|| homes.into_iter().find_map(|home| self.vacate(home, MOVES)))
     }
 
-    /// A place in the first bucket of a flow: a free one, or that of one which was never past its SYN, as this is, and can move.
+    /// A place in the first bucket of a flow of this stage: a free one, or, where it is past its SYN, that of one which is not, and can move.
     fn place_at_home(&mut self, home: u32, stage: Stage) -> Option<Place> {
         let free = self.free_in(home);
         if free.is_some() || stage == Stage::Opening {
             return free;
         }
-        let places = (0..WAYS as u8).map(|way| Place { bucket: home, way });
-        let mut openings = places.filter(|&place| self.entry(place).stage_bits() == Stage::Opening as u32);
-        let (place, free) = openings.find_map(|place| {
-            let elsewhere = self.used.other(self.entry(place).spot(), home);
-            Some((place, self.free_in(elsewhere)?))
-        })?;
+        let (place, free) = self.movable(home, |entry| entry.stage_bits() == Stage::Opening as u32)?;
         Some(self.relocate(place, free))
+    }
+
+    /// The first of these entries of a bucket that can move to its other bucket, and where.
+    fn movable(&self, bucket: u32, is_it: impl Fn(&Entry) -> bool) -> Option<(Place, Place)> {
+        let places = (0..WAYS as u8).map(|way| Place { bucket, way });
+        places.filter(|&place| is_it(self.entry(place))).find_map(|place| {
+            let elsewhere = self.used.other(self.entry(place).spot(), bucket);
+            Some((place, self.free_in(elsewhere)?))
+        })
     }
 
     /// Where a flow with these buckets has a place, but the capacity is taken by others: the least of some of these, and the place.
@@ -846,13 +844,13 @@ impl Flows {
     #[inline(always)]
     fn least_of(&self, buckets: &[u32], judge: &impl Judge) -> Option<(Worth, Place)> {
         // Which of them it is nothing foretells: no branch depends on it.
-        let (young, mut least, mut oldest) = (judge.young(), u32::MAX, 0);
+        let (young, mut least, mut farthest) = (judge.young(), u32::MAX, 0);
         for (&bucket, at) in buckets.iter().zip((0..).step_by(WAYS)) {
             for (entry, way) in self.buckets[bucket as usize].0.iter().zip(0..) {
                 let (stage, place) = (entry.stage_bits(), young.place(entry.rest.load(Relaxed) as u32));
                 // Opening comes first, what is free last.
                 least = least.min((stage.wrapping_sub(Stage::Opening as u32) % 4) << 8 | at | way);
-                oldest = oldest.max(select_unpredictable(stage == 0, 0, place));
+                farthest = farthest.max(select_unpredictable(stage == 0, 0, place));
             }
         }
         let places = buckets.iter().flat_map(|&bucket| (0..WAYS as u8).map(move |way| Place { bucket, way }));
@@ -860,7 +858,7 @@ impl Flows {
             let mut places = places.clone().filter(|&place| !self.entry(place).is_free());
             places.find(|&place| is_it(&self.get(place)))
         };
-        if oldest >= young.count
+        if farthest >= young.count
             && let Some(place) = first(&|flow| judge.is_over(flow))
         {
             return Some((Worth::Nothing, place));
@@ -879,14 +877,12 @@ impl Flows {
 
     /// Frees a place of `bucket`: an entry moves to its other bucket, where another may have to move first, and so on, `moves` at most.
     fn vacate(&mut self, bucket: u32, moves: u8) -> Option<Place> {
-        let places = || (0..WAYS as u8).map(|way| Place { bucket, way });
-        for place in places() {
-            let elsewhere = self.used.other(self.entry(place).spot(), bucket);
-            if let Some(free) = self.free_in(elsewhere) {
-                return Some(self.relocate(place, free));
-            }
+        // Who opens goes first, and is looked for last.
+        let opens = |entry: &Entry| entry.stage_bits() == Stage::Opening as u32;
+        if let Some((place, free)) = self.movable(bucket, opens).or_else(|| self.movable(bucket, |_| true)) {
+            return Some(self.relocate(place, free));
         }
-        for place in places().filter(|_| moves > 1) {
+        for place in (0..WAYS as u8).map(|way| Place { bucket, way }).filter(|_| moves > 1) {
             let elsewhere = self.used.other(self.entry(place).spot(), bucket);
             let Some(free) = self.vacate(elsewhere, moves - 1) else { continue };
             // What stood here may have been among those that moved, and another have come.
@@ -916,7 +912,7 @@ impl Flows {
     }
 
     /// Moves the entries of so many buckets from `first` on that stand in their second bucket to their first, where that has room by now:
-    /// when they came it had none, but since then it was split, or others have gone.
+    /// when they came it had none, but since then it was split, others have gone, or they were established and who opens gives way.
     fn bring_home(&mut self, first: usize, buckets: usize) {
         let used = self.used.buckets as usize;
         for bucket in (first..first + buckets.min(used)).map(|bucket| (bucket % used) as u32) {
@@ -1047,6 +1043,37 @@ mod tests {
         assert!(abroad(&flows) * 30 < 1 << 14, "and fewer, once they were brought home: {}", abroad(&flows));
         flows.sweep(usize::MAX, &BySlot(0..1 << 14, 0..0));
         assert_eq!((flows.taken(), used(&flows)), (0, start(flows.buckets.len())), "it begins anew");
+    }
+
+    #[test]
+    fn who_goes_on_stands_at_home_however_many_open() {
+        const CAPACITY: u64 = 1 << 14;
+        // Known from their SYN on, or in midstream.
+        for stage in [Stage::Opening, Stage::Established] {
+            let mut flows = Flows::new(CAPACITY as usize, [9, 0]);
+            let spot = |flows: &Flows, k| flows.spot([k, 7]);
+            let going: Vec<u64> = (0..CAPACITY).step_by(3).collect();
+            // Whoever opens once it is full takes the place of another.
+            for k in 0..CAPACITY {
+                let stage = if k % 3 == 0 { stage } else { Stage::Opening };
+                flows.insert(spot(&flows, k), &Flow { stage, ..flow(k as u32) }, &());
+            }
+            for &k in &going {
+                let place = flows.find(spot(&flows, k)).unwrap();
+                flows.set(place, &flow(k as u32));
+            }
+            for k in CAPACITY..2 * CAPACITY {
+                flows.insert(spot(&flows, k), &Flow { stage: Stage::Opening, ..flow(k as u32) }, &());
+            }
+            let abroad = |flows: &Flows| {
+                let spots = going.iter().map(|&k| spot(flows, k));
+                spots.filter(|&spot| !flows.bucket(flows.home(spot)).has(spot)).count() * 100 / going.len()
+            };
+            let came = abroad(&flows);
+            (0..3).for_each(|_| flows.sweep_part(1, 1, &()));
+            let (came_at_most, at_most) = if stage == Stage::Opening { (30, 15) } else { (16, 11) };
+            assert!(came < came_at_most && abroad(&flows) < at_most, "{stage:?}: {came}, {} of 100", abroad(&flows));
+        }
     }
 
     #[test]
@@ -1184,6 +1211,25 @@ mod tests {
         assert_eq!(live, (0..50).collect::<Vec<_>>());
         assert_eq!(flows.taken(), 50);
         assert_eq!(flows.find(flows.spot([50, 0])), None);
+    }
+
+    #[test]
+    fn who_is_young_is_so_by_age() {
+        const { assert!(IdleTimeout::MOST + Flow::AHEAD <= Flow::SECONDS) }
+        for now in [0, 5, Flow::SECONDS - 1, 3 * Flow::SECONDS + 7] {
+            for seconds in [0, 1, 2, 60, IdleTimeout::MOST] {
+                let edges = [seconds, Flow::SECONDS - Flow::AHEAD, Flow::SECONDS].map(|edge| edge + Flow::SECONDS);
+                for ago in edges.into_iter().flat_map(|edge| edge - 2..=edge + 2) {
+                    let seen = (now + 3 * Flow::SECONDS - ago) % Flow::SECONDS;
+                    let is_young = Flow { seen, ..flow(1) }.age(Seconds(now)) < seconds;
+                    assert_eq!(
+                        Young::than(seconds, Seconds(now)).has(seen),
+                        is_young,
+                        "{seconds} at {now}, seen {seen}"
+                    );
+                }
+            }
+        }
     }
 
     #[test]

@@ -102,7 +102,7 @@ fn take_bit(bits: &mut u32) -> usize {
 struct Settled {
     /// Those whose target is found.
     trains: u32,
-    /// Those whose flow is not in that bucket, or not established.
+    /// Those whose flow is not in that bucket.
     elsewhere: u32,
 }
 
@@ -707,10 +707,11 @@ impl Burst {
         while trains != 0 {
             let train = take_bit(&mut trains);
             let spot = self.spots[train];
-            let seen = bucket(train, spot).seen(spot, state.now);
+            let bucket = bucket(train, spot);
+            let seen = bucket.seen(spot, state.now);
             let Some(destination) = seen.settled() else {
                 // Left to loops of their own, so that this one calls nothing.
-                if seen.is_nowhere() {
+                if seen.is_nowhere() && !bucket.has(spot) {
                     prefetch(state.flows.other_bucket(spot));
                     settled.elsewhere |= 1 << train;
                 } else {
@@ -765,7 +766,7 @@ impl Burst {
     }
 
     /// Finds the targets of those of these trains whose flow is remembered, and which they are; notes what they say. Not of those whose flow is
-    /// marked, where `is_marked` says that any is. `elsewhere`: those of them whose flow most likely is not in its first bucket.
+    /// marked, where `is_marked` says that any is. `elsewhere`: those of them whose flow is not in its first bucket.
     #[inline(never)]
     fn recall<'a>(
         &mut self,
@@ -781,8 +782,10 @@ impl Burst {
             false => [trains, elsewhere],
             true => [trains, elsewhere].map(|trains| self.unmarked(trains, &self.marks)),
         };
-        let mut recalled = self.settled(elsewhere, snapshot, state, targets, other).trains;
-        let mut bits = trains & !recalled;
+        let Settled { trains: mut recalled, elsewhere: absent } =
+            self.settled(elsewhere, snapshot, state, targets, other);
+        self.absent |= absent;
+        let mut bits = trains & !recalled & !absent;
         while bits != 0 {
             let train = take_bit(&mut bits);
             let spot = self.spots[train];

@@ -114,7 +114,8 @@ pub struct Train {
 #[inline(always)]
 pub fn open<'a>(view: &View<'a>, spot: Spot, hash: u64, state: &mut State) -> Option<&'a Target> {
     let View { snapshot, service } = *view;
-    let opening = snapshot.compiled_service(service).opening(hash)?;
+    let compiled = snapshot.compiled_service(service);
+    let opening = compiled.opening(hash)?;
     let flow = Flow {
         destination: opening.destination,
         slot: opening.slot,
@@ -122,8 +123,10 @@ pub fn open<'a>(view: &View<'a>, spot: Spot, hash: u64, state: &mut State) -> Op
         seen: state.now.0 % Flow::SECONDS,
     };
     match state.flows.insert(spot, &flow, &Judging { known: view, now: state.now }) {
-        Inserted::Room | Inserted::For(Worth::Nothing | Worth::Little, _) => {}
-        Inserted::For(_, other) => view.note_no_room(other.destination, other.slot),
+        Inserted::For(Worth::Substitutable, other) => view.note_no_room(other.destination, other.slot),
+        Inserted::Room | Inserted::For(..) => {}
+        // Where no base is held, the owner now takes who is not remembered, too.
+        Inserted::None if compiled.is_at_rest() => {}
         Inserted::None => return None,
     }
     Some(opening.target)

@@ -759,11 +759,12 @@ impl CompiledService {
         Slot { number: number as u32, now, base: self.memory.layers.base(hashes) }
     }
 
-    /// Where a new flow goes whose client's address and port have this `hash`, if it is to be remembered; `None`: that takes more to tell.
+    /// Where a new flow goes whose client's address and port have this `hash`, if it is to be remembered; `None`: that takes more to tell. Of a
+    /// service that goes by address and port, and so remembers no clients.
     #[inline(always)]
     pub fn opening(&self, hash: u64) -> Option<Opening<'_>> {
-        let is_remembered = self.tracking == Tracking::Full || self.memory.layers.is_held_first(hash);
-        if self.has_affinity || !is_remembered {
+        debug_assert!(!self.has_affinity, "clients are remembered of `source-ip` alone");
+        if self.tracking != Tracking::Full && !self.memory.layers.is_held_first(hash) {
             return None;
         }
         let slot = maglev::slot(hash, self.table_size());
