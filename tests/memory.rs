@@ -472,7 +472,6 @@ fn a_client_that_was_silent_for_too_long_is_where_its_flow_is() {
     assert_eq!(connect(&mut node, 1001, SYN), before);
 }
 
-/// Where nobody can remember that a flow went with its client, it goes with its slot from the start, as its further packets will.
 #[test]
 fn a_client_is_remembered_as_long_as_its_connection_goes_on() {
     let affine = r#""protocol": "tcp", "tracking": "full", "hash": "source-ip", "affinity_timeout": "60s""#;
@@ -493,6 +492,7 @@ fn a_client_is_remembered_as_long_as_its_connection_goes_on() {
     assert_ne!(Node::new(&more).send_all(0..100, SYN), before, "by the table some would be elsewhere");
 }
 
+/// Where nobody can remember that a flow went with its client, it goes with its slot from the start, as its further packets will.
 #[test]
 fn a_client_that_finds_the_memory_full_has_its_connections_on_one_backend() {
     let affine = r#""protocol": "tcp", "tracking": "full", "hash": "source-ip", "affinity_timeout": "1h""#;

@@ -109,8 +109,8 @@ pub struct Train {
     pub packets: u32,
 }
 
-/// The target of packets of a flow that opens, is not remembered, and is from now on; by the `hash` of its client's address and port. `None`: more is to be
-/// asked, by [`enter`].
+/// The target of packets of a flow that opens, is not remembered, and is from now on; `hash`: of its client's address and port. `None`: there is
+/// more to ask, which [`enter`] does.
 #[inline(always)]
 pub fn open<'a>(view: &View<'a>, spot: Spot, hash: u64, state: &mut State) -> Option<&'a Target> {
     let View { snapshot, service } = *view;
