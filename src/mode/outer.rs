@@ -12,6 +12,8 @@ use crate::wire::ipv4::{self, field};
 use crate::wire::{Frame, checksum, ethernet, ipv6};
 
 const TTL: u8 = 64;
+/// An IPv4 header's first byte.
+const VERSION_AND_LENGTH: u8 = 0x45;
 const IP: usize = ethernet::HEADER;
 
 /// Where what a mode puts behind an outer IPv4 header begins, and behind an outer IPv6 header.
@@ -177,13 +179,13 @@ impl<const N: usize> OuterV4<N> {
         let mut header = [0; N];
         header[..IP].copy_from_slice(&ethernet::header(hop.destination, hop.source, ethernet::IPV4));
         let ip = &mut header[IP..TAIL_V4];
-        ip[0] = 0x45;
         ip[field::FLAGS..][..2].copy_from_slice(&ipv4::DF.to_be_bytes());
         ip[field::TTL] = TTL;
         ip[field::PROTOCOL] = protocol;
         ip[field::SOURCE..][..4].copy_from_slice(&source.octets());
         ip[field::DESTINATION..][..4].copy_from_slice(&to.octets());
         let partial_sum = u32::from(checksum::sum(ip).swap_bytes());
+        ip[0] = VERSION_AND_LENGTH;
         header[TAIL_V4..].copy_from_slice(tail);
         let room = hop.mtu.saturating_sub((N - IP) as u16);
         Self { header, room, port: hop.port, partial_sum, spread }
@@ -208,20 +210,20 @@ impl<const N: usize> OuterV4<N> {
 
         // All as little-endian words of two bytes, in which what is copied and summed needs no swap.
         let (tos, may_be_fragmented) = I::read(&head[N..]);
-        let length = (total + (N - IP) as u16).swap_bytes();
-        let mut sum = self.partial_sum + (u32::from(tos) << 8) + u32::from(length);
+        let length = (u32::from(total) + (N - IP) as u32).swap_bytes();
+        let first = length | u32::from(tos) << 8 | u32::from(VERSION_AND_LENGTH);
+        let mut sum = checksum::add(self.partial_sum, first);
 
         head[..N].copy_from_slice(&self.header);
-        head[IP + field::TOS] = tos;
-        head[IP + field::TOTAL_LENGTH..][..2].copy_from_slice(&length.to_le_bytes());
+        head[IP..][..4].copy_from_slice(&first.to_le_bytes());
         if may_be_fragmented {
             let id = state.id.next().swap_bytes();
             head[IP + field::IDENTIFICATION..][..4].copy_from_slice(&u32::from(id).to_le_bytes());
-            sum += u32::from(id) + u32::from(!DF);
+            sum = checksum::add(sum, u32::from(id) + u32::from(!DF));
         }
         if SPREAD {
             let own = (hash as u32 & self.spread).swap_bytes();
-            sum += (own & 0xffff) + (own >> 16);
+            sum = checksum::add(sum, own);
             let at = IP + field::SOURCE;
             let source = u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]) | own;
             head[at..][..4].copy_from_slice(&source.to_le_bytes());

@@ -59,6 +59,13 @@ pub const fn fold(sum: u32) -> u16 {
     (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
 }
 
+/// The sum of two such sums, with end-around carry.
+#[inline]
+pub const fn add(sum: u32, more: u32) -> u32 {
+    let (sum, carry) = sum.overflowing_add(more);
+    sum + carry as u32
+}
+
 /// As [`fold`], from 64 bits.
 #[inline]
 pub const fn fold_wide(sum: u64) -> u16 {
