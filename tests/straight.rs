@@ -96,7 +96,7 @@ fn made(flow: &Flow, flags: u8, payload: usize, damage: Option<(usize, u8, bool)
         udp,
         tos: 0,
         ttl: 64,
-        id: 0,
+        id: payload as u16 * 257,
         // Without, outer headers are numbered: those that go straight first.
         df: true,
         payload: vec![0x55; payload],

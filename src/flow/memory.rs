@@ -64,6 +64,12 @@ impl Memory {
         all.get(bucket as usize).unwrap_or(&all[self.buckets])
     }
 
+    /// Hints that this bucket will be read soon, if there is one.
+    #[inline(always)]
+    pub fn prefetch(&self, bucket: u32) {
+        prefetch(self.map.as_ptr().cast::<Bucket>().wrapping_add(bucket as usize));
+    }
+
     /// What the table notes of itself; as no entry that is taken.
     pub fn word(&self) -> &AtomicU64 {
         self.all()[self.buckets].word()
@@ -80,12 +86,12 @@ impl Memory {
 
 /// Hints that this will be read soon.
 #[inline(always)]
-pub fn prefetch<T>(what: &T) {
+pub fn prefetch<T>(what: *const T) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a prefetch reads nothing that the program sees and never faults; the address is that of a value besides.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(what).cast()) };
+        // SAFETY: a prefetch reads nothing that the program sees and never faults, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(what.cast()) };
     }
 }
 

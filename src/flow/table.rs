@@ -673,6 +673,12 @@ impl Flows {
         self.buckets.any(home.0)
     }
 
+    /// Hints that this one will be read soon.
+    #[inline(always)]
+    pub fn prefetch(&self, home: Home) {
+        self.buckets.prefetch(home.0);
+    }
+
     /// The other one that it may be in.
     #[inline(always)]
     pub fn other_bucket(&self, spot: Spot) -> &Bucket {

@@ -1,6 +1,7 @@
 //! The packets of a burst that belong to services, stage by stage: arrays that each stage reads and writes as a whole, so that
 //! it keeps what it needs in registers, and the cache misses of different packets overlap.
 
+mod read;
 mod v6;
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -12,12 +13,12 @@ use super::refusal::Refused;
 use super::translation::{self, Outward};
 use super::{BURST, Verdict};
 use crate::counters::{Reason, Traffic};
-use crate::flow::{Bucket, Flows, Head, Home, Judging, Marks, Says, Spot, Spots, prefetch};
+use crate::flow::{Bucket, Flows, Head, Home, Judging, Marks, Says, Spot, prefetch};
 use crate::maglev::{Client, ClientV6};
 use crate::mode::{Packet, State};
 use crate::service::{Hash, Service};
 use crate::snapshot::{Owner, PortIndex, ServiceIndex, Snapshot, Target, TargetIndex};
-use crate::wire::{Frame, Mac};
+use crate::wire::Frame;
 
 /// The packets of a burst that belong to services, on their way through the stages.
 ///
@@ -65,9 +66,7 @@ pub struct Burst {
     telling: u32,
     marks: Marks,
     absent: u32,
-    /// What the plain ones say.
-    flags: [u8; BURST],
-    /// Of those that are not plain.
+    /// What those say that are not plain.
     says: [Says; BURST],
     /// What goes on to the target: all that came, less what is refused on the way.
     sent: [Sum; BURST],
@@ -125,28 +124,27 @@ fn needs_each(service: &Service) -> bool {
     service.hash == Hash::QuicCid || service.forwarding.nature().keeps_flows
 }
 
-/// Packets, and their bytes of IP.
+/// Packets of a burst, and their bytes of IP, in one word.
 #[derive(Debug, Clone, Copy)]
 struct Sum(u64);
 
 impl Sum {
-    const NOTHING: Self = Self(0);
+    const NOTHING: Self = Self::new(0, 0);
 
-    /// Of one packet.
     #[inline(always)]
-    const fn of(total: u16) -> Self {
-        Self(1 << 32 | total as u64)
+    const fn new(packets: u32, bytes: u32) -> Self {
+        Self((packets as u64) << 32 | bytes as u64)
     }
 
-    /// One packet more.
+    /// A burst has fewer bytes than 2^32.
     #[inline(always)]
-    fn add(&mut self, total: u16) {
-        self.0 += Self::of(total).0;
+    fn add(&mut self, more: Self) {
+        self.0 += more.0;
     }
 
-    /// One packet less.
-    fn take(&mut self, total: u16) {
-        self.0 -= Self::of(total).0;
+    /// Some less.
+    fn take(&mut self, less: Self) {
+        self.0 -= less.0;
     }
 
     #[inline(always)]
@@ -154,7 +152,6 @@ impl Sum {
         (self.0 >> 32) as u32
     }
 
-    /// A burst has fewer than 2^32.
     #[inline(always)]
     const fn bytes(self) -> u32 {
         self.0 as u32
@@ -186,6 +183,17 @@ impl Ports {
     }
 }
 
+/// As [`Burst::select_or_recall`], with the instructions that this CPU has.
+#[multiversion::multiversion(targets("x86_64+avx2+bmi1+bmi2+lzcnt+movbe+popcnt"))]
+fn select_or_recall<'a>(
+    burst: &mut Burst,
+    snapshot: &'a Snapshot,
+    state: &mut State,
+    targets: &mut [&'a Target; BURST],
+) {
+    burst.select_or_recall(snapshot, state, targets);
+}
+
 impl Burst {
     pub const EMPTY: Self = Self {
         frames: 0,
@@ -213,68 +221,9 @@ impl Burst {
         telling: 0,
         marks: Marks::NONE,
         absent: 0,
-        flags: [0; BURST],
         says: [Says::Nothing; BURST],
         sent: [Sum::NOTHING; BURST],
     };
-
-    /// Reads what is plain, and gives the places of what is not, a bit each.
-    #[inline(always)]
-    pub fn parse<F: Frame>(&mut self, frames: &[F], station: Mac, snapshot: &Snapshot, flows: &Flows) -> u32 {
-        self.is_ahead = snapshot.recalls() && self.was_recalled;
-        if self.is_ahead {
-            self.parse_with(frames, station, |this, train, flow| this.ask(train, flow, flows))
-        } else {
-            self.parse_with(frames, station, |_, _, _| ())
-        }
-    }
-
-    /// Notes where the flow of a plain train is looked for, and has it fetched from there.
-    #[inline(always)]
-    fn ask(&mut self, train: usize, flow: Flow, flows: &Flows) {
-        let spot = flows.spot(flow.key().words());
-        let home = flows.home(spot);
-        prefetch(flows.bucket(home));
-        (self.spots[train], self.homes[train]) = (spot, home);
-    }
-
-    #[inline(always)]
-    fn parse_with<F: Frame>(&mut self, frames: &[F], station: Mac, ask: impl Fn(&mut Self, usize, Flow)) -> u32 {
-        let station = station.bits();
-        for frame in frames {
-            frame.prefetch();
-        }
-        let mut others = 0_u32;
-        let (mut last, mut count) = (Flow::NONE, 0_usize);
-        for (at, frame) in frames.iter().enumerate() {
-            let at = at % BURST;
-            let Some((total, flow)) = Parsed::plain(frame.bytes(), station) else {
-                self.trains[at] = NO_TRAIN;
-                others |= 1 << at;
-                // It may be of the same flow, and change what is known of it.
-                last = Flow::NONE;
-                continue;
-            };
-            self.lengths[at] = total;
-            if flow != last {
-                let new = count % BURST;
-                (self.flows[new], self.sent[new]) = (flow, Sum::of(total));
-                (last, count) = (flow, count + 1);
-                self.trains[at] = new as u8;
-                self.flags[new] = flow.flags();
-                ask(self, new, flow);
-                continue;
-            }
-            let current = count.wrapping_sub(1) % BURST;
-            self.trains[at] = current as u8;
-            self.sent[current].add(total);
-        }
-        (self.frames, self.count) = (frames.len().min(BURST), count.min(BURST));
-        self.plain = self.all();
-        (self.plain_v6, self.free, self.special, self.is_mixed) = (0, 0, 0, false);
-        (self.asked, self.telling, self.absent) = (0, 0, 0);
-        others
-    }
 
     /// All trains, a bit each.
     #[inline(always)]
@@ -482,7 +431,7 @@ impl Burst {
     fn begin(&mut self, at: usize, total: u16, service: ServiceIndex) -> usize {
         let train = self.place();
         (self.trains[at], self.lengths[at]) = (train as u8, total);
-        (self.services[train], self.sent[train]) = (service, Sum::of(total));
+        (self.services[train], self.sent[train]) = (service, Sum::new(1, total.into()));
         train
     }
 
@@ -502,7 +451,7 @@ impl Burst {
     #[inline(always)]
     pub fn select<'a>(&mut self, snapshot: &'a Snapshot, state: &mut State, targets: &mut [&'a Target; BURST]) {
         if snapshot.recalls() {
-            return self.select_or_recall(snapshot, state, targets);
+            return select_or_recall(self, snapshot, state, targets);
         }
         // Those that are chosen for otherwise have theirs.
         if self.special != self.all() {
@@ -532,7 +481,7 @@ impl Burst {
     }
 
     /// The same where flows may be remembered: whose is goes where it went, and needs no hash.
-    #[inline(never)]
+    #[inline(always)]
     fn select_or_recall<'a>(&mut self, snapshot: &'a Snapshot, state: &mut State, targets: &mut [&'a Target; BURST]) {
         let asked = self.asked;
         let Settled { trains: settled, elsewhere } = self.settle(snapshot, state, targets);
@@ -665,12 +614,7 @@ impl Burst {
         if !self.is_ahead {
             self.ask_each(self.asked & self.plain, flows);
         }
-        let told = parse::telling(&self.flags);
-        if told != 0 {
-            // Those of earlier bursts, too, which are not to be told again.
-            self.flags = [0; BURST];
-            self.telling |= told & self.asked & self.plain;
-        }
+        self.telling |= parse::telling(&self.flows[..self.count.min(BURST)]) & self.asked & self.plain;
         let telling = self.asked & self.telling;
         if telling != 0 {
             self.foretell(telling, snapshot, flows);
@@ -1011,7 +955,7 @@ impl Burst {
                 }
                 Err(reason) => {
                     ports.others = true;
-                    self.sent[train].take(total);
+                    self.sent[train].take(Sum::new(1, total.into()));
                     let (service, room) = (self.services[train], target.room);
                     refuse(at, frame, Refused { reason, packet, service, room, vip: None })
                 }

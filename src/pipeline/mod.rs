@@ -5,6 +5,7 @@
 //! Frames that are plainly a service's packets take the stages of `Burst`, IPv6 by a stage of its own. What is plainly to be refused costs
 //! little; everything else is read and matched by `find_any`, and joins the burst where it belongs to a service after all.
 
+mod alike;
 mod burst;
 mod echo;
 mod explain;
@@ -169,7 +170,7 @@ impl Pipeline {
         frames: &mut [F],
         verdicts: &mut [Verdict; BURST],
     ) -> Option<PortIndex> {
-        self.process_witnessed(snapshot, now, port, frames, verdicts, &mut Nobody)
+        process_here(self, snapshot, now, port, frames, verdicts)
     }
 
     /// As [`Pipeline::process`], while `witness` looks on.
@@ -362,6 +363,19 @@ impl Pipeline {
         self.burst.add_translated(at, parsed, service, way);
         Ok(())
     }
+}
+
+/// Compiled twice, and chosen when the program runs, for the instructions that most CPUs have.
+#[multiversion::multiversion(targets("x86_64+avx2+bmi1+bmi2+lzcnt+movbe+popcnt"))]
+fn process_here<F: Frame>(
+    pipeline: &mut Pipeline,
+    snapshot: &Snapshot,
+    now: Millis,
+    port: PortIndex,
+    frames: &mut [F],
+    verdicts: &mut [Verdict; BURST],
+) -> Option<PortIndex> {
+    pipeline.process_witnessed(snapshot, now, port, frames, verdicts, &mut Nobody)
 }
 
 /// Refuses those of these frames, a bit each, of which little need be known for that; gives the others.

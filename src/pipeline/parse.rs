@@ -15,8 +15,11 @@ use crate::wire::{Mac, Malformed, icmp, tcp, udp};
 
 const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
-/// Bytes that the straight path looks at: every frame of Ethernet's minimum has them.
-const PLAIN: usize = ethernet::HEADER + ipv4::HEADER + tcp::HEADER;
+/// Where the headers of a plain packet over IPv4 begin, and the bytes that the straight path looks at: every frame of Ethernet's minimum
+/// has them.
+pub(super) const IP: usize = ethernet::HEADER;
+pub(super) const TRANSPORT: usize = IP + ipv4::HEADER;
+pub(super) const PLAIN: usize = TRANSPORT + tcp::HEADER;
 
 /// What kind of thing a frame carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,7 +94,7 @@ impl PartialEq for Flow {
 }
 
 /// The flags that count.
-const SAYING: u8 = tcp::FIN | tcp::SYN | tcp::RST | tcp::ACK;
+pub(super) const SAYING: u8 = tcp::FIN | tcp::SYN | tcp::RST | tcp::ACK;
 
 /// What stands in their place where the packet is UDP.
 const DATAGRAM: u8 = 0x20;
@@ -105,6 +108,16 @@ const SAYS: [Says; 0x40] = {
         flags += 1;
     }
     says
+};
+
+/// Where among these is what opens or ends something, a bit each.
+const TELLING: u64 = {
+    let (mut telling, mut at) = (0, 0);
+    while at < SAYS.len() {
+        telling |= (matches!(SAYS[at], Says::Opens | Says::Ends) as u64) << at;
+        at += 1;
+    }
+    telling
 };
 
 impl Flow {
@@ -206,7 +219,7 @@ impl Flow {
     }
 }
 
-/// The same of a plain packet over IPv6, in little-endian words.
+/// [`Flow`] of a plain packet over IPv6, in little-endian words.
 #[derive(Debug, Clone, Copy, Eq)]
 pub struct FlowV6 {
     source: u128,
@@ -293,21 +306,15 @@ impl FlowV6 {
     }
 }
 
-/// Those of 32 flows, a bit each, that open or end something, by their [`Flow::flags`].
-pub fn telling(flags: &[u8; 32]) -> u32 {
-    const EACH: u64 = u64::from_ne_bytes([1; 8]);
-    /// Brings the lowest bits of eight bytes together in the uppermost byte.
-    const GATHER: u64 = 0x0102_0408_1020_4080;
-    const { assert!(tcp::FIN == 1 && tcp::SYN == 1 << 1 && tcp::RST == 1 << 2 && tcp::ACK == 1 << 4) };
-    let eights = flags.as_chunks::<8>().0.iter().map(|&eight| u64::from_le_bytes(eight));
+/// Those of up to 32 flows, a bit each, that open or end something.
+#[inline(always)]
+pub fn telling(flows: &[Flow]) -> u32 {
     // Of most bursts none does, which is told at once.
-    if eights.clone().fold(0, |any, flags| any | flags) & (EACH * u64::from(tcp::FIN | tcp::SYN | tcp::RST)) == 0 {
+    if flows.iter().fold(0, |any, flow| any | flow.flags()) & (tcp::FIN | tcp::SYN | tcp::RST) == 0 {
         return 0;
     }
-    eights.rev().fold(0, |all, flags| {
-        let telling = (flags | flags >> 2 | flags >> 1 & !(flags >> 4)) & EACH;
-        all << 8 | (telling.wrapping_mul(GATHER) >> 56) as u32
-    })
+    let is_telling = |flow: &Flow| (TELLING >> (flow.0 as usize % SAYS.len())) as u32 & 1;
+    flows.iter().rev().fold(0, |all, flow| all << 1 | is_telling(flow))
 }
 
 impl Parsed {
@@ -327,7 +334,6 @@ impl Parsed {
     /// is found here, [`Parsed::of`] finds too. Gives the packet's length and flow.
     #[inline(always)]
     pub fn plain(frame: &[u8], to: u64) -> Option<(u16, Flow)> {
-        const IP: usize = ethernet::HEADER;
         let (head, length): (&[u8; PLAIN], usize) = (frame.first_chunk()?, frame.len());
         let link = Ethernet::from(head.first_chunk()?);
         // First what most frames differ in that are none of these.
@@ -335,7 +341,7 @@ impl Parsed {
             return None;
         }
         let ip = ipv4::Plain::of(head[IP..].first_chunk()?)?;
-        let segment: &[u8; tcp::HEADER] = head[IP + ipv4::HEADER..].first_chunk()?;
+        let segment: &[u8; tcp::HEADER] = head[TRANSPORT..].first_chunk()?;
         let total = usize::from(ip.total_length());
         let flags = if ip.protocol() == protocol::TCP {
             if !tcp::is_whole(segment, total, ipv4::HEADER) {
@@ -361,7 +367,6 @@ impl Parsed {
     /// The same over IPv6, without extension headers.
     #[inline(always)]
     pub fn plain_v6(frame: &[u8], to: u64) -> Option<(u16, FlowV6)> {
-        const IP: usize = ethernet::HEADER;
         const TRANSPORT: usize = IP + ipv6::HEADER;
         /// What is behind it only TCP has.
         const PLAIN: usize = TRANSPORT + udp::HEADER;
@@ -603,13 +608,13 @@ impl From<Malformed> for Reason {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const STATION: Port = Port { mac: Mac([2, 0, 0, 0, 0, 1]), mtu: 1500, promiscuous: false };
+    pub const STATION: Port = Port { mac: Mac([2, 0, 0, 0, 0, 1]), mtu: 1500, promiscuous: false };
 
-    fn sound(protocol: u8, payload: usize) -> Vec<u8> {
+    pub fn sound(protocol: u8, payload: usize) -> Vec<u8> {
         let transport = if protocol == protocol::TCP { tcp::HEADER } else { udp::HEADER };
         let mut ip = [0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, protocol, 0, 0, 198, 51, 100, 7, 192, 0, 2, 1];
         ip[2..4].copy_from_slice(&((20 + transport + payload) as u16).to_be_bytes());
@@ -641,16 +646,18 @@ mod tests {
     }
 
     #[test]
-    fn what_opens_or_ends_is_told_of_32_as_of_each() {
+    fn what_opens_or_ends_is_told_of_all_as_of_each() {
         let mixed = |first: u8| std::array::from_fn(|k| (first + k as u8 * 7) % (DATAGRAM + 1));
         let one_among = |other: u8| std::array::from_fn(|k| if k == 17 { tcp::SYN } else { other });
         let alike = [0, tcp::ACK, tcp::SYN | tcp::ACK, DATAGRAM].into_iter();
         let bursts = (0..=DATAGRAM).map(mixed).chain(alike.flat_map(|flags| [[flags; 32], one_among(flags)]));
         for flags in bursts {
-            let flags: [u8; 32] = flags;
-            let each = flags.map(|flags| matches!(Flow(u128::from(flags)).says(), Says::Opens | Says::Ends));
-            let expected = (0..32).filter(|&k| each[k]).fold(0, |all, k| all | 1 << k);
-            assert_eq!(telling(&flags), expected, "{flags:?}");
+            let flows: [Flow; 32] = flags.map(|flags: u8| Flow(u128::from(flags)));
+            for count in [0, 1, 17, 18, 32] {
+                let each = |k: &usize| matches!(flows[*k].says(), Says::Opens | Says::Ends);
+                let expected = (0..count).filter(each).fold(0, |all, k| all | 1 << k);
+                assert_eq!(telling(&flows[..count]), expected, "{flags:?}");
+            }
         }
     }
 

@@ -32,6 +32,24 @@ pub(crate) fn le64(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(std::array::from_fn(|k| bytes[at + k]))
 }
 
+/// The same of four bytes, and of two.
+#[inline(always)]
+pub(crate) fn le32(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(chunk(bytes, at))
+}
+
+#[inline(always)]
+pub(crate) fn le16(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes(chunk(bytes, at))
+}
+
+/// All at once: byte by byte is not always found to be one load.
+#[inline(always)]
+fn chunk<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    let chunk: &[u8; N] = bytes[at..].first_chunk().expect("within the bytes");
+    *chunk
+}
+
 /// The four bytes at `at`, in network order.
 #[inline(always)]
 pub(crate) fn be32(bytes: &[u8], at: usize) -> u32 {

@@ -3,7 +3,8 @@
 use super::{Malformed, be16};
 
 pub const HEADER: usize = 20;
-/// Where the flags and the checksum lie, in bytes from the start of the header.
+/// Where the data offset, the flags and the checksum lie, in bytes from the start of the header.
+pub const OFFSET: usize = 12;
 pub const FLAGS: usize = 13;
 pub const CHECKSUM: usize = 16;
 
@@ -25,7 +26,7 @@ pub fn ports(segment: &[u8], is_first_fragment: bool) -> Result<(u16, u16), Malf
 /// Whether the header, options included, has a true length within the `room` bytes of a packet, of which others have `before`.
 #[inline]
 pub fn is_whole(header: &[u8; HEADER], room: usize, before: usize) -> bool {
-    let length = usize::from(header[12] >> 4) * 4;
+    let length = usize::from(header[OFFSET] >> 4) * 4;
     length >= HEADER && before + length <= room
 }
 

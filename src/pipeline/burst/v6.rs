@@ -1,6 +1,6 @@
 //! What of a burst is plain over IPv6: the same stages, in loops of their own.
 
-use super::{BURST, Burst, ServiceIndex, take_bit};
+use super::{BURST, Burst, ServiceIndex, Sum, take_bit};
 use crate::flow::{Flows, prefetch};
 use crate::maglev::SelectionHash;
 use crate::pipeline::matching::LastV6;
@@ -40,7 +40,7 @@ impl Burst {
             };
             if flow == last {
                 (self.trains[at], self.lengths[at]) = (train as u8, total);
-                self.sent[train].add(total);
+                self.sent[train].add(Sum::new(1, total.into()));
                 continue;
             }
             train = self.begin(at, total, ServiceIndex::NONE);

@@ -1,0 +1,130 @@
+//! Frames that follow each other in a flow: of the next it is told by comparison with one that was read, which takes less than to read it.
+
+use super::parse::{Flow, IP, PLAIN, SAYING, TRANSPORT};
+use crate::wire::ipv4::{self, field, protocol};
+use crate::wire::{be16, checksum, le16, le32, le64, tcp};
+
+/// A frame that [`Parsed::plain`](super::parse::Parsed::plain) reads, with TCP, and what it takes for another to be of the same flow and to say
+/// the same of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Alike<'a> {
+    head: &'a [u8; PLAIN],
+    told: u16,
+    /// Bytes that the packet has at least, by its TCP header.
+    least: u32,
+    /// What the sum of [`varying`] folds to all ones with, where the checksum is right.
+    balance: u32,
+}
+
+impl<'a> Alike<'a> {
+    /// To no frame.
+    pub const NONE: Self = Self { head: &[0; PLAIN], told: 0, least: u32::MAX, balance: 0 };
+
+    /// To this one, which is plain, and whose flow is `flow`.
+    #[inline(always)]
+    pub fn to(frame: &'a [u8], flow: Flow) -> Self {
+        match frame.first_chunk() {
+            Some(head) if flow.protocol() == protocol::TCP => {
+                let least = ipv4::HEADER as u32 + u32::from(head[TRANSPORT + tcp::OFFSET] >> 4) * 4;
+                Self { head, told: told(head), least, balance: 3 * 0xffff - varying(head) }
+            }
+            _ => Self::NONE,
+        }
+    }
+
+    /// The length of the packet in `frame`, where it is plain, of the same flow, and says the same. `None`: it takes more to tell.
+    #[inline(always)]
+    pub fn total(&self, frame: &[u8]) -> Option<u16> {
+        let (head, length): (&[u8; PLAIN], usize) = (frame.first_chunk()?, frame.len());
+        // First what the flows of a service differ in. Ethernet's header but for half of the source, version to ToS, flags to protocol, addresses
+        // and ports, and what TCP says, are as they were, and were found plain.
+        if le32(head, IP + field::SOURCE) != le32(self.head, IP + field::SOURCE)
+            || le64(head, IP + field::DESTINATION) != le64(self.head, IP + field::DESTINATION)
+            || le64(head, 0) != le64(self.head, 0)
+            || le32(head, IP - 2) != le32(self.head, IP - 2)
+            || le32(head, IP + field::FLAGS) != le32(self.head, IP + field::FLAGS)
+            || told(head) != self.told
+        {
+            return None;
+        }
+        let total = be16(head, IP + field::TOTAL_LENGTH);
+        if u32::from(total) < self.least || usize::from(total) > length - IP {
+            return None;
+        }
+        (checksum::fold(varying(head) + self.balance) == 0xffff).then_some(total)
+    }
+}
+
+/// A TCP header's data offset and the flags that count.
+#[inline(always)]
+fn told(head: &[u8; PLAIN]) -> u16 {
+    le16(head, TRANSPORT + tcp::OFFSET) & u16::from_le_bytes([0xff, SAYING])
+}
+
+/// The sum of those words of an IPv4 header that may differ.
+#[inline(always)]
+fn varying(head: &[u8; PLAIN]) -> u32 {
+    let word = |at| u32::from(le16(head, IP + at));
+    word(field::TOTAL_LENGTH) + word(field::IDENTIFICATION) + word(field::CHECKSUM)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::parse::Parsed;
+    use crate::pipeline::parse::tests::{STATION, sound};
+    use proptest::prelude::*;
+
+    fn to(frame: &[u8]) -> Alike<'_> {
+        let (_, flow) = Parsed::plain(frame, STATION.mac.bits()).expect("a plain frame");
+        Alike::to(frame, flow)
+    }
+
+    /// With the checksum that it ought to have.
+    fn sealed(mut frame: Vec<u8>) -> Vec<u8> {
+        frame[24..26].fill(0);
+        let sum = !checksum::sum(&frame[IP..TRANSPORT]);
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+        frame
+    }
+
+    #[test]
+    fn what_differs_from_segment_to_segment_may_differ() {
+        let first = sound(protocol::TCP, 10);
+        let mut next = sound(protocol::TCP, 1000);
+        // Identification; sequence and acknowledgement numbers; PSH; the window.
+        next[18..20].copy_from_slice(&[0x12, 0x34]);
+        next[38..46].fill(0x77);
+        next[47] |= 0x08;
+        next[48..50].fill(0x55);
+        let next = sealed(next);
+        assert_eq!(to(&first).total(&next), Some(1040));
+        assert_eq!(to(&first).total(&first), Some(50));
+        assert_eq!(to(&first).total(&next[..100]), None);
+        assert_eq!(to(&sound(protocol::UDP, 40)).total(&sound(protocol::UDP, 40)), None);
+        assert_eq!(Alike::NONE.total(&[0; 64]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_alike_is_plain_and_of_the_same_flow(
+            payloads in [0_usize..40, 0_usize..40], damage in proptest::collection::vec((0_usize..60, any::<u8>()), 0..3),
+            length in prop_oneof![Just(usize::MAX), 54_usize..80], is_sealed: bool,
+        ) {
+            let [first, mut next] = payloads.map(|payload| sound(protocol::TCP, payload));
+            for (at, byte) in damage {
+                let at = at % next.len();
+                next[at] ^= byte;
+            }
+            if is_sealed {
+                next = sealed(next);
+            }
+            next.truncate(length);
+            let read = |frame: &[u8]| Parsed::plain(frame, STATION.mac.bits());
+            if let Some(total) = to(&first).total(&next) {
+                let (_, flow) = read(&first).unwrap();
+                prop_assert_eq!(read(&next), Some((total, flow)));
+            }
+        }
+    }
+}
