@@ -34,6 +34,9 @@ pub use dnat::Reply;
 pub use link::{NextHop, PortIndex};
 use outer::Outer;
 
+/// The outer header of a packet that goes straight: IPIP over IPv4 in an untagged frame.
+pub type StraightV4 = outer::OuterV4<{ outer::TAIL_V4 }>;
+
 /// What the node puts into outer headers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Encap {
@@ -195,7 +198,7 @@ macro_rules! modes {
         #[repr(u8)]
         pub enum Prepared {
             /// `ipip` of IPv4 in IPv4 with one source: what most packets are, and the only one that stands inline in the pipeline.
-            Straight(outer::OuterV4<{ outer::TAIL_V4 }>),
+            Straight(StraightV4),
             /// The same of IPv6 in IPv6, which stands in a loop of its own.
             StraightV6(Box<outer::OuterV6<{ outer::TAIL_V6 }>>),
             $($name($of),)*
@@ -233,13 +236,13 @@ macro_rules! modes {
                 }
             }
 
-            /// Turns the frame, whose packet has `total` bytes, into what is to be sent by [`Prepared::straight_port`], where it is
-            /// [`Prepared::Straight`] and the packet fits; else [`Prepared::apply`] says what is to be done. Whether it did.
+            /// What turns a frame into what is to be sent by [`Prepared::straight_port`], where the packet fits; else [`Prepared::apply`] says
+            /// what is to be done.
             #[inline(always)]
-            pub fn apply_straight<F: Frame>(&self, frame: &mut F, total: u16, state: &mut State) -> bool {
+            pub fn straight(&self) -> Option<&StraightV4> {
                 match self {
-                    Self::Straight(outer) => outer.wrap_v4(frame, total, state).is_ok(),
-                    _ => false,
+                    Self::Straight(outer) => Some(outer),
+                    _ => None,
                 }
             }
 

@@ -15,7 +15,7 @@ use super::{BURST, Verdict};
 use crate::counters::{Reason, Traffic};
 use crate::flow::{Bucket, Flows, Head, Home, Judging, Marks, Says, Spot, prefetch};
 use crate::maglev::{Client, ClientV6};
-use crate::mode::{Packet, State};
+use crate::mode::{Packet, State, StraightV4};
 use crate::service::{Hash, Service};
 use crate::snapshot::{Owner, PortIndex, ServiceIndex, Snapshot, Target, TargetIndex};
 use crate::wire::Frame;
@@ -181,6 +181,29 @@ impl Ports {
     fn only(&self) -> Option<PortIndex> {
         (self.any == self.all && !self.others).then_some(PortIndex(self.any))
     }
+}
+
+/// Sends the packets of one train that stand behind each other from `first` on; gives the place of the first that is not of it, and those that
+/// cannot go straight, a bit each. With the instructions that this CPU has.
+#[multiversion::multiversion(targets("x86_64+avx2+bmi1+bmi2+lzcnt+movbe+popcnt"))]
+#[inline(never)]
+fn send_train<F: Frame>(
+    burst: &Burst,
+    outer: &StraightV4,
+    frames: &mut [F],
+    first: usize,
+    state: &mut State,
+) -> (usize, u32) {
+    let count = frames.len().min(BURST);
+    let (train, frames) = (burst.trains[first % BURST], &mut frames[..count]);
+    let (mut refused, mut at) = (0, first);
+    while at < count && burst.trains[at] == train {
+        if outer.wrap_v4(&mut frames[at], burst.lengths[at], state).is_err() {
+            refused |= 1 << at;
+        }
+        at += 1;
+    }
+    (at, refused)
 }
 
 /// As [`Burst::select_or_recall`], with the instructions that this CPU has.
@@ -485,6 +508,9 @@ impl Burst {
     fn select_or_recall<'a>(&mut self, snapshot: &'a Snapshot, state: &mut State, targets: &mut [&'a Target; BURST]) {
         let asked = self.asked;
         let Settled { trains: settled, elsewhere } = self.settle(snapshot, state, targets);
+        if settled == self.all() && self.special == 0 && !snapshot.sends_hashes() {
+            return;
+        }
         let recalled = match () {
             () if state.flows.is_empty() => {
                 self.absent = asked;
@@ -887,15 +913,43 @@ impl Burst {
     /// The same for those that go straight over IPv4; gives the others, a bit each.
     #[inline(always)]
     fn apply_v4<F: Frame>(&self, frames: &mut [F], targets: &[&Target; BURST], state: &mut State) -> u32 {
+        if self.comes_in_trains() {
+            return self.apply_trains(frames, targets, state);
+        }
         let mut others = 0_u32;
         for (at, (frame, (&train, &total))) in frames.iter_mut().zip(self.trains.iter().zip(&self.lengths)).enumerate()
         {
-            let target = targets.get(usize::from(train));
-            if target.is_none_or(|target| !target.mode.apply_straight(frame, total, state)) {
+            let straight = targets.get(usize::from(train)).and_then(|target| target.mode.straight());
+            if straight.is_none_or(|outer| outer.wrap_v4(frame, total, state).is_err()) {
                 others |= 1 << (at % BURST);
             }
         }
         others
+    }
+
+    /// The same, asking each train's target once.
+    #[inline(always)]
+    fn apply_trains<F: Frame>(&self, frames: &mut [F], targets: &[&Target; BURST], state: &mut State) -> u32 {
+        let count = frames.len().min(BURST);
+        let (mut others, mut at) = (0_u32, 0);
+        while at < count {
+            let train = self.trains[at];
+            let Some(outer) = targets.get(usize::from(train)).and_then(|target| target.mode.straight()) else {
+                others |= 1 << at;
+                at += 1;
+                continue;
+            };
+            let refused;
+            (at, refused) = send_train(self, outer, frames, at, state);
+            others |= refused;
+        }
+        others
+    }
+
+    /// Whether there are two packets a train or more.
+    #[inline(always)]
+    fn comes_in_trains(&self) -> bool {
+        self.count * 2 <= self.frames
     }
 
     /// All frames, a bit each.

@@ -48,11 +48,11 @@ impl Last {
 /// What [`Last::find_plain`] gives for each of these flows, where that is the same for all and told with little effort.
 #[inline(always)]
 pub fn find_one(flows: &[Flow], snapshot: &Snapshot) -> Option<(ServiceIndex, u32)> {
-    let mut nobody = Last::NONE;
-    let found = nobody.find_plain(*flows.first()?, snapshot)?;
+    let (first, rest) = flows.split_first()?;
+    let found = Last::NONE.find_plain(*first, snapshot)?;
     let vip = snapshot.common_vip_v4();
     let is_one =
-        Flow::have_one_endpoint(flows) && !flows.iter().fold(false, |any, flow| any | vip.may_be(flow.source_word()));
+        first.has_endpoint_of(rest) && !rest.iter().fold(false, |any, flow| any | vip.may_be(flow.source_word()));
     is_one.then_some(found)
 }
 

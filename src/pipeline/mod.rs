@@ -367,6 +367,7 @@ impl Pipeline {
 
 /// Compiled twice, and chosen when the program runs, for the instructions that most CPUs have.
 #[multiversion::multiversion(targets("x86_64+avx2+bmi1+bmi2+lzcnt+movbe+popcnt"))]
+#[inline(never)]
 fn process_here<F: Frame>(
     pipeline: &mut Pipeline,
     snapshot: &Snapshot,

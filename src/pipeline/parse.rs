@@ -162,13 +162,12 @@ impl Flow {
         (self.0 >> 64) as u64 & DESTINATION | u64::from(self.protocol()) << 32
     }
 
-    /// Whether all of these have one [`Flow::endpoint`].
+    /// Whether all of these have the same [`Flow::endpoint`].
     #[inline(always)]
-    pub fn have_one_endpoint(flows: &[Self]) -> bool {
+    pub fn has_endpoint_of(self, others: &[Self]) -> bool {
         /// Protocol, destination and its port.
         const ENDPOINT: u128 = 0xffff_0000_ffff_ffff << 64 | 0xff00;
-        let Some(first) = flows.first() else { return true };
-        flows.iter().fold(0, |all, flow| all | flow.0 ^ first.0) & ENDPOINT == 0
+        others.iter().fold(0, |all, other| all | other.0 ^ self.0) & ENDPOINT == 0
     }
 
     /// Its source as a little-endian word.

@@ -39,10 +39,12 @@ impl Frame for Buffer {
 
     #[inline]
     fn reshape(&mut self, front: usize, length: usize) -> Option<&mut [u8]> {
-        let end = self.start.checked_add(length).filter(|&end| end <= self.memory.len())?;
-        self.start = self.start.checked_sub(front)?;
-        self.memory.truncate(end);
-        Some(self.bytes_mut())
+        if front > self.start || length > self.bytes().len() {
+            return None;
+        }
+        self.memory.truncate(self.start + length);
+        self.start -= front;
+        self.memory.get_mut(self.start..)
     }
 
     #[inline]

@@ -33,9 +33,8 @@ impl Burst {
             frame.prefetch();
         }
         self.is_ahead = snapshot.recalls() && self.was_recalled;
-        // Two packets a train or more in the last burst.
-        let came_in_trains = self.count * 2 <= self.frames;
-        let so_far = match (came_in_trains, self.is_ahead) {
+        // As the last burst came, this one will.
+        let so_far = match (self.comes_in_trains(), self.is_ahead) {
             (true, _) => self.parse_trains(frames, station, flows),
             (false, true) => self.parse_each(frames, station, |this, train, flow| this.ask(train, flow, flows)),
             (false, false) => self.parse_each(frames, station, |_, _, _| ()),
@@ -122,6 +121,7 @@ impl Burst {
 /// Has those of `frames` from `next` on go with a train that are alike; gives the place of the first that is not. With the instructions that
 /// this CPU has.
 #[multiversion::multiversion(targets("x86_64+avx2+bmi1+bmi2+lzcnt+movbe+popcnt"))]
+#[inline(never)]
 fn follow<F: Frame>(burst: &mut Burst, alike: Alike, frames: &[F], next: usize, train: usize) -> usize {
     let frames = &frames[..frames.len().min(BURST)];
     let (mut at, mut bytes) = (next, 0);
