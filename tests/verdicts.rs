@@ -286,3 +286,18 @@ fn replies_of_an_endpoint_that_left_are_translated_until_the_drain_timeout() {
     node.now = Millis(3 * hour);
     assert_eq!(node.verdict(&reply), Forward(HERE));
 }
+
+#[test]
+fn of_packets_that_follow_each_other_one_is_refused_alone() {
+    let sized = |payload: usize| {
+        let segment = tcp_segment(CLIENT, 40000, TUNNEL_VIP, 80, &vec![0x55; payload]);
+        Made { segment, ..Made::tcp(TUNNEL_VIP, 80) }.frame()
+    };
+    let (fits, does_not) = (sized(1440), sized(1441));
+    let frames = [&fits, &fits, &does_not, &fits, &fits, &fits].map(Clone::clone);
+    let verdicts: Vec<Verdict> =
+        Node::new(&definitions(), &fabric()).burst(&frames).into_iter().map(|(verdict, _)| verdict).collect();
+    let refused = Node::new(&definitions(), &fabric()).burst(&[does_not])[0].0;
+    assert_ne!(refused, Forward(HERE));
+    assert_eq!(verdicts, [[Forward(HERE); 2].as_slice(), &[refused], &[Forward(HERE); 3]].concat());
+}
