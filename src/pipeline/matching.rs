@@ -49,7 +49,8 @@ impl Last {
 #[inline(always)]
 pub fn find_one(flows: &[Flow], snapshot: &Snapshot) -> Option<(ServiceIndex, u32)> {
     let (first, rest) = flows.split_first()?;
-    let found = Last::NONE.find_plain(*first, snapshot)?;
+    let mut nobody = Last::NONE;
+    let found = nobody.find_plain(*first, snapshot)?;
     let vip = snapshot.common_vip_v4();
     let is_one =
         first.has_endpoint_of(rest) && !rest.iter().fold(false, |any, flow| any | vip.may_be(flow.source_word()));
