@@ -197,9 +197,9 @@ macro_rules! modes {
         #[derive(Debug, Clone, PartialEq, Eq)]
         #[repr(u8)]
         pub enum Prepared {
-            /// `ipip` of IPv4 in IPv4 with one source: what most packets are, and the only one that stands inline in the pipeline.
+            /// `ipip` of IPv4 in IPv4 with one source: what most packets are, and in loops of its own in the pipeline.
             Straight(StraightV4),
-            /// The same of IPv6 in IPv6, which stands in a loop of its own.
+            /// The same of IPv6 in IPv6.
             StraightV6(Box<outer::OuterV6<{ outer::TAIL_V6 }>>),
             $($name($of),)*
             /// Nothing can be sent there, and why.
@@ -236,8 +236,8 @@ macro_rules! modes {
                 }
             }
 
-            /// What turns a frame into what is to be sent by [`Prepared::straight_port`], where the packet fits; else [`Prepared::apply`] says
-            /// what is to be done.
+            /// What turns a frame into what is to be sent by [`Prepared::straight_port`], where it is [`Prepared::Straight`] and the packet
+            /// fits; else [`Prepared::apply`] says what is to be done.
             #[inline(always)]
             pub fn straight(&self) -> Option<&StraightV4> {
                 match self {
@@ -246,7 +246,8 @@ macro_rules! modes {
                 }
             }
 
-            /// The same where it is [`Prepared::StraightV6`]; `hash` is that of the client's address and port.
+            /// Does that to a frame whose packet has `total` bytes, where it is [`Prepared::StraightV6`]; `hash` is that of the client's address
+            /// and port. Whether it did.
             #[inline(always)]
             pub fn apply_straight_v6<F: Frame>(&self, frame: &mut F, total: u16, hash: u64) -> bool {
                 match self {

@@ -185,7 +185,6 @@ impl<const N: usize> OuterV4<N> {
         ip[field::SOURCE..][..4].copy_from_slice(&source.octets());
         ip[field::DESTINATION..][..4].copy_from_slice(&to.octets());
         let partial_sum = u32::from(checksum::sum(ip).swap_bytes());
-        ip[0] = VERSION_AND_LENGTH;
         header[TAIL_V4..].copy_from_slice(tail);
         let room = hop.mtu.saturating_sub((N - IP) as u16);
         Self { header, room, port: hop.port, partial_sum, spread }

@@ -17,27 +17,20 @@ pub struct Alike<'a> {
 }
 
 impl<'a> Alike<'a> {
-    /// To no frame.
-    pub const NONE: Self = Self { head: &[0; PLAIN], told: 0, least: u32::MAX, balance: 0 };
-
-    /// To this one, which is plain, and whose flow is `flow`.
+    /// To this one, which is plain, and whose flow is `flow`; `None` where it is not of TCP.
     #[inline(always)]
-    pub fn to(frame: &'a [u8], flow: Flow) -> Self {
-        match frame.first_chunk() {
-            Some(head) if flow.protocol() == protocol::TCP => {
-                let least = ipv4::HEADER as u32 + u32::from(head[TRANSPORT + tcp::OFFSET] >> 4) * 4;
-                Self { head, told: told(head), least, balance: 3 * 0xffff - varying(head) }
-            }
-            _ => Self::NONE,
-        }
+    pub fn to(frame: &'a [u8], flow: Flow) -> Option<Self> {
+        let head = frame.first_chunk().filter(|_| flow.protocol() == protocol::TCP)?;
+        let least = ipv4::HEADER as u32 + u32::from(head[TRANSPORT + tcp::OFFSET] >> 4) * 4;
+        Some(Self { head, told: told(head), least, balance: 3 * 0xffff - varying(head) })
     }
 
     /// The length of the packet in `frame`, where it is plain, of the same flow, and says the same. `None`: it takes more to tell.
     #[inline(always)]
     pub fn total(&self, frame: &[u8]) -> Option<u16> {
         let (head, length): (&[u8; PLAIN], usize) = (frame.first_chunk()?, frame.len());
-        // First what the flows of a service differ in. Ethernet's header but for half of the source, version to ToS, flags to protocol, addresses
-        // and ports, and what TCP says, are as they were, and were found plain.
+        // First what the flows of a service differ in. Station and EtherType, version to ToS, flags to protocol, addresses and ports, and what TCP
+        // says, are as they were, and were found plain.
         if le32(head, IP + field::SOURCE) != le32(self.head, IP + field::SOURCE)
             || le64(head, IP + field::DESTINATION) != le64(self.head, IP + field::DESTINATION)
             || le64(head, 0) != le64(self.head, 0)
@@ -75,9 +68,13 @@ mod tests {
     use crate::pipeline::parse::tests::{STATION, sound};
     use proptest::prelude::*;
 
-    fn to(frame: &[u8]) -> Alike<'_> {
+    fn to_any(frame: &[u8]) -> Option<Alike<'_>> {
         let (_, flow) = Parsed::plain(frame, STATION.mac.bits()).expect("a plain frame");
         Alike::to(frame, flow)
+    }
+
+    fn to(frame: &[u8]) -> Alike<'_> {
+        to_any(frame).expect("a segment")
     }
 
     /// With the checksum that it ought to have.
@@ -101,8 +98,19 @@ mod tests {
         assert_eq!(to(&first).total(&next), Some(1040));
         assert_eq!(to(&first).total(&first), Some(50));
         assert_eq!(to(&first).total(&next[..100]), None);
-        assert_eq!(to(&sound(protocol::UDP, 40)).total(&sound(protocol::UDP, 40)), None);
-        assert_eq!(Alike::NONE.total(&[0; 64]), None);
+        assert!(to_any(&sound(protocol::UDP, 40)).is_none());
+    }
+
+    #[test]
+    fn a_segment_has_room_for_its_options() {
+        let with_options = |payload: usize| {
+            let mut frame = sound(protocol::TCP, payload);
+            frame[TRANSPORT + tcp::OFFSET] = 8 << 4;
+            frame
+        };
+        let first = with_options(20);
+        assert_eq!(to(&first).total(&with_options(12)), Some(52));
+        assert_eq!(to(&first).total(&with_options(11)), None);
     }
 
     proptest! {

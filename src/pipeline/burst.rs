@@ -136,7 +136,7 @@ impl Sum {
         Self((packets as u64) << 32 | bytes as u64)
     }
 
-    /// A burst has fewer bytes than 2^32.
+    /// More of them; a burst has fewer bytes than 2^32.
     #[inline(always)]
     fn add(&mut self, more: Self) {
         self.0 += more.0;
@@ -640,7 +640,9 @@ impl Burst {
         if !self.is_ahead {
             self.ask_each(self.asked & self.plain, flows);
         }
-        self.telling |= parse::telling(&self.flows[..self.count.min(BURST)]) & self.asked & self.plain;
+        if self.plain != 0 {
+            self.telling |= parse::telling(&self.flows[..self.count.min(BURST)]) & self.asked & self.plain;
+        }
         let telling = self.asked & self.telling;
         if telling != 0 {
             self.foretell(telling, snapshot, flows);
@@ -888,7 +890,7 @@ impl Burst {
         sole: Option<PortIndex>,
         refuse: impl FnMut(usize, &mut F, Refused) -> Verdict,
     ) -> Option<PortIndex> {
-        // What does not go straight, a bit each, is left to loops of its own, so that this one calls nothing.
+        // What does not go straight, a bit each, is left to loops of its own.
         let is_v6 = self.plain_v6 != 0 && self.plain_v6 == self.all();
         let mut others = if is_v6 { self.frames() } else { self.apply_v4(frames, targets, state) };
         if others != 0 && self.plain_v6 != 0 {

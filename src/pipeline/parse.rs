@@ -15,10 +15,11 @@ use crate::wire::{Mac, Malformed, icmp, tcp, udp};
 
 const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
-/// Where the headers of a plain packet over IPv4 begin, and the bytes that the straight path looks at: every frame of Ethernet's minimum
-/// has them.
+/// Where the IP header of a frame without tags begins.
 pub(super) const IP: usize = ethernet::HEADER;
+/// Where what a plain packet over IPv4 carries begins.
 pub(super) const TRANSPORT: usize = IP + ipv4::HEADER;
+/// Bytes that the straight path looks at: every frame of Ethernet's minimum has them.
 pub(super) const PLAIN: usize = TRANSPORT + tcp::HEADER;
 
 /// What kind of thing a frame carries.

@@ -65,7 +65,7 @@ impl Burst {
         so_far
     }
 
-    /// The same, but those that follow one of their flow are compared with it.
+    /// The same, but segments that follow one of their flow are compared with it.
     #[inline(never)]
     fn parse_trains<F: Frame>(&mut self, frames: &[F], station: Mac, flows: &Flows) -> SoFar {
         let ask = |this: &mut Self, train, flow| {
@@ -77,8 +77,7 @@ impl Burst {
         while let Some(frame) = frames.get(at) {
             let flow = self.read(&mut so_far, at, frame, ask);
             at += 1;
-            if let Some(flow) = flow {
-                let alike = Alike::to(frame.bytes(), flow);
+            if let Some(alike) = flow.and_then(|flow| Alike::to(frame.bytes(), flow)) {
                 at = follow(self, alike, frames, at, so_far.trains.wrapping_sub(1) % BURST);
             }
         }
