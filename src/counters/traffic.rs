@@ -16,25 +16,16 @@ pub struct Cell {
     pub bytes: Counter,
 }
 
-/// Names a cell, by its chunk and its place there: the same on every lcore.
+/// Names a cell: the same number on every lcore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct TrafficId {
-    chunk: u16,
-    place: u8,
-}
+pub struct TrafficId(u32);
 
 impl TrafficId {
     /// The cell that always is, and that nothing is counted in.
-    pub const NONE: Self = Self { chunk: 0, place: 0 };
-
-    /// From 0 on, in the order in which they are made.
-    fn number(self) -> usize {
-        usize::from(self.chunk) * CHUNK + usize::from(self.place)
-    }
+    pub const NONE: Self = Self(0);
 }
 
-/// Cells of a chunk, for each of which there is a place.
-const CHUNK: usize = 1 << u8::BITS;
+const CHUNK: usize = 256;
 
 /// On cache lines of its own.
 #[derive(Debug)]
@@ -48,7 +39,8 @@ pub struct Traffic(Arc<[Arc<Chunk>]>);
 impl Traffic {
     #[inline]
     pub fn cell(&self, id: TrafficId) -> &Cell {
-        &self.0[usize::from(id.chunk)].0[usize::from(id.place)]
+        let id = id.0 as usize;
+        &self.0[id / CHUNK].0[id % CHUNK]
     }
 }
 
@@ -85,7 +77,7 @@ impl Registry {
             return id;
         }
         let id = self.free.pop().unwrap_or_else(|| self.grow());
-        self.base[id.number()] = self.sum(id);
+        self.base[id.0 as usize] = self.sum(id);
         id
     }
 
@@ -120,7 +112,7 @@ impl Registry {
 
     /// Packets and bytes over all lcores, since the id was given to its pair.
     pub fn total(&self, id: TrafficId) -> (u64, u64) {
-        let ((packets, bytes), (old_packets, old_bytes)) = (self.sum(id), self.base[id.number()]);
+        let ((packets, bytes), (old_packets, old_bytes)) = (self.sum(id), self.base[id.0 as usize]);
         (packets - old_packets, bytes - old_bytes)
     }
 
@@ -140,8 +132,7 @@ impl Registry {
             }
         }
         self.base.push((0, 0));
-        let chunk = u16::try_from(id / CHUNK).expect("fewer than 2^24 backends");
-        TrafficId { chunk, place: (id % CHUNK) as u8 }
+        TrafficId(u32::try_from(id).expect("fewer than 2^32 backends"))
     }
 }
 

@@ -37,6 +37,9 @@ use outer::Outer;
 /// The outer header of a packet that goes straight: IPIP over IPv4 in an untagged frame.
 pub type StraightV4 = outer::OuterV4<{ outer::TAIL_V4 }>;
 
+/// The same over IPv6.
+pub type StraightV6 = outer::OuterV6<{ outer::TAIL_V6 }>;
+
 /// What the node puts into outer headers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Encap {
@@ -200,7 +203,7 @@ macro_rules! modes {
             /// `ipip` of IPv4 in IPv4 with one source: what most packets are, and in loops of its own in the pipeline.
             Straight(StraightV4),
             /// The same of IPv6 in IPv6.
-            StraightV6(Box<outer::OuterV6<{ outer::TAIL_V6 }>>),
+            StraightV6(Box<StraightV6>),
             $($name($of),)*
             /// Nothing can be sent there, and why.
             Refuses(Reason),
@@ -246,13 +249,12 @@ macro_rules! modes {
                 }
             }
 
-            /// Does that to a frame whose packet has `total` bytes, where it is [`Prepared::StraightV6`]; `hash` is that of the client's address
-            /// and port. Whether it did.
+            /// The same where it is [`Prepared::StraightV6`].
             #[inline(always)]
-            pub fn apply_straight_v6<F: Frame>(&self, frame: &mut F, total: u16, hash: u64) -> bool {
+            pub fn straight_v6(&self) -> Option<&StraightV6> {
                 match self {
-                    Self::StraightV6(outer) => outer.wrap_v6(frame, total, hash).is_ok(),
-                    _ => false,
+                    Self::StraightV6(outer) => Some(outer),
+                    _ => None,
                 }
             }
 

@@ -11,7 +11,7 @@ pub struct Alike<'a> {
     head: &'a [u8; PLAIN],
     told: u16,
     /// Bytes that the packet has at least, by its TCP header.
-    least: u32,
+    least: usize,
     /// What the sum of [`varying`] folds to all ones with, where the checksum is right.
     balance: u32,
 }
@@ -20,8 +20,8 @@ impl<'a> Alike<'a> {
     /// To this one, which is plain, and whose flow is `flow`; `None` where it is not of TCP.
     #[inline(always)]
     pub fn to(frame: &'a [u8], flow: Flow) -> Option<Self> {
-        let head = frame.first_chunk().filter(|_| flow.protocol() == protocol::TCP)?;
-        let least = ipv4::HEADER as u32 + u32::from(head[TRANSPORT + tcp::OFFSET] >> 4) * 4;
+        let head: &[u8; PLAIN] = frame.first_chunk().filter(|_| flow.protocol() == protocol::TCP)?;
+        let least = ipv4::HEADER + tcp::header_length(head.last_chunk()?);
         Some(Self { head, told: told(head), least, balance: 3 * 0xffff - varying(head) })
     }
 
@@ -41,7 +41,7 @@ impl<'a> Alike<'a> {
             return None;
         }
         let total = be16(head, IP + field::TOTAL_LENGTH);
-        if u32::from(total) < self.least || usize::from(total) > length - IP {
+        if usize::from(total) < self.least || usize::from(total) > length - IP {
             return None;
         }
         (checksum::fold(varying(head) + self.balance) == 0xffff).then_some(total)
@@ -65,7 +65,7 @@ fn varying(head: &[u8; PLAIN]) -> u32 {
 mod tests {
     use super::*;
     use crate::pipeline::parse::Parsed;
-    use crate::pipeline::parse::tests::{STATION, sound};
+    use crate::pipeline::parse::tests::{STATION, seal, sound};
     use proptest::prelude::*;
 
     fn to_any(frame: &[u8]) -> Option<Alike<'_>> {
@@ -77,14 +77,6 @@ mod tests {
         to_any(frame).expect("a segment")
     }
 
-    /// With the checksum that it ought to have.
-    fn sealed(mut frame: Vec<u8>) -> Vec<u8> {
-        frame[24..26].fill(0);
-        let sum = !checksum::sum(&frame[IP..TRANSPORT]);
-        frame[24..26].copy_from_slice(&sum.to_be_bytes());
-        frame
-    }
-
     #[test]
     fn what_differs_from_segment_to_segment_may_differ() {
         let first = sound(protocol::TCP, 10);
@@ -94,7 +86,7 @@ mod tests {
         next[38..46].fill(0x77);
         next[47] |= 0x08;
         next[48..50].fill(0x55);
-        let next = sealed(next);
+        seal(&mut next);
         assert_eq!(to(&first).total(&next), Some(1040));
         assert_eq!(to(&first).total(&first), Some(50));
         assert_eq!(to(&first).total(&next[..100]), None);
@@ -125,7 +117,7 @@ mod tests {
                 next[at] ^= byte;
             }
             if is_sealed {
-                next = sealed(next);
+                seal(&mut next);
             }
             next.truncate(length);
             let read = |frame: &[u8]| Parsed::plain(frame, STATION.mac.bits());

@@ -23,10 +23,16 @@ pub fn ports(segment: &[u8], is_first_fragment: bool) -> Result<(u16, u16), Malf
     if is_whole(header, room, 0) { Ok((be16(header, 0), be16(header, 2))) } else { Err(Malformed) }
 }
 
+/// Bytes of the header as it says itself, unchecked.
+#[inline]
+pub fn header_length(header: &[u8; HEADER]) -> usize {
+    usize::from(header[OFFSET] >> 4) * 4
+}
+
 /// Whether the header, options included, has a true length within the `room` bytes of a packet, of which others have `before`.
 #[inline]
 pub fn is_whole(header: &[u8; HEADER], room: usize, before: usize) -> bool {
-    let length = usize::from(header[OFFSET] >> 4) * 4;
+    let length = header_length(header);
     length >= HEADER && before + length <= room
 }
 

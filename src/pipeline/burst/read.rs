@@ -23,6 +23,12 @@ impl SoFar {
     fn begin(station: Mac) -> Self {
         Self { station: station.bits(), last: Flow::NONE, trains: 0, others: 0 }
     }
+
+    /// The train of the frame before, where that was plain.
+    #[inline(always)]
+    fn current(&self) -> usize {
+        self.trains.wrapping_sub(1) % BURST
+    }
 }
 
 impl Burst {
@@ -78,7 +84,7 @@ impl Burst {
             let flow = self.read(&mut so_far, at, frame, ask);
             at += 1;
             if let Some(alike) = flow.and_then(|flow| Alike::to(frame.bytes(), flow)) {
-                at = follow(self, alike, frames, at, so_far.trains.wrapping_sub(1) % BURST);
+                at = follow(self, alike, frames, at, so_far.current());
             }
         }
         so_far
@@ -109,7 +115,7 @@ impl Burst {
             self.trains[at] = new as u8;
             ask(self, new, flow);
         } else {
-            let current = so_far.trains.wrapping_sub(1) % BURST;
+            let current = so_far.current();
             self.trains[at] = current as u8;
             self.sent[current].add(Sum::new(1, total.into()));
         }

@@ -1,7 +1,7 @@
 //! What of a burst is plain over IPv6: the same stages, in loops of their own.
 
 use super::{BURST, Burst, ServiceIndex, Sum, take_bit};
-use crate::flow::{Flows, prefetch};
+use crate::flow::Flows;
 use crate::maglev::SelectionHash;
 use crate::pipeline::matching::LastV6;
 use crate::pipeline::parse::{FlowV6, Parsed};
@@ -68,7 +68,7 @@ impl Burst {
                 let (spot, says) = (recall::spot(flows, &flow.tuple()), flow.says());
                 self.ask_for(train, spot, says);
                 self.homes[train] = flows.home(spot);
-                prefetch(flows.bucket(self.homes[train]));
+                flows.prefetch(self.homes[train]);
             }
         }
         rest
@@ -109,10 +109,9 @@ impl Burst {
         while bits != 0 {
             let at = take_bit(&mut bits);
             let (frame, train) = (&mut frames[at], usize::from(self.trains[at]));
-            let target = targets.get(train);
-            if target.is_none_or(|target| {
-                !target.mode.apply_straight_v6(frame, self.lengths[at], self.hashes[train % BURST])
-            }) {
+            let straight = targets.get(train).and_then(|target| target.mode.straight_v6());
+            if straight.is_none_or(|outer| outer.wrap_v6(frame, self.lengths[at], self.hashes[train % BURST]).is_err())
+            {
                 others |= 1 << at;
             }
         }
