@@ -1186,6 +1186,24 @@ fn a_handshake_within_one_burst_is_a_handshake() {
     assert!(!first.has_freed_its_source_after(&mut node, 121));
 }
 
+/// A tag sends a frame another way through the pipeline than those beside it.
+#[test]
+fn segments_of_a_burst_count_in_their_order() {
+    let (client, vip, _) = places(0);
+    let frames = |first: u8, then: u8| {
+        let [mut first, then] = [first, then].map(|flags| framed(&Said::tcp(flags).packet(client, vip)));
+        first.splice(12..12, [0x81, 0, 0, 0]);
+        [first, then]
+    };
+    for (first, then, is_closed) in [(RST, ACK, false), (ACK, RST, true)] {
+        let mut node = Node::new(&plain());
+        let open = Connection::open(&mut node, client);
+        let (outcomes, _) = node.burst(&frames(first, then));
+        assert!(outcomes.iter().all(|(verdict, _)| *verdict == Verdict::Forward(PortIndex(0))));
+        assert_eq!(open.has_freed_its_source_after(&mut node, 121), is_closed);
+    }
+}
+
 #[test]
 fn replies_of_a_backend_that_is_gone_keep_nothing_alive() {
     let service = |backends: &str| document(&[("dns", r#""vip": "192.0.2.1", "port": 80"#, "udp", backends, "")]);

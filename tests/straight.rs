@@ -69,7 +69,7 @@ const DESTINATIONS: [[&str; 4]; 2] =
 type Flow = ((usize, usize, usize), u16, u16, bool);
 
 fn flow() -> impl Strategy<Value = Flow> {
-    let port = prop_oneof![6 => Just(80_u16), 4 => Just(81), 4 => 79_u16..87, 1 => 90_u16..92, 1 => Just(OTHERS_PORT)];
+    let port = prop_oneof![6 => Just(80_u16), 4 => Just(81), 3 => Just(85), 4 => 79_u16..87, 1 => 90_u16..92, 1 => Just(OTHERS_PORT)];
     let source = prop_oneof![12 => 0_usize..3, 1 => 3_usize..6];
     let destination = prop_oneof![12 => Just(0_usize), 1 => 1_usize..4];
     ((0_usize..2, source, destination), 40_000_u16..40_003, port, prop::bool::weighted(0.2))

@@ -258,12 +258,22 @@ macro_rules! modes {
                 }
             }
 
-            /// By which port packets go straight; `None`: there is more to be done.
+            /// What translates a plain TCP segment over IPv4, where it is by a translation.
+            #[inline(always)]
+            pub fn translates(&self) -> Option<&snat::Snat> {
+                match self {
+                    Self::Snat(snat) => Some(snat),
+                    _ => None,
+                }
+            }
+
+            /// By which port packets go that one of these sends; `None`: there is more to be done.
             #[inline(always)]
             pub fn straight_port(&self) -> Option<PortIndex> {
                 match self {
                     Self::Straight(outer) => Some(outer.port()),
                     Self::StraightV6(outer) => Some(outer.port()),
+                    Self::Snat(snat) => Some(snat.port()),
                     _ => None,
                 }
             }

@@ -17,7 +17,7 @@ use super::{Content, Context, Mode, NextHop, Packet, PortIndex, State};
 use crate::counters::Reason;
 use crate::flow::{Address, Nat, Seconds, Slot, Table, Translation};
 use crate::service::{Backend, Service};
-use crate::wire::{Frame, ethernet, tcp};
+use crate::wire::{Frame, ethernet, ipv4, tcp};
 
 /// The way to a backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +54,21 @@ impl Mode for Snat {
 }
 
 impl Snat {
+    #[inline(always)]
+    pub fn port(&self) -> PortIndex {
+        self.way.port
+    }
+
+    /// As `apply`, of a TCP segment behind a plain IPv4 header.
+    #[inline(always)]
+    pub fn send_v4<F: Frame>(&self, frame: &mut F, total: u16, slot: u32, state: &mut State) -> Result<(), Reason> {
+        let packet = Packet { header: ipv4::HEADER as u16, total, content: Content::Tcp, port: 0, priority: 0 };
+        match self.is_v4 {
+            true => self.outward::<V4, F>(frame, &packet, Slot(slot), &mut state.nat, state.now).map(|_| ()),
+            false => Err(Reason::Malformed),
+        }
+    }
+
     #[inline(always)]
     fn outward<A: Family, F: Frame>(
         &self,

@@ -2,6 +2,7 @@
 //! it keeps what it needs in registers, and the cache misses of different packets overlap.
 
 mod read;
+mod translated;
 mod v6;
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -10,15 +11,16 @@ use super::matching::{self, Last};
 use super::parse::{self, Flow, FlowV6, Parsed, Tuple};
 use super::recall::{self, Train, View};
 use super::refusal::Refused;
-use super::translation::{self, Outward};
+use super::translation::Outward;
 use super::{BURST, Verdict};
 use crate::counters::{Reason, Traffic};
-use crate::flow::{Bucket, Flows, Head, Home, Judging, Marks, Says, Spot, prefetch};
+use crate::flow::{Bucket, Flows, Home, Judging, Marks, Says, Spot, prefetch};
 use crate::maglev::{Client, ClientV6};
 use crate::mode::{Packet, State, StraightV4};
 use crate::service::{Hash, Service};
 use crate::snapshot::{Owner, PortIndex, ServiceIndex, Snapshot, Target, TargetIndex};
 use crate::wire::Frame;
+use translated::Way;
 
 /// The packets of a burst that belong to services, on their way through the stages.
 ///
@@ -49,14 +51,19 @@ pub struct Burst {
     /// The trains that are chosen for otherwise, a bit each, and how.
     special: u32,
     choices: [Choice; BURST],
+    /// Of these, the plain ones whose flow has a translation, a bit each, and where they go instead.
+    translated: u32,
+    ways: [Way; BURST],
     /// The trains whose flow may be remembered, a bit each, and where it is looked for.
     asked: u32,
     /// Whether the flows of most plain ones may be remembered. Those of the next burst are then asked for before it is known whose they are: what is
     /// fetched for them is on its way sooner.
     was_recalled: bool,
     is_ahead: bool,
-    /// Whether some of these are neither plain nor so over IPv6: then frames are asked for in their order, since one may change what is known of
-    /// the next. (Of two flows of different families that order tells nothing but who takes the last room.)
+    /// Whether all were plain over IPv6. The next burst is then first looked at as if it were so.
+    was_v6: bool,
+    /// Whether some of these, or of the translated, are neither plain nor so over IPv6: then frames are asked for, and translated, in their order,
+    /// since one may change what is known of the next. (Of two flows of different families that order tells nothing but who takes the last room.)
     is_mixed: bool,
     spots: [Spot; BURST],
     /// Of those that are asked for, but where the burst is mixed, the bucket that is looked at first.
@@ -235,9 +242,12 @@ impl Burst {
         hashes: [0; BURST],
         special: 0,
         choices: [Choice { client: 0, slot: 0, target: None, source: NOBODY }; BURST],
+        translated: 0,
+        ways: [Way::NONE; BURST],
         asked: 0,
         was_recalled: false,
         is_ahead: false,
+        was_v6: false,
         is_mixed: false,
         spots: [Spot::NONE; BURST],
         homes: [Home::NONE; BURST],
@@ -263,34 +273,42 @@ impl Burst {
             (self.asked, self.was_recalled) = (self.all() & recalls, recalls != 0);
             return 0;
         }
+        if self.count == 0 {
+            self.was_recalled = false;
+            return 0;
+        }
         self.find_each(snapshot, state, verdicts)
     }
 
     /// The same, one by one.
     #[inline(never)]
     fn find_each(&mut self, snapshot: &Snapshot, state: &State, verdicts: &mut [Verdict; BURST]) -> u32 {
+        let all = self.all();
+        // Flows that have a translation mostly come together: where the first has none, a service is looked for before.
+        let comes_first = self.find_translated(all & 1, snapshot, state) == 0;
+        let left = if comes_first { self.find_translated(all & !1, snapshot, state) } else { all };
         let (mut asked, mut rest, mut last) = (0, 0, Last::NONE);
-        let mut bit = 1_u32;
-        for (service, &flow) in self.services[..self.count].iter_mut().zip(&self.flows) {
-            match last.find_plain(flow, snapshot) {
+        let mut bits = left;
+        while bits != 0 {
+            let train = take_bit(&mut bits);
+            match last.find_plain(self.flows[train], snapshot) {
                 Some((found, recalls)) => {
-                    *service = found;
-                    asked |= bit & recalls;
+                    self.services[train] = found;
+                    asked |= recalls & 1 << train;
                 }
-                None => rest |= bit,
+                None => rest |= 1 << train,
             }
-            bit <<= 1;
         }
         (self.asked, self.was_recalled) = (asked, asked.count_ones() as usize * 2 > self.count);
-        if rest == 0 { 0 } else { self.find_rest(rest, snapshot, state, verdicts) }
+        if rest != 0 && !comes_first {
+            rest = self.find_translated(rest, snapshot, state);
+        }
+        if rest == 0 { 0 } else { self.find_rest(rest, snapshot, verdicts) }
     }
 
     /// Matches the trains of `rest`, a bit each.
     #[inline(never)]
-    fn find_rest(&mut self, mut rest: u32, snapshot: &Snapshot, state: &State, verdicts: &mut [Verdict; BURST]) -> u32 {
-        if !state.nat.v4.is_empty() {
-            rest = self.find_translated(rest, snapshot, state);
-        }
+    fn find_rest(&mut self, mut rest: u32, snapshot: &Snapshot, verdicts: &mut [Verdict; BURST]) -> u32 {
         let (mut broken, mut refused) = (0, 0);
         while rest != 0 {
             let train = take_bit(&mut rest);
@@ -333,33 +351,6 @@ impl Burst {
         frames
     }
 
-    /// Finds the translations of those trains of `rest` whose flow needs no second look; gives the others.
-    #[inline(always)]
-    fn find_translated(&mut self, rest: u32, snapshot: &Snapshot, state: &State) -> u32 {
-        let mut heads = [Head::NONE; BURST];
-        let mut bits = rest;
-        while bits != 0 {
-            let train = take_bit(&mut bits);
-            heads[train] = state.nat.v4.head(&self.flows[train].key());
-        }
-        let (mut bits, mut others) = (rest, 0);
-        while bits != 0 {
-            let train = take_bit(&mut bits);
-            let key = self.flows[train].key();
-            match translation::current(&state.nat, heads[train], &key, snapshot.serial(), state.now) {
-                Some((slot, via)) => {
-                    self.services[train] = ServiceIndex::from_bits(via.service);
-                    self.translate(
-                        train,
-                        Outward { target: TargetIndex::from_bits(via.service, via.target), slot: Some(slot) },
-                    );
-                }
-                None => others |= 1 << train,
-            }
-        }
-        others
-    }
-
     /// Matches a train of a service that asks for more than its table.
     fn find_other(&mut self, train: usize, snapshot: &Snapshot) -> Asking {
         let (plain, flow) = (self.flows[train], self.flows[train].tuple());
@@ -385,17 +376,13 @@ impl Burst {
         if self.plain & 1 << train != 0 { self.flows[train].says() } else { self.says[train] }
     }
 
-    /// Notes a translation, which takes the place of the hash.
-    fn translate(&mut self, train: usize, way: Outward) {
+    /// Adds a packet that is translated, a train of its own: the translation takes the place of the hash.
+    pub fn add_translated(&mut self, at: usize, parsed: &Parsed, service: ServiceIndex, way: Outward) {
+        let train = self.begin_special(at, parsed.packet, service);
         let slot = way.slot.map_or(0, |slot| u64::from(slot.0));
         self.choices[train] = Choice { client: slot, slot, target: Some(way.target), source: NOBODY };
         self.special |= 1 << train;
-    }
-
-    /// Adds a packet that is translated, a train of its own.
-    pub fn add_translated(&mut self, at: usize, parsed: &Parsed, service: ServiceIndex, way: Outward) {
-        let train = self.begin_special(at, parsed.packet, service);
-        self.translate(train, way);
+        self.is_mixed = true;
     }
 
     /// Notes how the train's target will be chosen.
@@ -491,6 +478,8 @@ impl Burst {
 
     #[inline(never)]
     fn select_special<'a>(&mut self, mut special: u32, snapshot: &'a Snapshot, targets: &mut [&'a Target; BURST]) {
+        self.select_translated(special & self.translated, snapshot, targets);
+        special &= !self.translated;
         while special != 0 {
             let train = take_bit(&mut special);
             let Choice { client, slot, target, .. } = self.choices[train];
@@ -891,11 +880,10 @@ impl Burst {
         refuse: impl FnMut(usize, &mut F, Refused) -> Verdict,
     ) -> Option<PortIndex> {
         // What does not go straight, a bit each, is left to loops of its own.
-        let is_v6 = self.plain_v6 != 0 && self.plain_v6 == self.all();
-        let mut others = if is_v6 { self.frames() } else { self.apply_v4(frames, targets, state) };
-        if others != 0 && self.plain_v6 != 0 {
-            others = self.apply_v6(others, frames, targets);
-        }
+        let others = match self.plain_v6 | self.translated {
+            0 => self.apply_v4(frames, targets, state),
+            _ => self.apply_each_kind(frames, targets, state),
+        };
         if others != 0 {
             return self.apply_others(others, frames, targets, state, verdicts, refuse).only();
         }
@@ -912,7 +900,21 @@ impl Burst {
         only
     }
 
-    /// The same for those that go straight over IPv4; gives the others, a bit each.
+    /// The same for those that go straight, or by a translation; gives the others, a bit each.
+    #[inline(never)]
+    fn apply_each_kind<F: Frame>(&self, frames: &mut [F], targets: &[&Target; BURST], state: &mut State) -> u32 {
+        let is_any_v4 = self.plain_v6 | self.translated != self.all();
+        let mut others = if is_any_v4 { self.apply_v4(frames, targets, state) } else { self.frames() };
+        if others != 0 && self.plain_v6 != 0 {
+            others = self.apply_v6(others, frames, targets);
+        }
+        if others != 0 && self.translated != 0 && !self.is_mixed {
+            others = self.apply_translated(others, frames, targets, state);
+        }
+        others
+    }
+
+    /// The same for those that go straight over IPv4.
     #[inline(always)]
     fn apply_v4<F: Frame>(&self, frames: &mut [F], targets: &[&Target; BURST], state: &mut State) -> u32 {
         if self.comes_in_trains() {
@@ -985,7 +987,6 @@ impl Burst {
         mut refuse: impl FnMut(usize, &mut F, Refused) -> Verdict,
     ) -> Ports {
         let mut ports = self.forward(self.frames() & !others, targets, verdicts);
-        let (mut last, mut packet) = (BURST, Parsed::NOTHING.packet);
         while others != 0 {
             let at = take_bit(&mut others);
             let (frame, train) = (&mut frames[at], usize::from(self.trains[at]));
@@ -993,31 +994,39 @@ impl Burst {
                 ports.others = true;
                 continue;
             };
-            let total = self.lengths[at];
-            if train != last {
-                let bit = 1 << train;
-                packet = match () {
-                    () if self.plain & bit != 0 => self.flows[train].packet(),
-                    () if self.plain_v6 & bit != 0 => self.flows_v6[train].packet(),
-                    () => self.packets[train],
-                };
-                last = train;
-            }
-            packet.total = total;
-            verdicts[at] = match target.mode.apply(frame, &packet, self.hashes[train], state) {
+            // Each in memory of its own: what is put together of both in a register is waited for.
+            let (plain, other);
+            let packet = match self.plain >> train & 1 {
+                0 => {
+                    other = self.packet(train, self.lengths[at]);
+                    &other
+                }
+                _ => {
+                    plain = Packet { total: self.lengths[at], ..self.flows[train].packet() };
+                    &plain
+                }
+            };
+            match target.mode.apply(frame, packet, self.hashes[train], state) {
                 Ok(port) => {
                     ports.add(port);
-                    Verdict::Forward(port)
+                    verdicts[at] = Verdict::Forward(port);
                 }
                 Err(reason) => {
                     ports.others = true;
-                    self.sent[train].take(Sum::new(1, total.into()));
-                    let (service, room) = (self.services[train], target.room);
-                    refuse(at, frame, Refused { reason, packet, service, room, vip: None })
+                    self.sent[train].take(Sum::new(1, packet.total.into()));
+                    let (service, room, packet) = (self.services[train], target.room, *packet);
+                    verdicts[at] = refuse(at, frame, Refused { reason, packet, service, room, vip: None });
                 }
-            };
+            }
         }
         ports
+    }
+
+    /// What was found of a packet, of so many bytes, of a train that is not plain.
+    #[inline(never)]
+    fn packet(&self, train: usize, total: u16) -> Packet {
+        let is_v6 = self.plain_v6 & 1 << train != 0;
+        Packet { total, ..if is_v6 { self.flows_v6[train].packet() } else { self.packets[train] } }
     }
 
     /// The train of the packet in frame `at`, if it is a service's, and which.

@@ -41,13 +41,14 @@ impl Burst {
         self.is_ahead = snapshot.recalls() && self.was_recalled;
         // As the last burst came, this one will.
         let so_far = match (self.comes_in_trains(), self.is_ahead) {
+            _ if std::mem::take(&mut self.was_v6) => self.parse_none(frames.len(), station),
             (true, _) => self.parse_trains(frames, station, flows),
-            (false, true) => self.parse_each(frames, station, |this, train, flow| this.ask(train, flow, flows)),
-            (false, false) => self.parse_each(frames, station, |_, _, _| ()),
+            (false, true) => self.parse_each(frames, station, Some(flows)),
+            (false, false) => self.parse_each(frames, station, None),
         };
         (self.frames, self.count) = (frames.len().min(BURST), so_far.trains.min(BURST));
         self.plain = self.all();
-        (self.plain_v6, self.free, self.special, self.is_mixed) = (0, 0, 0, false);
+        (self.plain_v6, self.free, self.special, self.translated, self.is_mixed) = (0, 0, 0, 0, false);
         (self.asked, self.telling, self.absent) = (0, 0, 0);
         so_far.others
     }
@@ -61,12 +62,19 @@ impl Burst {
         (self.spots[train], self.homes[train]) = (spot, home);
     }
 
-    /// Reads one frame after the other.
+    /// Leaves all to others.
+    #[inline(never)]
+    fn parse_none(&mut self, count: usize, station: Mac) -> SoFar {
+        self.trains.fill(NO_TRAIN);
+        SoFar { others: ((1_u64 << count.min(BURST)) - 1) as u32, ..SoFar::begin(station) }
+    }
+
+    /// Reads one frame after the other; asks `flows` for each new one.
     #[inline(always)]
-    fn parse_each<F: Frame>(&mut self, frames: &[F], station: Mac, ask: impl Fn(&mut Self, usize, Flow)) -> SoFar {
+    fn parse_each<F: Frame>(&mut self, frames: &[F], station: Mac, flows: Option<&Flows>) -> SoFar {
         let mut so_far = SoFar::begin(station);
         for (at, frame) in frames.iter().enumerate() {
-            self.read(&mut so_far, at, frame, &ask);
+            self.read(&mut so_far, at, frame, flows);
         }
         so_far
     }
@@ -74,14 +82,10 @@ impl Burst {
     /// The same, but segments that follow one of their flow are compared with it.
     #[inline(never)]
     fn parse_trains<F: Frame>(&mut self, frames: &[F], station: Mac, flows: &Flows) -> SoFar {
-        let ask = |this: &mut Self, train, flow| {
-            if this.is_ahead {
-                this.ask(train, flow, flows);
-            }
-        };
+        let flows = self.is_ahead.then_some(flows);
         let (mut so_far, mut at) = (SoFar::begin(station), 0);
         while let Some(frame) = frames.get(at) {
-            let flow = self.read(&mut so_far, at, frame, ask);
+            let flow = self.read(&mut so_far, at, frame, flows);
             at += 1;
             if let Some(alike) = flow.and_then(|flow| Alike::to(frame.bytes(), flow)) {
                 at = follow(self, alike, frames, at, so_far.current());
@@ -92,13 +96,7 @@ impl Burst {
 
     /// Reads the frame at `at`; gives its flow where it is plain.
     #[inline(always)]
-    fn read<F: Frame>(
-        &mut self,
-        so_far: &mut SoFar,
-        at: usize,
-        frame: &F,
-        ask: impl Fn(&mut Self, usize, Flow),
-    ) -> Option<Flow> {
+    fn read<F: Frame>(&mut self, so_far: &mut SoFar, at: usize, frame: &F, flows: Option<&Flows>) -> Option<Flow> {
         let at = at % BURST;
         let Some((total, flow)) = Parsed::plain(frame.bytes(), so_far.station) else {
             self.trains[at] = NO_TRAIN;
@@ -113,7 +111,9 @@ impl Burst {
             (self.flows[new], self.sent[new]) = (flow, Sum::new(1, total.into()));
             (so_far.last, so_far.trains) = (flow, so_far.trains + 1);
             self.trains[at] = new as u8;
-            ask(self, new, flow);
+            if let Some(flows) = flows {
+                self.ask(new, flow, flows);
+            }
         } else {
             let current = so_far.current();
             self.trains[at] = current as u8;

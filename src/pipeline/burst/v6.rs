@@ -22,6 +22,7 @@ impl Burst {
     ) -> u32 {
         let (trains, others) = self.parse_v6(frames_left, frames, station);
         let rest = self.match_v6(trains, snapshot, flows);
+        self.was_v6 = others | rest == 0 && frames_left == self.frames();
         others | self.break_up(rest)
     }
 

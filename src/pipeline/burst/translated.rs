@@ -1,0 +1,93 @@
+//! Flows of `snat` that have their translation: what of a burst is found by it, in loops of its own.
+
+use super::{BURST, Burst, take_bit};
+use crate::flow::Head;
+use crate::mode::State;
+use crate::pipeline::translation;
+use crate::snapshot::{ServiceIndex, Snapshot, Target, TargetIndex};
+use crate::wire::Frame;
+use crate::wire::ipv4::protocol;
+
+/// Where the packets of a translated flow go.
+#[derive(Debug, Clone, Copy)]
+pub struct Way {
+    target: TargetIndex,
+    /// The number of the translation.
+    slot: u32,
+}
+
+impl Way {
+    pub const NONE: Self = Self { target: TargetIndex::NOBODY, slot: 0 };
+}
+
+impl Burst {
+    /// Finds the translations of those of these trains, a bit each, whose flow needs no second look; gives the others.
+    #[inline(never)]
+    pub(super) fn find_translated(&mut self, trains: u32, snapshot: &Snapshot, state: &State) -> u32 {
+        if state.nat.v4.is_empty() {
+            return trains;
+        }
+        let mut heads = [Head::NONE; BURST];
+        let mut bits = trains;
+        while bits != 0 {
+            let train = take_bit(&mut bits);
+            heads[train] = state.nat.v4.head(&self.flows[train].key());
+        }
+        let (mut bits, mut others) = (trains, 0);
+        while bits != 0 {
+            let train = take_bit(&mut bits);
+            let key = self.flows[train].key();
+            match translation::current(&state.nat, heads[train], &key, snapshot.serial(), state.now) {
+                Some((slot, via)) => {
+                    self.services[train] = ServiceIndex::from_bits(via.service);
+                    let target = TargetIndex::from_bits(via.service, via.target);
+                    self.ways[train] = Way { target, slot: slot.0 };
+                }
+                None => others |= 1 << train,
+            }
+        }
+        self.translated |= trains & !others;
+        self.special |= trains & !others;
+        others
+    }
+
+    /// The targets of these trains, a bit each.
+    #[inline(always)]
+    pub(super) fn select_translated<'a>(
+        &mut self,
+        mut trains: u32,
+        snapshot: &'a Snapshot,
+        targets: &mut [&'a Target; BURST],
+    ) {
+        while trains != 0 {
+            let train = take_bit(&mut trains);
+            let Way { target, slot } = self.ways[train];
+            self.hashes[train] = slot.into();
+            targets[train] = snapshot.target(target);
+        }
+    }
+
+    /// Translates those of these frames, a bit each, that are TCP and fit; gives the others.
+    #[inline(never)]
+    pub(super) fn apply_translated<F: Frame>(
+        &self,
+        mut bits: u32,
+        frames: &mut [F],
+        targets: &[&Target; BURST],
+        state: &mut State,
+    ) -> u32 {
+        let mut others = 0;
+        while bits != 0 {
+            let at = take_bit(&mut bits);
+            let (frame, train) = (&mut frames[at], usize::from(self.trains[at]));
+            let is_it = self.translated.checked_shr(train as u32).unwrap_or(0) & 1 != 0;
+            let (train, total) = (train % BURST, self.lengths[at]);
+            let snat =
+                targets[train].mode.translates().filter(|_| is_it && self.flows[train].protocol() == protocol::TCP);
+            if snat.is_none_or(|snat| snat.send_v4(frame, total, self.ways[train].slot, state).is_err()) {
+                others |= 1 << at;
+            }
+        }
+        others
+    }
+}
