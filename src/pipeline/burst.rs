@@ -987,6 +987,9 @@ impl Burst {
         mut refuse: impl FnMut(usize, &mut F, Refused) -> Verdict,
     ) -> Ports {
         let mut ports = self.forward(self.frames() & !others, targets, verdicts);
+        if self.count == 0 {
+            (ports.others, others) = (true, 0);
+        }
         while others != 0 {
             let at = take_bit(&mut others);
             let (frame, train) = (&mut frames[at], usize::from(self.trains[at]));

@@ -1,5 +1,7 @@
 //! The second stage: whose a packet is. A service's, a reply's, ours to answer, the kernel's, or nobody's.
 
+use std::net::Ipv4Addr;
+
 use super::Verdict;
 use super::parse::{Datagram, Flow, FlowV6, Kind, Parsed};
 use crate::counters::Reason;
@@ -85,11 +87,32 @@ impl LastV6 {
     }
 }
 
+/// The address that was asked for last: floods are for one.
+#[derive(Debug)]
+pub struct LastVip {
+    address: Ipv4Addr,
+    is_vip: bool,
+}
+
+impl LastVip {
+    /// None yet.
+    pub const NONE: Self = Self { address: Ipv4Addr::UNSPECIFIED, is_vip: false };
+
+    /// Whether the address is a VIP. (No VIP is unspecified.)
+    #[inline(always)]
+    fn is_it(&mut self, address: Ipv4Addr, snapshot: &Snapshot) -> bool {
+        if address != self.address {
+            *self = Self { address, is_vip: snapshot.is_vip_v4(address) };
+        }
+        self.is_vip
+    }
+}
+
 /// Why a frame to the station `to` is refused, whatever else may be found out: [`find`] says the same. Floods of such frames are to cost little.
 #[inline(always)]
-pub fn refused_at_once(frame: &[u8], to: u64, snapshot: &Snapshot) -> Option<Reason> {
+pub fn refused_at_once(frame: &[u8], to: u64, snapshot: &Snapshot, last: &mut LastVip) -> Option<Reason> {
     let (destination, fault) = Parsed::fault_v4(frame, to)?;
-    snapshot.is_vip_v4(destination).then_some(fault)
+    last.is_it(destination, snapshot).then_some(fault)
 }
 
 /// Matches a packet against the snapshot; refusals in the order of [`Reason`].

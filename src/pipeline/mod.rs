@@ -33,7 +33,7 @@ use burst::Burst;
 pub use explain::{By, Choice, Chosen, Explanation, Matched, Memory, explain};
 use fragments::Fragments;
 pub use held::Held;
-use matching::Match;
+use matching::{LastVip, Match};
 pub use parse::Tuple;
 use parse::{Kind, Parsed};
 pub use recall::spot;
@@ -388,9 +388,9 @@ fn refuse_at_once<F: Frame>(
     snapshot: &Snapshot,
     verdicts: &mut [Verdict; BURST],
 ) -> u32 {
-    let mut others = 0;
+    let (mut others, mut last) = (0, LastVip::NONE);
     for at in witness::places(frames_left) {
-        match matching::refused_at_once(frames[at].bytes(), station.bits(), snapshot) {
+        match matching::refused_at_once(frames[at].bytes(), station.bits(), snapshot, &mut last) {
             Some(reason) => verdicts[at] = Verdict::Drop(reason),
             None => others |= 1 << at,
         }
