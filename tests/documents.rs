@@ -37,6 +37,7 @@ const DOCUMENTS: &[&str] = &[
     "perf/RESULTS.md",
     "perf/pktgen/README.md",
     "perf/capsule/README.md",
+    "perf/katran/README.md",
 ];
 
 fn root() -> &'static Path {
