@@ -63,6 +63,8 @@ impl Forwarder for Testpmd {
     }
 
     fn end(mut self: Box<Self>) -> anyhow::Result<()> {
+        // Held, it would not hear.
+        self.process.go_on()?;
         self.process.say("stop")?;
         self.process.say("quit")?;
         let _ = self.process.expect("good-bye", ANSWER, |line| line.contains("Bye...").then_some(()));
