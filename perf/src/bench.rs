@@ -146,7 +146,6 @@ fn run_heat(options: &Options, report: &mut Report, heat: usize, directory: &Pat
         let rig = rig(options, contestant.traffic, directory, &format!("{heat}-{number}"))?;
         let mut forwarder = contestant.start(&rig, &options.penstock, options.other.as_deref())?;
         forwarder.process().hold()?;
-        report.tsc_hz = forwarder.tsc_hz().unwrap_or(report.tsc_hz);
         running.push(forwarder);
     }
     let turn = options.turn();

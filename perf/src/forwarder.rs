@@ -32,11 +32,6 @@ pub trait Forwarder {
         Ok(())
     }
 
-    /// Of the TSC, in Hz, if it says so.
-    fn tsc_hz(&self) -> Option<f64> {
-        None
-    }
-
     /// Ends it. Fails where it did not do with every packet what it should.
     fn end(self: Box<Self>) -> anyhow::Result<()>;
 }

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-use crate::interrupt;
+use crate::{interrupt, tsc};
 
 /// The machine and the versions, each as its own tool names it.
 pub struct Machine {
     pub cpu: String,
     pub cpus: usize,
+    pub tsc_hz: f64,
     pub kernel: String,
     pub dpdk: String,
     pub rustc: String,
@@ -28,6 +29,7 @@ impl Machine {
         Ok(Self {
             cpu: cpuinfo.lines().find_map(field).unwrap_or_else(|| "unknown CPU".into()),
             cpus: std::thread::available_parallelism()?.get(),
+            tsc_hz: tsc::hz(),
             kernel: fs::read_to_string("/proc/sys/kernel/osrelease").context("osrelease")?.trim().to_owned(),
             dpdk: output("pkg-config", &["--modversion", "libdpdk"])?,
             rustc: output("rustc", &["--version"])?,
@@ -40,7 +42,7 @@ impl Machine {
     #[cfg(test)]
     pub fn example() -> Self {
         let [cpu, kernel, dpdk, rustc] = [(); 4].map(|()| "x".to_owned());
-        Self { cpu, cpus: 2, kernel, dpdk, rustc, commit: "abc".into(), date: "2026-01-02 03:04".into() }
+        Self { cpu, cpus: 2, tsc_hz: 2e9, kernel, dpdk, rustc, commit: "abc".into(), date: "2026-01-02 03:04".into() }
     }
 
     /// The directory of a run, by its time and commit, in that of RESULTS.md.

@@ -29,6 +29,7 @@ mod svg;
 mod testpmd;
 mod throughput;
 mod traffic;
+mod tsc;
 
 use std::process::ExitCode;
 

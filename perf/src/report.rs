@@ -39,8 +39,6 @@ pub struct Report {
     pub disturbed: bool,
     /// The contestants ran ahead of all ordinary work.
     pub realtime: bool,
-    /// 0: not known, since testpmd did not run.
-    pub tsc_hz: f64,
     pub heats: Vec<Heat>,
     pub samples: Vec<Sample>,
     /// Frames a second through `penstock replay`.
@@ -98,7 +96,6 @@ impl Report {
             load: String::new(),
             disturbed: false,
             realtime: false,
-            tsc_hz: 0.0,
             heats: Vec::new(),
             samples: Vec::new(),
             replay: None,
@@ -170,7 +167,7 @@ impl Report {
              load before {}; {BACKENDS} backends, `ipip`; flow memory only where it says so.{}{}",
             machine.cpu,
             machine.cpus,
-            self.tsc_hz / 1e6,
+            machine.tsc_hz / 1e6,
             machine.kernel,
             machine.dpdk,
             machine.rustc,
@@ -233,7 +230,7 @@ impl Report {
     }
 
     fn line(&self, row: &Row, io: Option<&Row>) -> String {
-        let cycles = |pps: Summary| self.tsc_hz / pps.ninth;
+        let cycles = |pps: Summary| self.machine.tsc_hz / pps.ninth;
         let name = &row.contestant.name;
         let name = if row.contestant.is_penstock() { format!("**{name}**") } else { format!("`{name}`") };
         let (flows, above) = match row.table {
@@ -298,7 +295,7 @@ impl Report {
             "machine": {"cpu": machine.cpu, "cpus": machine.cpus, "kernel": machine.kernel, "dpdk": machine.dpdk, "rustc": machine.rustc},
             "commit": machine.commit,
             "date": machine.date,
-            "tsc_hz": self.tsc_hz,
+            "tsc_hz": machine.tsc_hz,
             "rounds": self.rounds,
             "turn_seconds": self.turn.counted.as_secs_f64(),
             "warm_up_seconds": self.turn.warm_up.as_secs_f64(),
@@ -355,7 +352,6 @@ pub mod tests {
         let machine = Machine::example();
         let turn = Turn { warm_up: Duration::from_millis(100), counted: Duration::from_millis(200) };
         let mut report = Report::new(machine, 1, 0, 2, turn);
-        report.tsc_hz = 2e9;
         report.heats = Heat::of(Table::Flows, &[1000]);
         report.heats.extend(Heat::of(Table::Flood, &[]));
         for (round, io, swap, penstock) in [(0, 40e6, 20e6, 16e6), (1, 20e6, 10e6, 7e6)] {

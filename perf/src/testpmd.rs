@@ -14,15 +14,13 @@ const ANSWER: Duration = Duration::from_secs(5);
 
 pub struct Testpmd {
     process: Process,
-    /// Of the TSC, in Hz, which EAL prints.
-    hz: f64,
 }
 
 impl Testpmd {
     /// Starts one that forwards by this mode of its own (`io`, `5tswap`, `csum`).
     pub fn start(rig: &Rig, mode: &str) -> anyhow::Result<Self> {
         let arguments = format!(
-            "-l {main},{lcore} --main-lcore {main} {eal} --no-telemetry --log-level=lib.eal:debug --vdev {device} -- -i \
+            "-l {main},{lcore} --main-lcore {main} {eal} --no-telemetry --vdev {device} -- -i \
              --forward-mode={mode} --nb-cores=1 --burst=32 --rxd={descriptors} --txd={descriptors} \
              --total-num-mbufs={mbufs} --mbcache={cache}",
             main = rig.main,
@@ -35,10 +33,9 @@ impl Testpmd {
         );
         let arguments: Vec<String> = arguments.split_whitespace().map(str::to_owned).collect();
         let mut process = Process::start("dpdk-testpmd", &arguments, rig.realtime)?;
-        let hz = process.expect("TSC frequency", START, tsc_hz)?;
         process.expect("link status", START, |line| line.contains("Checking link statuses").then_some(()))?;
         process.say("start")?;
-        Ok(Self { process, hz })
+        Ok(Self { process })
     }
 
     /// Packets received a second since the last time that this was asked: testpmd divides by its clock what the port counted.
@@ -65,31 +62,12 @@ impl Forwarder for Testpmd {
         Ok(Rate::new(pps, after.off_core_since(&before)?))
     }
 
-    fn tsc_hz(&self) -> Option<f64> {
-        Some(self.hz)
-    }
-
     fn end(mut self: Box<Self>) -> anyhow::Result<()> {
+        // Held, it would not hear.
+        self.process.go_on()?;
         self.process.say("stop")?;
         self.process.say("quit")?;
         let _ = self.process.expect("good-bye", ANSWER, |line| line.contains("Bye...").then_some(()));
         Ok(())
-    }
-}
-
-/// `EAL: TSC frequency is ~2100000 KHz`
-fn tsc_hz(line: &str) -> Option<f64> {
-    let khz = line.split_once("TSC frequency is ~")?.1.strip_suffix(" KHz")?;
-    khz.parse::<f64>().ok().map(|khz| khz * 1e3)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_tsc_as_eal_prints_it() {
-        assert_eq!(tsc_hz("EAL: TSC frequency is ~2100000 KHz"), Some(2.1e9));
-        assert_eq!(tsc_hz("EAL: Detected CPU lcores: 2"), None);
     }
 }
