@@ -6,9 +6,11 @@ mod bench;
 mod calls;
 mod consistency;
 mod contestant;
+#[cfg(feature = "control")]
 mod control;
 mod forwarder;
 mod generate;
+#[cfg(feature = "control")]
 mod health;
 mod hugepages;
 mod instructions;
@@ -45,12 +47,15 @@ enum Command {
     /// Simulates hours of changes and failures, and counts whose flows break: Penstock's and others'.
     Consistency(consistency::Options),
     /// Times a node with thousands of services: loads, changes by the API, and what those who watch it cost.
+    #[cfg(feature = "control")]
     Control(control::Options),
     /// Plays a capture on a DPDK device at a given rate, and counts what comes back; told by stdin what to do.
     Generate(generate::Options),
     /// Runs health checks against servers on loopback, and says what they cost.
+    #[cfg(feature = "control")]
     Health(health::Options),
     /// The servers that `health` asks.
+    #[cfg(feature = "control")]
     #[command(hide = true)]
     HealthServers(health::Servers),
     /// Counts the instructions that the pipeline takes for a packet, by callgrind.
@@ -76,9 +81,12 @@ fn main() -> ExitCode {
         Command::Bench(options) => bench::run(&options),
         Command::Captures(options) => throughput::captures::run(&options),
         Command::Consistency(options) => consistency::run(&options),
+        #[cfg(feature = "control")]
         Command::Control(options) => control::run(&options),
         Command::Generate(options) => generate::run(&options),
+        #[cfg(feature = "control")]
         Command::Health(options) => health::run(&options),
+        #[cfg(feature = "control")]
         Command::HealthServers(servers) => health::serve(&servers),
         Command::Instructions(options) => instructions::run(&options),
         Command::Pipeline(work) => instructions::work(&work),

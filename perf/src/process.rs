@@ -58,6 +58,7 @@ impl Process {
     }
 
     /// The process's number.
+    #[cfg(any(test, feature = "control"))]
     pub fn id(&self) -> u32 {
         self.child.id()
     }
