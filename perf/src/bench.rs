@@ -1,5 +1,6 @@
 //! The run: everyone's turns, heat by heat.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -30,6 +31,9 @@ pub struct Options {
     /// Rounds of a heat; in each, every contestant has one turn [default: 30, with --full 60].
     #[arg(long)]
     rounds: Option<usize>,
+    /// How often every contestant is started anew; the starts share the rounds [default: 3, with --quick 1].
+    #[arg(long)]
+    starts: Option<usize>,
     /// Seconds of a turn that count.
     #[arg(long, default_value_t = 0.07)]
     turn: f64,
@@ -65,6 +69,16 @@ impl Options {
             (None, false, true) => 60,
             (None, false, false) => 30,
         }
+    }
+
+    fn starts(&self) -> usize {
+        self.starts.unwrap_or(if self.quick { 1 } else { 3 })
+    }
+
+    /// The rounds of each start.
+    fn rounds_by_start(&self) -> impl Iterator<Item = Range<usize>> {
+        let (rounds, starts) = (self.rounds(), self.starts());
+        (0..starts).map(move |start| rounds * start / starts..rounds * (start + 1) / starts)
     }
 
     fn turn(&self) -> Turn {
@@ -103,9 +117,11 @@ impl Options {
 }
 
 pub fn run(options: &Options) -> anyhow::Result<()> {
+    let (rounds, starts) = (options.rounds(), options.starts());
+    ensure!((1..=rounds).contains(&starts), "{starts} starts cannot share {rounds} rounds");
     interrupt::note_signals()?;
     let Cpus { lcore, main, realtime, .. } = options.cpus;
-    let mut report = Report::new(Machine::look()?, lcore, main, options.rounds(), options.turn());
+    let mut report = Report::new(Machine::look()?, lcore, main, [starts, rounds], options.turn());
     report.disturbed = options.cpus.wait_until_idle()?;
     report.load = machine::load();
     report.realtime = realtime;
@@ -116,8 +132,11 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let megabytes_of = |heats: Vec<Heat>| heats.iter().map(Heat::megabytes).max().context("nothing is to be measured");
     let hugepages = Hugepages::reserve_about(megabytes_of(options.heats(room))?, megabytes_of(options.heats(0))?)?;
     report.heats = options.heats(hugepages.free_megabytes()?);
-    for heat in 0..report.heats.len() {
-        run_heat(options, &mut report, heat, directory.path())?;
+    // A start of all, then the next: what the machine is like for a while befalls one start of each.
+    for (start, rounds) in options.rounds_by_start().enumerate() {
+        for heat in 0..report.heats.len() {
+            run_heat(options, &mut report, heat, start, rounds.clone(), directory.path())?;
+        }
     }
 
     if options.tables.is_empty() && options.only.is_empty() {
@@ -138,7 +157,14 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 /// Starts all of a heat, and gives them turns; in each round another begins.
-fn run_heat(options: &Options, report: &mut Report, heat: usize, directory: &Path) -> anyhow::Result<()> {
+fn run_heat(
+    options: &Options,
+    report: &mut Report,
+    heat: usize,
+    start: usize,
+    rounds: Range<usize>,
+    directory: &Path,
+) -> anyhow::Result<()> {
     let contestants = report.heats[heat].contestants.clone();
     let mut running: Vec<Box<dyn Forwarder>> = Vec::new();
     for (number, contestant) in contestants.iter().enumerate() {
@@ -149,13 +175,13 @@ fn run_heat(options: &Options, report: &mut Report, heat: usize, directory: &Pat
         running.push(forwarder);
     }
     let turn = options.turn();
-    for round in 0..options.rounds() {
+    for round in rounds {
         for step in 0..running.len() {
             let number = (round + step) % running.len();
             let name = || format!("{} flows, {}", contestants[number].traffic.flows(), contestants[number].name);
             progress::say(&format!("heat {} of {}, round {}: {}", heat + 1, report.heats.len(), round + 1, name()));
             let rate = undisturbed(|| turn.give(running[number].as_mut())).with_context(name)?;
-            report.samples.push(Sample { heat, round, contestant: number, rate });
+            report.samples.push(Sample { heat, start, round, contestant: number, rate });
         }
     }
     progress::say("");

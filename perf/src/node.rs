@@ -81,6 +81,10 @@ impl Task {
         vec![services(self, tracking, "", "0")]
     }
 
+    fn remembers(&self) -> bool {
+        matches!(self.memory, Memory::Going(_) | Memory::Beginning(_))
+    }
+
     /// Flows that there is room for.
     pub fn capacity(&self) -> usize {
         match self.memory {
@@ -100,11 +104,27 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts one, and gives it its sets; packets are under way.
+    /// Starts one, and gives it its sets; packets are under way, and it remembers all flows that it can.
     pub fn start(rig: &Rig, penstock: &Path, task: Task) -> anyhow::Result<Self> {
         let mut node = Self::begin(rig, penstock, task)?;
         node.go_through_sets()?;
+        node.wait_until_flows_are_known()?;
         Ok(node)
+    }
+
+    /// Until it remembers hardly more than a moment ago: who has just met a million flows would take some turns to note them.
+    fn wait_until_flows_are_known(&mut self) -> anyhow::Result<()> {
+        let (deadline, mut known) = (Instant::now() + START, 0.0);
+        while self.task.remembers() {
+            interrupt::sleep(Duration::from_millis(100))?;
+            let flows = Counts::read(self.listen)?.flows;
+            if flows > 0.0 && flows <= known * 1.001 {
+                break;
+            }
+            ensure!(Instant::now() < deadline, "{flows} flows, and still more after {START:?}");
+            known = flows;
+        }
+        Ok(())
     }
 
     /// Starts one with the first of its sets.
@@ -154,8 +174,12 @@ impl Node {
             "penstock received {received} frames and forwarded {forwarded}; dropped in all: {:?}",
             end.dropped
         );
-        let remembers = matches!(self.task.memory, Memory::Going(_) | Memory::Beginning(_));
-        ensure!(remembers == (end.flows > 0.0), "penstock remembers {} flows ({:?})", end.flows, self.task.memory);
+        ensure!(
+            self.task.remembers() == (end.flows > 0.0),
+            "penstock remembers {} flows ({:?})",
+            end.flows,
+            self.task.memory
+        );
         Ok(())
     }
 }

@@ -1,10 +1,9 @@
 //! The result: a section of RESULTS.md, the samples as CSV, everything as JSON, plots.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
-use std::ops::Range;
 use std::path::Path;
 
 use anyhow::Context;
@@ -21,6 +20,7 @@ use crate::{plot, traffic};
 #[derive(Debug, Clone, Copy)]
 pub struct Sample {
     pub heat: usize,
+    pub start: usize,
     pub round: usize,
     pub contestant: usize,
     pub rate: Rate,
@@ -31,6 +31,9 @@ pub struct Report {
     pub machine: Machine,
     pub lcore: u16,
     pub main: u16,
+    /// How often each contestant was started.
+    pub starts: usize,
+    /// Of all starts together.
     pub rounds: usize,
     pub turn: Turn,
     /// Load averages before the run.
@@ -60,17 +63,24 @@ pub struct Row<'a> {
     pub off_core: f64,
 }
 
-/// Of two, the median of the rounds: what slows a machine down for longer than a round befalls both.
+/// Of two. Each start has the median of its rounds: what slows a machine down for longer than a round befalls both. A program keeps for its
+/// life the places in memory that it got at its start, and with them some percent of its speed: of the starts, this is the median again.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Ratio {
     pub value: f64,
-    /// The least and the most of the medians of the parts of the run.
+    /// The least and the most of the starts.
     pub low: f64,
     pub high: f64,
 }
 
-/// Parts of a run whose ratios are compared.
-const PARTS: usize = 4;
+/// Of one start there is nothing to tell apart.
+impl fmt::Display for Ratio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { value, low, high } = self;
+        write!(f, "{value:.3}")?;
+        if low < high { write!(f, " ({low:.3} – {high:.3})") } else { Ok(()) }
+    }
+}
 
 impl Table {
     /// What stands above it.
@@ -86,11 +96,12 @@ impl Table {
 }
 
 impl Report {
-    pub fn new(machine: Machine, lcore: u16, main: u16, rounds: usize, turn: Turn) -> Self {
+    pub fn new(machine: Machine, lcore: u16, main: u16, [starts, rounds]: [usize; 2], turn: Turn) -> Self {
         Self {
             machine,
             lcore,
             main,
+            starts,
             rounds,
             turn,
             load: String::new(),
@@ -148,13 +159,13 @@ impl Report {
     fn ratio<'a, I: Iterator<Item = &'a Sample>>(&self, samples: impl Fn() -> I) -> Option<Ratio> {
         let yardsticks = self.samples.iter().filter(|sample| sample.contestant == 0);
         let yardsticks: HashMap<_, _> = yardsticks.map(|yard| ((yard.heat, yard.round), yard.rate.pps)).collect();
-        let of = |rounds: Range<usize>| {
-            let those = samples().filter(|sample| sample.contestant != 0 && rounds.contains(&sample.round));
-            Summary::of(those.filter_map(|s| Some(s.rate.pps / yardsticks.get(&(s.heat, s.round))?)))
+        let of_start = |start| {
+            let those = samples().filter(|sample| sample.contestant != 0 && sample.start == start);
+            let of_rounds = Summary::of(those.filter_map(|s| Some(s.rate.pps / yardsticks.get(&(s.heat, s.round))?)));
+            Some(of_rounds?.median)
         };
-        let part = |part: usize| Some(of(self.rounds * part / PARTS..self.rounds * (part + 1) / PARTS)?.median);
-        let (value, parts) = (of(0..self.rounds)?.median, Summary::of((0..PARTS).filter_map(part))?);
-        Some(Ratio { value, low: parts.min, high: parts.max })
+        let starts = Summary::of((0..self.starts).filter_map(of_start))?;
+        Some(Ratio { value: starts.median, low: starts.min, high: starts.max })
     }
 
     /// The section for RESULTS.md; `run` is the directory of samples and plots from there.
@@ -163,7 +174,7 @@ impl Report {
         let mut text = format!("## {} UTC, {}\n\n", machine.date, machine.commit);
         let _ = writeln!(
             text,
-            "{}, {} CPUs, TSC {:.0} MHz · Linux {} · DPDK {} · {}\n{} rounds, turns of {} s after {} s; lcore on CPU {}, the rest on CPU {}; \
+            "{}, {} CPUs, TSC {:.0} MHz · Linux {} · DPDK {} · {}\n{} starts, {} rounds in all, turns of {} s after {} s; lcore on CPU {}, the rest on CPU {}; \
              load before {}; {BACKENDS} backends, `ipip`; flow memory only where it says so.{}{}",
             machine.cpu,
             machine.cpus,
@@ -171,6 +182,7 @@ impl Report {
             machine.kernel,
             machine.dpdk,
             machine.rustc,
+            self.starts,
             self.rounds,
             self.turn.counted.as_secs_f64(),
             self.turn.warm_up.as_secs_f64(),
@@ -223,7 +235,7 @@ impl Report {
         let (flows, above) = if is_about_flows { ("flows | ", " above `io` |") } else { ("", "") };
         let (line, end) = if is_about_flows { ("--:|", "--:|") } else { ("", "") };
         format!(
-            "\n### {}{of}\n\n| {flows}who | Mpps (median) | cycles/packet |{above} × {yardstick} (by quarters) | off core, worst |\n\
+            "\n### {}{of}\n\n| {flows}who | Mpps (median) | cycles/packet |{above} × {yardstick} (by starts) | off core, worst |\n\
              |{line}---|--:|--:|{end}--:|--:|\n",
             row.table.title()
         )
@@ -245,7 +257,7 @@ impl Report {
             row.pps.ninth / 1e6,
             row.pps.median / 1e6,
             cycles(row.pps),
-            row.ratio.map_or("1".into(), |r| format!("{:.3} ({:.3} – {:.3})", r.value, r.low, r.high)),
+            row.ratio.map_or("1".into(), |ratio| ratio.to_string()),
             row.off_core * 100.0
         )
     }
@@ -257,9 +269,9 @@ impl Report {
         let lines = flooded.filter_map(|row| Some((row.pps, row.ratio?))).map(|(pps, ratio)| {
             let [value, low, high] = [ratio.value, ratio.low, ratio.high].map(|ratio| ratio * (1.0 - SYNS));
             format!(
-                "\nUnder a flood of {:.2} M SYN/s, each of another flow, established flows have {value:.3} ({low:.3} – {high:.3}) of \
-                 the rate that they have without.\n",
-                pps.ninth * SYNS / 1e6
+                "\nUnder a flood of {:.2} M SYN/s, each of another flow, established flows have {} of the rate that they have without.\n",
+                pps.ninth * SYNS / 1e6,
+                Ratio { value, low, high }
             )
         });
         lines.collect()
@@ -267,11 +279,11 @@ impl Report {
 
     /// Every sample, in the order in which they were measured.
     fn csv(&self) -> String {
-        let mut text = "heat,round,flows,contestant,packets_per_second,off_core_share\n".to_owned();
+        let mut text = "heat,start,round,flows,contestant,packets_per_second,off_core_share\n".to_owned();
         for sample in &self.samples {
-            let (heat, round, rate) = (sample.heat + 1, sample.round + 1, sample.rate);
+            let (heat, start, round, rate) = (sample.heat + 1, sample.start + 1, sample.round + 1, sample.rate);
             let (flows, name) = (self.heat(sample).flows, &self.contestant(sample).name);
-            let _ = writeln!(text, "{heat},{round},{flows},\"{name}\",{:.0},{:.4}", rate.pps, rate.off_core);
+            let _ = writeln!(text, "{heat},{start},{round},{flows},\"{name}\",{:.0},{:.4}", rate.pps, rate.off_core);
         }
         text
     }
@@ -287,7 +299,7 @@ impl Report {
                 "flows": row.flows,
                 "who": row.contestant.name,
                 "packets_per_second": summary(row.pps),
-                "ratio": row.ratio.map(|r| json!({"value": r.value, "least_quarter": r.low, "most_quarter": r.high})),
+                "ratio": row.ratio.map(|r| json!({"value": r.value, "least_start": r.low, "most_start": r.high})),
                 "off_core": row.off_core,
             })
         });
@@ -296,6 +308,7 @@ impl Report {
             "commit": machine.commit,
             "date": machine.date,
             "tsc_hz": machine.tsc_hz,
+            "starts": self.starts,
             "rounds": self.rounds,
             "turn_seconds": self.turn.counted.as_secs_f64(),
             "warm_up_seconds": self.turn.warm_up.as_secs_f64(),
@@ -347,19 +360,31 @@ pub mod tests {
 
     use super::*;
 
-    /// Two rounds: the machine is half as fast in the second, penstock is at 80 % and 70 % of 5tswap.
+    /// Two starts of a round each: the machine is half as fast in the second, penstock is at 80 % and 70 % of 5tswap.
     pub fn example() -> Report {
         let machine = Machine::example();
         let turn = Turn { warm_up: Duration::from_millis(100), counted: Duration::from_millis(200) };
-        let mut report = Report::new(machine, 1, 0, 2, turn);
+        let mut report = Report::new(machine, 1, 0, [2, 2], turn);
         report.heats = Heat::of(Table::Flows, &[1000]);
         report.heats.extend(Heat::of(Table::Flood, &[]));
         for (round, io, swap, penstock) in [(0, 40e6, 20e6, 16e6), (1, 20e6, 10e6, 7e6)] {
             for (contestant, pps) in [swap, io, 15e6, penstock].into_iter().enumerate() {
-                report.samples.push(Sample { heat: 0, round, contestant, rate: Rate { pps, off_core: 0.01 } });
+                report.samples.push(Sample {
+                    heat: 0,
+                    start: round,
+                    round,
+                    contestant,
+                    rate: Rate { pps, off_core: 0.01 },
+                });
             }
             for (contestant, pps) in [12e6, 12e6].into_iter().enumerate() {
-                report.samples.push(Sample { heat: 1, round, contestant, rate: Rate { pps, off_core: 0.0 } });
+                report.samples.push(Sample {
+                    heat: 1,
+                    start: round,
+                    round,
+                    contestant,
+                    rate: Rate { pps, off_core: 0.0 },
+                });
             }
         }
         report
@@ -370,7 +395,6 @@ pub mod tests {
         let report = example();
         let rows = report.rows();
         let row = rows.iter().find(|row| row.contestant.name == "penstock").unwrap();
-        // Each round by itself is a part.
         let ratio = row.ratio.unwrap();
         assert!((ratio.value - 0.75).abs() < 1e-9, "{ratio:?}");
         assert_eq!((ratio.low, ratio.high), (0.7, 0.8));
@@ -378,15 +402,30 @@ pub mod tests {
     }
 
     #[test]
+    fn every_start_counts_as_much_however_its_rounds_differ() {
+        let mut report = example();
+        (report.starts, report.rounds) = (3, 5);
+        // With the three rounds of the third start, the median of all rounds is 0.85.
+        for (round, penstock) in [(2, 8.5e6), (3, 9e6), (4, 9e6)] {
+            for (contestant, pps) in [(0, 10e6), (3, penstock)] {
+                report.samples.push(Sample { heat: 0, start: 2, round, contestant, rate: Rate { pps, off_core: 0.0 } });
+            }
+        }
+        let rows = report.rows();
+        let ratio = rows.iter().find(|row| row.contestant.name == "penstock").unwrap().ratio.unwrap();
+        assert_eq!(ratio, Ratio { value: 0.8, low: 0.7, high: 0.9 });
+    }
+
+    #[test]
     fn lines_as_they_stand_in_the_tables() {
         let text = example().markdown(None);
         // 2 GHz over 15.1 Mpps is 132.5 cycles, over io's 38 Mpps 52.6.
         for line in [
-            "| flows | who | Mpps (median) | cycles/packet | above `io` | × `5tswap` (by quarters) | off core, worst |",
+            "| flows | who | Mpps (median) | cycles/packet | above `io` | × `5tswap` (by starts) | off core, worst |",
             "| 1 k | **penstock** | 15.10 (11.50) | 132.5 | 79.8 | 0.750 (0.700 – 0.800) | 1.0 % |",
             "### A flood of SYNs, 100 k flows",
             "| **penstock, 100 k tracked** | 12.00 (12.00) | 166.7 | 1 | 0.0 % |",
-            "Under a flood of 1.00 M SYN/s, each of another flow, established flows have 0.917 (0.917 – 0.917) of the rate",
+            "Under a flood of 1.00 M SYN/s, each of another flow, established flows have 0.917 of the rate",
         ] {
             assert!(text.contains(line), "{line} in {text}");
         }
