@@ -881,7 +881,7 @@ impl Burst {
     ) -> Option<PortIndex> {
         // What does not go straight, a bit each, is left to loops of its own.
         let others = match self.plain_v6 | self.translated {
-            0 => self.apply_v4(frames, targets, state),
+            0 if targets[0].mode.straight().is_some() => self.apply_v4(frames, targets, state),
             _ => self.apply_each_kind(frames, targets, state),
         };
         if others != 0 {
@@ -903,8 +903,13 @@ impl Burst {
     /// The same for those that go straight, or by a translation; gives the others, a bit each.
     #[inline(never)]
     fn apply_each_kind<F: Frame>(&self, frames: &mut [F], targets: &[&Target; BURST], state: &mut State) -> u32 {
-        let is_any_v4 = self.plain_v6 | self.translated != self.all();
-        let mut others = if is_any_v4 { self.apply_v4(frames, targets, state) } else { self.frames() };
+        let goes_straight = |target: &&Target| target.mode.straight().is_some();
+        let has_v4 = self.plain_v6 | self.translated != self.all();
+        let mut others = if has_v4 && targets[..self.count].iter().any(goes_straight) {
+            self.apply_v4(frames, targets, state)
+        } else {
+            self.frames()
+        };
         if others != 0 && self.plain_v6 != 0 {
             others = self.apply_v6(others, frames, targets);
         }
