@@ -311,7 +311,7 @@ impl<A: Address> Table<A> {
 
     /// The flow with these ends.
     pub fn find(&self, key: &A::Key, now: Seconds) -> Option<Slot> {
-        self.find_behind(self.head(key), key, now)
+        self.find_behind(self.head(key), key, now).map(|(slot, _)| slot)
     }
 
     /// Where [`Table::find_behind`] begins. Who looks for several flows asks this for all of them first, so that the misses overlap.
@@ -320,14 +320,14 @@ impl<A: Address> Table<A> {
         Head(self.chains.get(self.chain(key)).copied().unwrap_or(NONE))
     }
 
-    /// As [`Table::find`].
+    /// As [`Table::find`], with the translation itself.
     #[inline(always)]
-    pub fn find_behind(&self, head: Head, key: &A::Key, now: Seconds) -> Option<Slot> {
+    pub fn find_behind(&self, head: Head, key: &A::Key, now: Seconds) -> Option<(Slot, &Translation<A>)> {
         let mut at = head.0;
         loop {
             let translation = self.translations.get(at as usize)?;
             if translation.key == *key && *self.until.get(at as usize)? > now.0 {
-                return Some(Slot(at));
+                return Some((Slot(at), translation));
             }
             at = translation.next;
         }

@@ -258,7 +258,7 @@ macro_rules! modes {
                 }
             }
 
-            /// What translates a plain TCP segment over IPv4, where it is by a translation.
+            /// What sends a plain TCP segment over IPv4 by its flow's translation, where it is [`Prepared::Snat`].
             #[inline(always)]
             pub fn translates(&self) -> Option<&snat::Snat> {
                 match self {

@@ -273,42 +273,34 @@ impl Burst {
             (self.asked, self.was_recalled) = (self.all() & recalls, recalls != 0);
             return 0;
         }
-        if self.count == 0 {
-            self.was_recalled = false;
-            return 0;
-        }
         self.find_each(snapshot, state, verdicts)
     }
 
     /// The same, one by one.
     #[inline(never)]
     fn find_each(&mut self, snapshot: &Snapshot, state: &State, verdicts: &mut [Verdict; BURST]) -> u32 {
-        let all = self.all();
-        // Flows that have a translation mostly come together: where the first has none, a service is looked for before.
-        let comes_first = self.find_translated(all & 1, snapshot, state) == 0;
-        let left = if comes_first { self.find_translated(all & !1, snapshot, state) } else { all };
         let (mut asked, mut rest, mut last) = (0, 0, Last::NONE);
-        let mut bits = left;
-        while bits != 0 {
-            let train = take_bit(&mut bits);
-            match last.find_plain(self.flows[train], snapshot) {
+        let mut bit = 1_u32;
+        for (service, &flow) in self.services[..self.count].iter_mut().zip(&self.flows) {
+            match last.find_plain(flow, snapshot) {
                 Some((found, recalls)) => {
-                    self.services[train] = found;
-                    asked |= recalls & 1 << train;
+                    *service = found;
+                    asked |= bit & recalls;
                 }
-                None => rest |= 1 << train,
+                None => rest |= bit,
             }
+            bit <<= 1;
         }
         (self.asked, self.was_recalled) = (asked, asked.count_ones() as usize * 2 > self.count);
-        if rest != 0 && !comes_first {
-            rest = self.find_translated(rest, snapshot, state);
-        }
-        if rest == 0 { 0 } else { self.find_rest(rest, snapshot, verdicts) }
+        if rest == 0 { 0 } else { self.find_rest(rest, snapshot, state, verdicts) }
     }
 
     /// Matches the trains of `rest`, a bit each.
     #[inline(never)]
-    fn find_rest(&mut self, mut rest: u32, snapshot: &Snapshot, verdicts: &mut [Verdict; BURST]) -> u32 {
+    fn find_rest(&mut self, mut rest: u32, snapshot: &Snapshot, state: &State, verdicts: &mut [Verdict; BURST]) -> u32 {
+        if !state.nat.v4.is_empty() {
+            rest = self.find_translated(rest, snapshot, state);
+        }
         let (mut broken, mut refused) = (0, 0);
         while rest != 0 {
             let train = take_bit(&mut rest);
@@ -992,9 +984,6 @@ impl Burst {
         mut refuse: impl FnMut(usize, &mut F, Refused) -> Verdict,
     ) -> Ports {
         let mut ports = self.forward(self.frames() & !others, targets, verdicts);
-        if self.count == 0 {
-            (ports.others, others) = (true, 0);
-        }
         while others != 0 {
             let at = take_bit(&mut others);
             let (frame, train) = (&mut frames[at], usize::from(self.trains[at]));

@@ -49,8 +49,7 @@ impl Round {
 /// The translation of a plain packet's flow, where nothing is to be asked about it any more under this snapshot.
 #[inline(always)]
 pub fn current(nat: &Nat, head: Head, key: &KeyV4, serial: u32, now: Seconds) -> Option<(Slot, Via)> {
-    let slot = nat.v4.find_behind(head, key, now)?;
-    let translation = nat.v4.get(slot);
+    let (slot, translation) = nat.v4.find_behind(head, key, now)?;
     (translation.via.serial == serial && !translation.is_closing()).then_some((slot, translation.via))
 }
 

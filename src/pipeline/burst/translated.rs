@@ -8,25 +8,23 @@ use crate::snapshot::{ServiceIndex, Snapshot, Target, TargetIndex};
 use crate::wire::Frame;
 use crate::wire::ipv4::protocol;
 
-/// Where the packets of a translated flow go.
+/// Where the packets of a translated flow go, beside their service.
 #[derive(Debug, Clone, Copy)]
 pub struct Way {
-    target: TargetIndex,
+    /// As [`Via`](crate::flow::Via) has it.
+    target: u32,
     /// The number of the translation.
     slot: u32,
 }
 
 impl Way {
-    pub const NONE: Self = Self { target: TargetIndex::NOBODY, slot: 0 };
+    pub const NONE: Self = Self { target: 0, slot: 0 };
 }
 
 impl Burst {
     /// Finds the translations of those of these trains, a bit each, whose flow needs no second look; gives the others.
-    #[inline(never)]
+    #[inline(always)]
     pub(super) fn find_translated(&mut self, trains: u32, snapshot: &Snapshot, state: &State) -> u32 {
-        if state.nat.v4.is_empty() {
-            return trains;
-        }
         let mut heads = [Head::NONE; BURST];
         let mut bits = trains;
         while bits != 0 {
@@ -40,8 +38,7 @@ impl Burst {
             match translation::current(&state.nat, heads[train], &key, snapshot.serial(), state.now) {
                 Some((slot, via)) => {
                     self.services[train] = ServiceIndex::from_bits(via.service);
-                    let target = TargetIndex::from_bits(via.service, via.target);
-                    self.ways[train] = Way { target, slot: slot.0 };
+                    self.ways[train] = Way { target: via.target, slot: slot.0 };
                 }
                 None => others |= 1 << train,
             }
@@ -63,7 +60,7 @@ impl Burst {
             let train = take_bit(&mut trains);
             let Way { target, slot } = self.ways[train];
             self.hashes[train] = slot.into();
-            targets[train] = snapshot.target(target);
+            targets[train] = snapshot.target(TargetIndex::from_bits(self.services[train].to_bits(), target));
         }
     }
 
@@ -80,11 +77,12 @@ impl Burst {
         while bits != 0 {
             let at = take_bit(&mut bits);
             let (frame, train) = (&mut frames[at], usize::from(self.trains[at]));
-            let is_it = self.translated.checked_shr(train as u32).unwrap_or(0) & 1 != 0;
-            let (train, total) = (train % BURST, self.lengths[at]);
-            let snat =
-                targets[train].mode.translates().filter(|_| is_it && self.flows[train].protocol() == protocol::TCP);
-            if snat.is_none_or(|snat| snat.send_v4(frame, total, self.ways[train].slot, state).is_err()) {
+            let snat = match targets.get(train) {
+                Some(target) if self.translated >> train & 1 != 0 => target.mode.translates(),
+                _ => None,
+            };
+            let snat = snat.filter(|_| self.flows[train].protocol() == protocol::TCP);
+            if snat.is_none_or(|snat| snat.send_v4(frame, self.lengths[at], self.ways[train].slot, state).is_err()) {
                 others |= 1 << at;
             }
         }
