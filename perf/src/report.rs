@@ -360,6 +360,10 @@ pub mod tests {
 
     use super::*;
 
+    fn sample(heat: usize, [start, round]: [usize; 2], contestant: usize, pps: f64) -> Sample {
+        Sample { heat, start, round, contestant, rate: Rate { pps, off_core: 0.01 } }
+    }
+
     /// Two starts of a round each: the machine is half as fast in the second, penstock is at 80 % and 70 % of 5tswap.
     pub fn example() -> Report {
         let machine = Machine::example();
@@ -368,24 +372,9 @@ pub mod tests {
         report.heats = Heat::of(Table::Flows, &[1000]);
         report.heats.extend(Heat::of(Table::Flood, &[]));
         for (round, io, swap, penstock) in [(0, 40e6, 20e6, 16e6), (1, 20e6, 10e6, 7e6)] {
-            for (contestant, pps) in [swap, io, 15e6, penstock].into_iter().enumerate() {
-                report.samples.push(Sample {
-                    heat: 0,
-                    start: round,
-                    round,
-                    contestant,
-                    rate: Rate { pps, off_core: 0.01 },
-                });
-            }
-            for (contestant, pps) in [12e6, 12e6].into_iter().enumerate() {
-                report.samples.push(Sample {
-                    heat: 1,
-                    start: round,
-                    round,
-                    contestant,
-                    rate: Rate { pps, off_core: 0.0 },
-                });
-            }
+            let all = [swap, io, 15e6, penstock].into_iter().enumerate();
+            report.samples.extend(all.map(|(contestant, pps)| sample(0, [round, round], contestant, pps)));
+            report.samples.extend([0, 1].map(|contestant| sample(1, [round, round], contestant, 12e6)));
         }
         report
     }
@@ -407,9 +396,7 @@ pub mod tests {
         (report.starts, report.rounds) = (3, 5);
         // With the three rounds of the third start, the median of all rounds is 0.85.
         for (round, penstock) in [(2, 8.5e6), (3, 9e6), (4, 9e6)] {
-            for (contestant, pps) in [(0, 10e6), (3, penstock)] {
-                report.samples.push(Sample { heat: 0, start: 2, round, contestant, rate: Rate { pps, off_core: 0.0 } });
-            }
+            report.samples.extend([(0, 10e6), (3, penstock)].map(|(who, pps)| sample(0, [2, round], who, pps)));
         }
         let rows = report.rows();
         let ratio = rows.iter().find(|row| row.contestant.name == "penstock").unwrap().ratio.unwrap();
@@ -424,7 +411,7 @@ pub mod tests {
             "| flows | who | Mpps (median) | cycles/packet | above `io` | × `5tswap` (by starts) | off core, worst |",
             "| 1 k | **penstock** | 15.10 (11.50) | 132.5 | 79.8 | 0.750 (0.700 – 0.800) | 1.0 % |",
             "### A flood of SYNs, 100 k flows",
-            "| **penstock, 100 k tracked** | 12.00 (12.00) | 166.7 | 1 | 0.0 % |",
+            "| **penstock, 100 k tracked** | 12.00 (12.00) | 166.7 | 1 | 1.0 % |",
             "Under a flood of 1.00 M SYN/s, each of another flow, established flows have 0.917 of the rate",
         ] {
             assert!(text.contains(line), "{line} in {text}");
