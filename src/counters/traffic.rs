@@ -39,6 +39,23 @@ pub struct Traffic(Arc<[Arc<Chunk>]>);
 impl Traffic {
     #[inline]
     pub fn cell(&self, id: TrafficId) -> &Cell {
+        self.cells().at(id)
+    }
+
+    /// To look at many.
+    #[inline(always)]
+    pub fn cells(&self) -> Cells<'_> {
+        Cells(&self.0)
+    }
+}
+
+/// The cells of a [`Traffic`].
+#[derive(Debug, Clone, Copy)]
+pub struct Cells<'a>(&'a [Arc<Chunk>]);
+
+impl<'a> Cells<'a> {
+    #[inline(always)]
+    pub fn at(self, id: TrafficId) -> &'a Cell {
         let id = id.0 as usize;
         &self.0[id / CHUNK].0[id % CHUNK]
     }

@@ -204,7 +204,7 @@ impl Marks {
 }
 
 /// A bucket's place in the table, in which a flow most likely is until the next insertion.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Home(u32);
 
 impl Home {

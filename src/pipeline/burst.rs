@@ -8,10 +8,11 @@ mod v6;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::matching::{self, Last};
-use super::parse::{self, Flow, FlowV6, Parsed, Tuple};
+use super::parse::{FlowV6, Parsed, Tuple};
 use super::recall::{self, Train, View};
 use super::refusal::Refused;
 use super::translation::Outward;
+use super::words::Words;
 use super::{BURST, Verdict};
 use crate::counters::{Reason, Traffic};
 use crate::flow::{Bucket, Flows, Home, Judging, Marks, Says, Spot, prefetch};
@@ -40,11 +41,13 @@ pub struct Burst {
     plain_v6: u32,
     free: u32,
     /// Of the plain ones, and of those that are so over IPv6.
-    flows: [Flow; BURST],
+    flows: Words,
     flows_v6: [FlowV6; BURST],
     /// Of the others, which have one packet.
     packets: [Packet; BURST],
     services: [ServiceIndex; BURST],
+    /// The service of all plain ones, where it was found to be one.
+    sole: Option<ServiceIndex>,
     clients: [Client; BURST],
     clients_v6: [ClientV6; BURST],
     hashes: [u64; BURST],
@@ -60,6 +63,8 @@ pub struct Burst {
     /// fetched for them is on its way sooner.
     was_recalled: bool,
     is_ahead: bool,
+    /// Whether each frame is plain, and a train of its own: train and place are the same then. The next burst is first looked at as if it were so.
+    is_apart: bool,
     /// Whether all were plain over IPv6. The next burst is then first looked at as if it were so.
     was_v6: bool,
     /// Whether some of these, or of the translated, are neither plain nor so over IPv6: then frames are asked for, and translated, in their order,
@@ -80,6 +85,16 @@ pub struct Burst {
 }
 
 const NO_TRAIN: u8 = u8::MAX;
+
+/// Each frame a train of its own.
+const APART: [u8; BURST] = {
+    let (mut trains, mut at) = ([0; BURST], 0);
+    while at < BURST {
+        trains[at] = at as u8;
+        at += 1;
+    }
+    trains
+};
 
 const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
@@ -213,6 +228,19 @@ fn send_train<F: Frame>(
     (at, refused)
 }
 
+/// Sends each packet to its own target; gives those that cannot go straight, a bit each. With the instructions that this CPU has.
+#[multiversion::multiversion(targets("x86_64+avx2+bmi1+bmi2+lzcnt+movbe+popcnt"))]
+#[inline(never)]
+fn send_each<F: Frame>(frames: &mut [F], targets: &[&Target; BURST], lengths: &[u16; BURST], state: &mut State) -> u32 {
+    let mut others = 0;
+    for (at, ((frame, target), &total)) in frames.iter_mut().zip(targets).zip(lengths).enumerate() {
+        if target.mode.straight().is_none_or(|outer| outer.wrap_v4(frame, total, state).is_err()) {
+            others |= 1 << at;
+        }
+    }
+    others
+}
+
 /// As [`Burst::select_or_recall`], with the instructions that this CPU has.
 #[multiversion::multiversion(targets("x86_64+avx2+bmi1+bmi2+lzcnt+movbe+popcnt"))]
 fn select_or_recall<'a>(
@@ -233,10 +261,11 @@ impl Burst {
         plain: 0,
         plain_v6: 0,
         free: 0,
-        flows: [Flow::NONE; BURST],
+        flows: Words::NONE,
         flows_v6: [FlowV6::NONE; BURST],
         packets: [Parsed::NOTHING.packet; BURST],
         services: [ServiceIndex::NONE; BURST],
+        sole: None,
         clients: [Client::NONE; BURST],
         clients_v6: [ClientV6::NONE; BURST],
         hashes: [0; BURST],
@@ -247,6 +276,7 @@ impl Burst {
         asked: 0,
         was_recalled: false,
         is_ahead: false,
+        is_apart: false,
         was_v6: false,
         is_mixed: false,
         spots: [Spot::NONE; BURST],
@@ -267,12 +297,14 @@ impl Burst {
     /// Matches the trains. Those that are not plainly a service's are broken up; gives the places of their frames, but for those that are refused.
     #[inline(always)]
     pub fn find(&mut self, snapshot: &Snapshot, state: &State, verdicts: &mut [Verdict; BURST]) -> u32 {
-        if let Some((service, recalls)) = matching::find_one(&self.flows[..self.count], snapshot) {
+        if let Some((service, recalls)) = matching::find_one(&self.flows, self.count, snapshot) {
             // All places: their number is known, and takes a few stores.
             self.services.fill(service);
+            self.sole = Some(service);
             (self.asked, self.was_recalled) = (self.all() & recalls, recalls != 0);
             return 0;
         }
+        self.sole = None;
         self.find_each(snapshot, state, verdicts)
     }
 
@@ -281,8 +313,8 @@ impl Burst {
     fn find_each(&mut self, snapshot: &Snapshot, state: &State, verdicts: &mut [Verdict; BURST]) -> u32 {
         let (mut asked, mut rest, mut last) = (0, 0, Last::NONE);
         let mut bit = 1_u32;
-        for (service, &flow) in self.services[..self.count].iter_mut().zip(&self.flows) {
-            match last.find_plain(flow, snapshot) {
+        for (train, service) in self.services[..self.count].iter_mut().enumerate() {
+            match last.find_plain(self.flows.get(train), snapshot) {
                 Some((found, recalls)) => {
                     *service = found;
                     asked |= bit & recalls;
@@ -327,6 +359,7 @@ impl Burst {
         }
         (self.plain, self.plain_v6) = (self.plain & !trains, self.plain_v6 & !trains);
         self.free |= trains;
+        self.is_apart = false;
         let mut bits = trains;
         while bits != 0 {
             let train = take_bit(&mut bits);
@@ -345,7 +378,8 @@ impl Burst {
 
     /// Matches a train of a service that asks for more than its table.
     fn find_other(&mut self, train: usize, snapshot: &Snapshot) -> Asking {
-        let (plain, flow) = (self.flows[train], self.flows[train].tuple());
+        let plain = self.flows.get(train);
+        let flow = plain.tuple();
         let may_be_reply = || snapshot.sources().owner(flow.destination, flow.destination_port).is_some();
         let found = snapshot.service(flow.destination, flow.destination_port, flow.protocol);
         let Some(service) = found.map(|found| found.service) else {
@@ -365,7 +399,7 @@ impl Burst {
 
     /// What the packets of a train say of their flow.
     fn says(&self, train: usize) -> Says {
-        if self.plain & 1 << train != 0 { self.flows[train].says() } else { self.says[train] }
+        if self.plain & 1 << train != 0 { self.flows.get(train).says() } else { self.says[train] }
     }
 
     /// Adds a packet that is translated, a train of its own: the translation takes the place of the hash.
@@ -458,9 +492,18 @@ impl Burst {
         // Those that are chosen for otherwise have theirs.
         if self.special != self.all() {
             self.hash(u32::MAX, snapshot);
-            for (train, target) in targets[..self.count].iter_mut().enumerate() {
-                *target = snapshot.select(self.services[train], self.hashes[train]);
-                prefetch(*target);
+            let targets = targets[..self.count].iter_mut().zip(&self.hashes);
+            if let Some(service) = self.sole.filter(|_| self.plain == self.all()) {
+                let takers = snapshot.takers_of(service);
+                for (target, &hash) in targets {
+                    *target = takers.at(hash);
+                    prefetch(*target);
+                }
+            } else {
+                for ((target, &hash), &service) in targets.zip(&self.services) {
+                    *target = snapshot.select(service, hash);
+                    prefetch(*target);
+                }
             }
         }
         if self.special != 0 {
@@ -600,8 +643,7 @@ impl Burst {
     #[inline(always)]
     fn gather_clients(&mut self) {
         if self.plain == self.all() {
-            let flows = &self.flows[..self.count.min(BURST)];
-            self.clients.iter_mut().zip(flows).for_each(|(client, flow)| *client = flow.client());
+            self.flows.clients(self.count, &mut self.clients);
         } else {
             (0..self.count.min(BURST)).for_each(|train| self.clients[train] = self.hashed(train));
         }
@@ -610,7 +652,7 @@ impl Burst {
     /// The client of a train over IPv4, as it is hashed.
     #[inline(always)]
     fn hashed(&self, train: usize) -> Client {
-        if self.plain & 1 << train != 0 { self.flows[train].client() } else { self.clients[train] }
+        if self.plain & 1 << train != 0 { self.flows.get(train).client() } else { self.clients[train] }
     }
 
     /// Asks for the trains whose flow may be remembered: first has all fetched that will be looked at, then finds the targets of those of which
@@ -622,7 +664,7 @@ impl Burst {
             self.ask_each(self.asked & self.plain, flows);
         }
         if self.plain != 0 {
-            self.telling |= parse::telling(&self.flows[..self.count.min(BURST)]) & self.asked & self.plain;
+            self.telling |= self.flows.telling(self.count) & self.asked & self.plain;
         }
         let telling = self.asked & self.telling;
         if telling != 0 {
@@ -641,7 +683,7 @@ impl Burst {
     fn ask_each(&mut self, mut plain: u32, flows: &Flows) {
         while plain != 0 {
             let train = take_bit(&mut plain);
-            self.ask(train, self.flows[train], flows);
+            self.ask(train, self.flows.get(train), flows);
         }
     }
 
@@ -914,6 +956,9 @@ impl Burst {
     /// The same for those that go straight over IPv4.
     #[inline(always)]
     fn apply_v4<F: Frame>(&self, frames: &mut [F], targets: &[&Target; BURST], state: &mut State) -> u32 {
+        if self.is_apart {
+            return send_each(frames, targets, &self.lengths, state);
+        }
         if self.comes_in_trains() {
             return self.apply_trains(frames, targets, state);
         }
@@ -999,7 +1044,7 @@ impl Burst {
                     &other
                 }
                 _ => {
-                    plain = Packet { total: self.lengths[at], ..self.flows[train].packet() };
+                    plain = Packet { total: self.lengths[at], ..self.flows.get(train).packet() };
                     &plain
                 }
             };
@@ -1041,9 +1086,9 @@ impl Burst {
     /// Counts what went to the targets.
     #[inline(always)]
     pub fn count(&self, targets: &[&Target; BURST], traffic: &Traffic) {
-        let count = self.count.min(BURST);
+        let (count, cells) = (self.count.min(BURST), traffic.cells());
         for (target, sent) in targets[..count].iter().zip(&self.sent[..count]) {
-            let cell = traffic.cell(target.traffic);
+            let cell = cells.at(target.traffic);
             cell.packets.add(u64::from(sent.packets()));
             cell.bytes.add(u64::from(sent.bytes()));
         }

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 
 use super::Verdict;
 use super::parse::{Datagram, Flow, FlowV6, Kind, Parsed};
+use super::words::Words;
 use crate::counters::Reason;
 use crate::mode::Reply;
 use crate::snapshot::{Millis, Owner, ServiceIndex, Snapshot};
@@ -47,16 +48,12 @@ impl Last {
     }
 }
 
-/// What [`Last::find_plain`] gives for each of these flows, where that is the same for all and told with little effort.
+/// What [`Last::find_plain`] gives for each of the first `count` of these flows, where that is the same for all and told with little effort.
 #[inline(always)]
-pub fn find_one(flows: &[Flow], snapshot: &Snapshot) -> Option<(ServiceIndex, u32)> {
-    let (first, rest) = flows.split_first()?;
+pub fn find_one(flows: &Words, count: usize, snapshot: &Snapshot) -> Option<(ServiceIndex, u32)> {
     let mut nobody = Last::NONE;
-    let found = nobody.find_plain(*first, snapshot)?;
-    let vip = snapshot.common_vip_v4();
-    let is_one =
-        first.has_endpoint_of(rest) && !rest.iter().fold(false, |any, flow| any | vip.may_be(flow.source_word()));
-    is_one.then_some(found)
+    let found = nobody.find_plain(flows.get(0), snapshot).filter(|_| count > 0)?;
+    flows.are_for_one(count, snapshot.common_vip_v4()).then_some(found)
 }
 
 /// The same over IPv6.

@@ -19,6 +19,7 @@ mod recall;
 mod refusal;
 mod translation;
 mod witness;
+mod words;
 
 use std::sync::Arc;
 

@@ -97,8 +97,11 @@ impl PartialEq for Flow {
 /// The flags that count.
 pub(super) const SAYING: u8 = tcp::FIN | tcp::SYN | tcp::RST | tcp::ACK;
 
+/// Those of them without which nothing is opened or ended.
+pub(super) const OPENS_OR_ENDS: u8 = tcp::FIN | tcp::SYN | tcp::RST;
+
 /// What stands in their place where the packet is UDP.
-const DATAGRAM: u8 = 0x20;
+pub(super) const DATAGRAM: u8 = 0x20;
 
 /// What either says.
 const SAYS: [Says; 0x40] = {
@@ -125,6 +128,9 @@ impl Flow {
     /// That of no packet.
     pub const NONE: Self = Self(0);
 
+    /// Of the upper half, all but the source's port.
+    const DESTINATION: u64 = 0xffff_0000_ffff_ffff;
+
     #[inline(always)]
     fn of(ip: &ipv4::Plain, flags: u8) -> Self {
         const DIFFER: u128 = u128::from_le_bytes([0xff, 0, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
@@ -135,12 +141,6 @@ impl Flow {
     #[inline(always)]
     pub fn says(self) -> Says {
         SAYS[self.0 as usize % SAYS.len()]
-    }
-
-    /// The flags that count, as it has them.
-    #[inline(always)]
-    pub fn flags(self) -> u8 {
-        self.0 as u8
     }
 
     /// What its packets have in common; their length is not.
@@ -158,17 +158,32 @@ impl Flow {
     /// Destination, its port and the protocol in one number.
     #[inline(always)]
     pub fn endpoint(self) -> u64 {
-        /// All but the source's port; where that is stands the protocol.
-        const DESTINATION: u64 = 0xffff_0000_ffff_ffff;
-        (self.0 >> 64) as u64 & DESTINATION | u64::from(self.protocol()) << 32
+        // Where the source's port is stands the protocol.
+        (self.0 >> 64) as u64 & Self::DESTINATION | u64::from(self.protocol()) << 32
     }
 
-    /// Whether all of these have the same [`Flow::endpoint`].
+    /// 0 where both have the same [`Flow::endpoint`].
     #[inline(always)]
-    pub fn has_endpoint_of(self, others: &[Self]) -> bool {
-        /// Protocol, destination and its port.
-        const ENDPOINT: u128 = 0xffff_0000_ffff_ffff << 64 | 0xff00;
-        others.iter().fold(0, |all, other| all | other.0 ^ self.0) & ENDPOINT == 0
+    pub fn endpoint_differs(self, other: Self) -> u64 {
+        let [[low, high], [other_low, other_high]] = [self, other].map(Self::words);
+        (low ^ other_low) & 0xff00 | (high ^ other_high) & Self::DESTINATION
+    }
+
+    /// Its two halves.
+    #[inline(always)]
+    pub const fn words(self) -> [u64; 2] {
+        [self.0 as u64, (self.0 >> 64) as u64]
+    }
+
+    #[inline(always)]
+    pub const fn from_words([low, high]: [u64; 2]) -> Self {
+        Self((high as u128) << 64 | low as u128)
+    }
+
+    /// Whether its packets open or end something.
+    #[inline(always)]
+    pub fn is_telling(self) -> bool {
+        TELLING >> (self.0 as usize % SAYS.len()) & 1 != 0
     }
 
     /// Its source as a little-endian word.
@@ -304,17 +319,6 @@ impl FlowV6 {
             protocol: self.protocol(),
         }
     }
-}
-
-/// Those of up to 32 flows, a bit each, that open or end something.
-#[inline(always)]
-pub fn telling(flows: &[Flow]) -> u32 {
-    // Of most bursts none does, which is told at once.
-    if flows.iter().fold(0, |any, flow| any | flow.flags()) & (tcp::FIN | tcp::SYN | tcp::RST) == 0 {
-        return 0;
-    }
-    let is_telling = |flow: &Flow| (TELLING >> (flow.0 as usize % SAYS.len())) as u32 & 1;
-    flows.iter().rev().fold(0, |all, flow| all << 1 | is_telling(flow))
 }
 
 impl Parsed {
@@ -649,22 +653,6 @@ pub(super) mod tests {
             _ => segment[5] = (transport + payload) as u8,
         }
         [&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 9, 0x86, 0xdd][..], &ip, &segment].concat()
-    }
-
-    #[test]
-    fn what_opens_or_ends_is_told_of_all_as_of_each() {
-        let mixed = |first: u8| std::array::from_fn(|k| (first + k as u8 * 7) % (DATAGRAM + 1));
-        let one_among = |other: u8| std::array::from_fn(|k| if k == 17 { tcp::SYN } else { other });
-        let alike = [0, tcp::ACK, tcp::SYN | tcp::ACK, DATAGRAM].into_iter();
-        let bursts = (0..=DATAGRAM).map(mixed).chain(alike.flat_map(|flags| [[flags; 32], one_among(flags)]));
-        for flags in bursts {
-            let flows: [Flow; 32] = flags.map(|flags: u8| Flow(u128::from(flags)));
-            for count in [0, 1, 17, 18, 32] {
-                let each = |k: &usize| matches!(flows[*k].says(), Says::Opens | Says::Ends);
-                let expected = (0..count).filter(each).fold(0, |all, k| all | 1 << k);
-                assert_eq!(telling(&flows[..count]), expected, "{flags:?}");
-            }
-        }
     }
 
     #[test]

@@ -51,7 +51,8 @@ use tables::{Slots, Table};
 pub use trace::Trace;
 pub use transition::{Bases, By, Held, Owners, Space, Until};
 use tunnels::Tunnels;
-use vips::{Common, Vips};
+pub use vips::Common;
+use vips::Vips;
 
 /// What does not change while a node runs.
 #[derive(Debug, Clone)]
@@ -298,6 +299,24 @@ impl<'a> KeptBy<'a> {
     }
 }
 
+/// Who takes the packets of a service of which nothing is remembered.
+#[derive(Debug, Clone, Copy)]
+pub struct Takers<'a> {
+    slots: &'a [u16],
+    targets: &'a [Target],
+    nobody: &'a Target,
+}
+
+impl<'a> Takers<'a> {
+    /// The target of the slot that `hash` falls into; one that refuses where no backend may take it.
+    #[inline(always)]
+    pub fn at(&self, hash: u64) -> &'a Target {
+        let owner = self.slots.get(maglev::slot(hash, self.slots.len() as u32));
+        // NOBODY is beyond all members.
+        owner.and_then(|&member| self.targets.get(usize::from(member))).unwrap_or(self.nobody)
+    }
+}
+
 /// Where a new flow goes.
 #[derive(Debug, Clone, Copy)]
 pub struct Opening<'a> {
@@ -456,12 +475,17 @@ impl Snapshot {
     }
 
     /// The target of the slot that `hash` falls into; one that refuses where no backend may take it, or where there is no such service.
-    #[inline]
+    #[inline(always)]
     pub fn select(&self, service: ServiceIndex, hash: u64) -> &Target {
-        let Some(service) = self.services.get(service.0 as usize) else { return &self.nobody };
-        let owner = service.now.get(maglev::slot(hash, service.now.len() as u32));
-        // NOBODY is beyond all members.
-        owner.and_then(|&member| service.targets.get(usize::from(member))).unwrap_or(&self.nobody)
+        self.takers_of(service).at(hash)
+    }
+
+    /// Who takes the packets of a service.
+    #[inline(always)]
+    pub fn takers_of(&self, service: ServiceIndex) -> Takers<'_> {
+        let of = self.services.get(service.0 as usize);
+        let (slots, targets) = of.map_or((&[][..], &[][..]), |of| (&of.now, &of.targets));
+        Takers { slots, targets, nobody: &self.nobody }
     }
 
     /// The same, by its name.

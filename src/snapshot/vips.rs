@@ -108,7 +108,7 @@ impl Word for u128 {}
 
 impl<W: Word> Common<W> {
     /// Of VIPs and their masks. (Without VIPs nobody is one; but who asks need not rely on that.)
-    fn of(vips: impl Iterator<Item = [W; 2]>) -> Self {
+    pub(crate) fn of(vips: impl Iterator<Item = [W; 2]>) -> Self {
         let common = vips.map(|[value, bits]| Self { value, bits });
         common
             .reduce(|all, vip| Self { bits: all.bits & vip.bits & !(all.value ^ vip.value), ..all })

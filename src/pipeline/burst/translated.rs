@@ -29,12 +29,12 @@ impl Burst {
         let mut bits = trains;
         while bits != 0 {
             let train = take_bit(&mut bits);
-            heads[train] = state.nat.v4.head(&self.flows[train].key());
+            heads[train] = state.nat.v4.head(&self.flows.get(train).key());
         }
         let (mut bits, mut others) = (trains, 0);
         while bits != 0 {
             let train = take_bit(&mut bits);
-            let key = self.flows[train].key();
+            let key = self.flows.get(train).key();
             match translation::current(&state.nat, heads[train], &key, snapshot.serial(), state.now) {
                 Some((slot, via)) => {
                     self.services[train] = ServiceIndex::from_bits(via.service);
@@ -81,7 +81,7 @@ impl Burst {
                 Some(target) if self.translated >> train & 1 != 0 => target.mode.translates(),
                 _ => None,
             };
-            let snat = snat.filter(|_| self.flows[train].protocol() == protocol::TCP);
+            let snat = snat.filter(|_| self.flows.get(train).protocol() == protocol::TCP);
             if snat.is_none_or(|snat| snat.send_v4(frame, self.lengths[at], self.ways[train].slot, state).is_err()) {
                 others |= 1 << at;
             }

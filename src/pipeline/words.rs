@@ -1,0 +1,129 @@
+//! The flows of a burst's plain trains as two arrays of words, of which the loops over all take several at once.
+
+use super::BURST;
+use super::parse::{Flow, OPENS_OR_ENDS};
+use crate::maglev::Client;
+use crate::snapshot::Common;
+
+/// By train, the lower and the upper half of each flow. One more than there are trains, so that each has a next.
+#[derive(Debug)]
+pub struct Words {
+    low: [u64; BURST + 1],
+    high: [u64; BURST + 1],
+}
+
+impl Words {
+    pub const NONE: Self = Self { low: [0; BURST + 1], high: [0; BURST + 1] };
+
+    #[inline(always)]
+    pub fn get(&self, train: usize) -> Flow {
+        Flow::from_words([self.low[train], self.high[train]])
+    }
+
+    #[inline(always)]
+    pub fn set(&mut self, train: usize, flow: Flow) {
+        [self.low[train], self.high[train]] = flow.words();
+    }
+
+    /// The halves of the first `count`.
+    #[inline(always)]
+    fn pairs(&self, count: usize) -> impl Iterator<Item = [u64; 2]> {
+        let count = count.min(BURST);
+        self.low[..count].iter().zip(&self.high[..count]).map(|(&low, &high)| [low, high])
+    }
+
+    /// Whether the first `count` have the endpoint of the first of all, and none of their sources may be a VIP.
+    #[inline(always)]
+    pub fn are_for_one(&self, count: usize, vip: Common<u32>) -> bool {
+        let first = self.get(0);
+        let (differ, sources) = self.pairs(count).fold((0, false), |(differ, any), words| {
+            let flow = Flow::from_words(words);
+            (differ | flow.endpoint_differs(first), any | vip.may_be(flow.source_word()))
+        });
+        differ == 0 && !sources
+    }
+
+    /// Those of the first `count`, a bit each, that open or end something.
+    #[inline(always)]
+    pub fn telling(&self, count: usize) -> u32 {
+        // Of most bursts none does, which is told at once.
+        if self.pairs(count).fold(0, |any, [low, _]| any | low) & u64::from(OPENS_OR_ENDS) == 0 {
+            return 0;
+        }
+        let flows = self.low[..count.min(BURST)].iter();
+        flows.rev().fold(0, |all, &low| all << 1 | u32::from(Flow::from_words([low, 0]).is_telling()))
+    }
+
+    /// The clients of the first `count`, as they are hashed.
+    #[inline(always)]
+    pub fn clients(&self, count: usize, clients: &mut [Client; BURST]) {
+        for (client, words) in clients.iter_mut().zip(self.pairs(count)) {
+            *client = Flow::from_words(words).client();
+        }
+    }
+
+    /// Ends them after the first `count`; whether none of these is as the one before it.
+    #[inline(always)]
+    pub fn end_without_neighbours(&mut self, count: usize) -> bool {
+        let count = count.min(BURST);
+        self.set(count, Flow::NONE);
+        let (ones, next) = (..count, 1..=count);
+        let low = self.low[ones].iter().zip(&self.low[next.clone()]).map(|(one, next)| one ^ next);
+        let high = self.high[ones].iter().zip(&self.high[next]).map(|(one, next)| one ^ next);
+        !low.zip(high).fold(false, |any, (low, high)| any | (low | high == 0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::Says;
+    use crate::pipeline::parse::DATAGRAM;
+    use crate::wire::tcp;
+    use proptest::prelude::*;
+
+    fn of(flows: impl IntoIterator<Item = Flow>) -> Words {
+        let mut words = Words::NONE;
+        flows.into_iter().enumerate().for_each(|(train, flow)| words.set(train, flow));
+        words
+    }
+
+    #[test]
+    fn what_opens_or_ends_is_told_of_all_as_of_each() {
+        let mixed = |first: u8| std::array::from_fn(|k| (first + k as u8 * 7) % (DATAGRAM + 1));
+        let one_among = |other: u8| std::array::from_fn(|k| if k == 17 { tcp::SYN } else { other });
+        let alike = [0, tcp::ACK, tcp::SYN | tcp::ACK, DATAGRAM].into_iter();
+        let bursts = (0..=DATAGRAM).map(mixed).chain(alike.flat_map(|flags| [[flags; 32], one_among(flags)]));
+        for flags in bursts {
+            let flows: [Flow; 32] = flags.map(|flags: u8| Flow::from_words([flags.into(), 0]));
+            for count in [0, 1, 17, 18, 32] {
+                let each = |k: &usize| matches!(flows[*k].says(), Says::Opens | Says::Ends);
+                let expected = (0..count).filter(each).fold(0, |all, k| all | 1 << k);
+                assert_eq!(of(flows).telling(count), expected, "{flags:?}");
+            }
+        }
+    }
+
+    /// Of few, so that neighbours and endpoints are often the same.
+    fn flow() -> impl Strategy<Value = Flow> {
+        let word = |at: u32| prop::sample::select(vec![0x0a01_0002_0000_0600, 0x0a01_0002_0000_0600 ^ 1 << at]);
+        let alike = prop::sample::select(vec![0_u32, 0, 0, 0, 0, 8, 13, 33, 56]);
+        (alike.clone(), alike).prop_flat_map(move |(low, high)| {
+            (word(low), word(high)).prop_map(|(low, high)| Flow::from_words([low, high]))
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn of_all_is_told_what_is_of_each(flows in prop::collection::vec(flow(), 1..=BURST), vip in 0_u32..2) {
+            let (mut words, count) = (of(flows.iter().copied()), flows.len());
+            prop_assert_eq!(words.end_without_neighbours(count), flows.windows(2).all(|two| two[0] != two[1]));
+            let vip = Common::of([[0x0a01_0002 ^ vip, 0x0100_0003]].into_iter());
+            let is_for_one = |flow: &Flow| flow.endpoint() == flows[0].endpoint() && !vip.may_be(flow.source_word());
+            prop_assert_eq!(words.are_for_one(count, vip), flows.iter().all(is_for_one));
+            let mut clients = [Client::NONE; BURST];
+            words.clients(count, &mut clients);
+            prop_assert!(flows.iter().zip(clients).all(|(flow, client)| flow.client() == client));
+        }
+    }
+}
