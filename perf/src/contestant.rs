@@ -149,13 +149,24 @@ impl Heat {
     }
 
     fn growth() -> Self {
-        let of = |services, backends| {
+        let of = |services, backends, asked| {
             let task = Task { services, backends, ..Task::ipip(Memory::None) };
-            let traffic = Kind::Services { flows: MANY_FLOWS, services };
+            let traffic = Kind::Services { flows: MANY_FLOWS, services: asked };
             let name = format!("{services} × {backends}");
+            let name = if asked == services { name } else { format!("{name}, packets for {asked}") };
             Contestant { name, engine: Engine::Penstock(task), traffic }
         };
-        let contestants = vec![of(1, 10), of(1_000, 10), of(100_000, 10), of(1, 100), of(1, 10_000)];
+        let all = |services, backends| of(services, backends, services);
+        let one = |services, backends| of(services, backends, 1);
+        let contestants = vec![
+            all(1, 10),
+            all(1_000, 10),
+            all(100_000, 10),
+            one(1_000, 10),
+            one(100_000, 10),
+            all(1, 100),
+            all(1, 10_000),
+        ];
         Self { table: Table::Growth, flows: MANY_FLOWS, contestants }
     }
 
