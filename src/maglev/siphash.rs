@@ -37,9 +37,6 @@ impl Client {
 pub struct ClientV6([u64; 3]);
 
 impl ClientV6 {
-    /// A value to begin arrays with.
-    pub const NONE: Self = Self([0; 3]);
-
     /// The address as a little-endian word.
     #[inline(always)]
     pub const fn new(address: u128, port: u16) -> Self {
@@ -55,11 +52,11 @@ fn fill(hash: &SelectionHash, clients: &[Client], hashes: &mut [u64]) {
     }
 }
 
-/// The same over IPv6.
+/// The same over IPv6; `clients` as [`SelectionHash::clients_v6`] has them.
 #[multiversion::multiversion(targets("x86_64+avx2"))]
-fn fill_v6(hash: &SelectionHash, clients: &[ClientV6], hashes: &mut [u64]) {
-    for (hashed, &client) in hashes.iter_mut().zip(clients) {
-        *hashed = hash.client_v6(client);
+fn fill_v6(hash: &SelectionHash, [low, high, ports]: [&[u64]; 3], hashes: &mut [u64]) {
+    for (hashed, ((&low, &high), &port)) in hashes.iter_mut().zip(low.iter().zip(high).zip(ports)) {
+        *hashed = hash.client_v6(ClientV6([low, high, port & 0xffff]));
     }
 }
 
@@ -125,11 +122,11 @@ impl SelectionHash {
         fill(self, &clients[..count], &mut hashes[..count]);
     }
 
-    /// The same of IPv6 clients.
+    /// The same of IPv6 clients: the addresses' two halves as little-endian words, and words whose lowest two bytes are the ports, in network order.
     #[inline]
-    pub fn clients_v6<const N: usize>(&self, clients: &[ClientV6; N], hashes: &mut [u64; N], count: usize) {
+    pub fn clients_v6<const N: usize>(&self, clients: [&[u64; N]; 3], hashes: &mut [u64; N], count: usize) {
         let count = count.min(N);
-        fill_v6(self, &clients[..count], &mut hashes[..count]);
+        fill_v6(self, clients.map(|words| &words[..count]), &mut hashes[..count]);
     }
 
     /// Of a table's member: its address (16 bytes, IPv4 mapped into IPv6), its port (2, network order; 0 = none), the
@@ -236,7 +233,9 @@ mod tests {
 
             let of = |k: u16| ClientV6::new(u128::from_le_bytes(long), port.wrapping_add(k));
             let (clients, mut hashes) = (std::array::from_fn::<_, 32, _>(|k| of(k as u16)), [0; 32]);
-            hash.clients_v6(&clients, &mut hashes, count);
+            // Above the port stands what is not looked at.
+            let words = [0, 1, 2].map(|word| clients.map(|ClientV6(words)| words[word] | if word == 2 { 0xa5 << 16 } else { 0 }));
+            hash.clients_v6(words.each_ref(), &mut hashes, count);
             let singly: [u64; 32] = std::array::from_fn(|k| {
                 reference(seed, &[&long[..], &port.wrapping_add(k as u16).to_be_bytes()].concat())
             });

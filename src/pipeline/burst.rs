@@ -8,15 +8,15 @@ mod v6;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::matching::{self, Last};
-use super::parse::{FlowV6, Parsed, Tuple};
+use super::parse::{Parsed, Tuple};
 use super::recall::{self, Train, View};
 use super::refusal::Refused;
 use super::translation::Outward;
-use super::words::Words;
+use super::words::{Words, WordsV6};
 use super::{BURST, Verdict};
 use crate::counters::{Reason, Traffic};
 use crate::flow::{Bucket, Flows, Home, Judging, Marks, Says, Spot, prefetch};
-use crate::maglev::{Client, ClientV6};
+use crate::maglev::Client;
 use crate::mode::{Packet, State, StraightV4};
 use crate::service::{Hash, Service};
 use crate::snapshot::{Owner, PortIndex, ServiceIndex, Snapshot, Target, TargetIndex};
@@ -42,14 +42,13 @@ pub struct Burst {
     free: u32,
     /// Of the plain ones, and of those that are so over IPv6.
     flows: Words,
-    flows_v6: [FlowV6; BURST],
+    flows_v6: WordsV6,
     /// Of the others, which have one packet.
     packets: [Packet; BURST],
     services: [ServiceIndex; BURST],
-    /// The service of all plain ones, where it was found to be one.
+    /// The service of all plain ones of one family, where it was found to be one.
     sole: Option<ServiceIndex>,
     clients: [Client; BURST],
-    clients_v6: [ClientV6; BURST],
     hashes: [u64; BURST],
     /// The trains that are chosen for otherwise, a bit each, and how.
     special: u32,
@@ -262,12 +261,11 @@ impl Burst {
         plain_v6: 0,
         free: 0,
         flows: Words::NONE,
-        flows_v6: [FlowV6::NONE; BURST],
+        flows_v6: WordsV6::NONE,
         packets: [Parsed::NOTHING.packet; BURST],
         services: [ServiceIndex::NONE; BURST],
         sole: None,
         clients: [Client::NONE; BURST],
-        clients_v6: [ClientV6::NONE; BURST],
         hashes: [0; BURST],
         special: 0,
         choices: [Choice { client: 0, slot: 0, target: None, source: NOBODY }; BURST],
@@ -493,7 +491,7 @@ impl Burst {
         if self.special != self.all() {
             self.hash(u32::MAX, snapshot);
             let targets = targets[..self.count].iter_mut().zip(&self.hashes);
-            if let Some(service) = self.sole.filter(|_| self.plain == self.all()) {
+            if let Some(service) = self.sole.filter(|_| self.plain == self.all() || self.plain_v6 == self.all()) {
                 let takers = snapshot.takers_of(service);
                 for (target, &hash) in targets {
                     *target = takers.at(hash);
@@ -837,7 +835,7 @@ impl Burst {
         let bit = 1 << train;
         match () {
             () if self.special & bit != 0 => self.choices[train].source,
-            () if self.plain_v6 & bit != 0 => self.flows_v6[train].source().into(),
+            () if self.plain_v6 & bit != 0 => self.flows_v6.get(train).source().into(),
             () => self.hashed(train).address().into(),
         }
     }
@@ -1068,7 +1066,7 @@ impl Burst {
     #[inline(never)]
     fn packet(&self, train: usize, total: u16) -> Packet {
         let is_v6 = self.plain_v6 & 1 << train != 0;
-        Packet { total, ..if is_v6 { self.flows_v6[train].packet() } else { self.packets[train] } }
+        Packet { total, ..if is_v6 { self.flows_v6.get(train).packet() } else { self.packets[train] } }
     }
 
     /// The train of the packet in frame `at`, if it is a service's, and which.

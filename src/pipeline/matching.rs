@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use super::Verdict;
 use super::parse::{Datagram, Flow, FlowV6, Kind, Parsed};
-use super::words::Words;
+use super::words::{Words, WordsV6};
 use crate::counters::Reason;
 use crate::mode::Reply;
 use crate::snapshot::{Millis, Owner, ServiceIndex, Snapshot};
@@ -53,7 +53,8 @@ impl Last {
 pub fn find_one(flows: &Words, count: usize, snapshot: &Snapshot) -> Option<(ServiceIndex, u32)> {
     let mut nobody = Last::NONE;
     let found = nobody.find_plain(flows.get(0), snapshot).filter(|_| count > 0)?;
-    flows.are_for_one(count, snapshot.common_vip_v4()).then_some(found)
+    // The first was asked by itself.
+    (count == 1 || flows.are_for_one(count, snapshot.common_vip_v4())).then_some(found)
 }
 
 /// The same over IPv6.
@@ -82,6 +83,15 @@ impl LastV6 {
         let is_found = self.service != ServiceIndex::NONE && !(may_be_vip && snapshot.is_vip_v6(flow.source()));
         is_found.then_some((self.service, self.recalls))
     }
+}
+
+/// As [`find_one`], of flows over IPv6.
+#[inline(always)]
+pub fn find_one_v6(flows: &WordsV6, count: usize, snapshot: &Snapshot) -> Option<(ServiceIndex, bool)> {
+    let mut nobody = LastV6::NONE;
+    let found = nobody.find_plain(&flows.get(0), snapshot).filter(|_| count > 0)?;
+    // The first was asked by itself.
+    (count == 1 || flows.are_for_one(count, snapshot.common_vip_v6())).then_some(found)
 }
 
 /// The address that was asked for last: floods are for one.

@@ -267,6 +267,26 @@ impl FlowV6 {
         (self.destination, (self.rest >> 16) as u32 & 0xff_ffff)
     }
 
+    /// 0 where both have the same [`FlowV6::endpoint`].
+    #[inline(always)]
+    pub fn endpoint_differs(&self, other: &Self) -> u64 {
+        let [[.., low, high, rest], [.., other_low, other_high, other_rest]] = [self, other].map(Self::words);
+        (low ^ other_low) | (high ^ other_high) | (rest ^ other_rest) & 0xff_ffff_0000
+    }
+
+    /// Source, destination, and the rest; the lowest first.
+    #[inline(always)]
+    pub const fn words(&self) -> [u64; 5] {
+        let Self { source, destination, rest } = *self;
+        [source as u64, (source >> 64) as u64, destination as u64, (destination >> 64) as u64, rest]
+    }
+
+    #[inline(always)]
+    pub const fn from_words([source_low, source_high, low, high, rest]: [u64; 5]) -> Self {
+        let source = (source_high as u128) << 64 | source_low as u128;
+        Self { source, destination: (high as u128) << 64 | low as u128, rest }
+    }
+
     #[inline(always)]
     pub fn source_word(&self) -> u128 {
         self.source

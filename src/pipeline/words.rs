@@ -1,8 +1,8 @@
-//! The flows of a burst's plain trains as two arrays of words, of which the loops over all take several at once.
+//! The flows of a burst's plain trains as arrays of words, of which the loops over all take several at once.
 
 use super::BURST;
-use super::parse::{Flow, OPENS_OR_ENDS};
-use crate::maglev::Client;
+use super::parse::{Flow, FlowV6, OPENS_OR_ENDS};
+use crate::maglev::{Client, SelectionHash};
 use crate::snapshot::Common;
 
 /// By train, the lower and the upper half of each flow. One more than there are trains, so that each has a next.
@@ -74,6 +74,46 @@ impl Words {
     }
 }
 
+/// By train, the words of each flow over IPv6.
+#[derive(Debug)]
+pub struct WordsV6([[u64; BURST]; 5]);
+
+impl WordsV6 {
+    pub const NONE: Self = Self([[0; BURST]; 5]);
+
+    #[inline(always)]
+    pub fn get(&self, train: usize) -> FlowV6 {
+        FlowV6::from_words(std::array::from_fn(|word| self.0[word][train]))
+    }
+
+    #[inline(always)]
+    pub fn set(&mut self, train: usize, flow: &FlowV6) {
+        let words = flow.words();
+        (0..words.len()).for_each(|word| self.0[word][train] = words[word]);
+    }
+
+    /// Whether the first `count` have the endpoint of the first of all, and none of their sources may be a VIP.
+    #[inline(always)]
+    pub fn are_for_one(&self, count: usize, vip: Common<u128>) -> bool {
+        let (first, [vip_low, vip_high]) = (self.get(0), vip.halves());
+        let (mut differ, mut any) = (0, false);
+        for train in 0..count.min(BURST) {
+            let flow = self.get(train);
+            let [low, high, ..] = flow.words();
+            differ |= flow.endpoint_differs(&first);
+            any |= vip_low.may_be(low) & vip_high.may_be(high);
+        }
+        differ == 0 && !any
+    }
+
+    /// The hashes of the clients of the first `count`.
+    #[inline(always)]
+    pub fn hash(&self, count: usize, hash: &SelectionHash, hashes: &mut [u64; BURST]) {
+        let Self([low, high, .., rest]) = self;
+        hash.clients_v6([low, high, rest], hashes, count);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,6 +153,30 @@ mod tests {
         })
     }
 
+    const SOURCE: u128 = 0x7_0000_0000_0000_0000_0000_b80d_0120;
+
+    fn flow_v6() -> impl Strategy<Value = FlowV6> {
+        let alike = [SOURCE as u64, (SOURCE >> 64) as u64, 0xb80d_0120, 9, 0x10_0650_0040_9c00];
+        let differs = prop::sample::select(vec![
+            None,
+            None,
+            None,
+            Some((0, 3)),
+            Some((1, 35)),
+            Some((2, 1)),
+            Some((3, 63)),
+            Some((4, 1)),
+            Some((4, 20)),
+            Some((4, 33)),
+            Some((4, 41)),
+        ]);
+        differs.prop_map(move |differs| {
+            let mut words = alike;
+            differs.into_iter().for_each(|(word, bit): (usize, u32)| words[word] ^= 1 << bit);
+            FlowV6::from_words(words)
+        })
+    }
+
     proptest! {
         #[test]
         fn of_all_is_told_what_is_of_each(flows in prop::collection::vec(flow(), 1..=BURST), vip in 0_u32..2) {
@@ -124,6 +188,19 @@ mod tests {
             let mut clients = [Client::NONE; BURST];
             words.clients(count, &mut clients);
             prop_assert!(flows.iter().zip(clients).all(|(flow, client)| flow.client() == client));
+        }
+
+        #[test]
+        fn of_all_over_ipv6_is_told_what_is_of_each(flows in prop::collection::vec(flow_v6(), 1..=BURST), vip in 0_u128..2, wide in 0_u32..2) {
+            let (mut words, count) = (WordsV6::NONE, flows.len());
+            flows.iter().enumerate().for_each(|(train, flow)| words.set(train, flow));
+            prop_assert!(flows.iter().enumerate().all(|(train, flow)| words.get(train) == *flow));
+            let vip = Common::of([[SOURCE ^ vip << 99, 1 << 99 | u128::from(wide) << 3]].into_iter());
+            let is_for_one = |flow: &FlowV6| flow.endpoint() == flows[0].endpoint() && !vip.may_be(flow.source_word());
+            prop_assert_eq!(words.are_for_one(count, vip), flows.iter().all(is_for_one));
+            let (hash, mut hashes) = (SelectionHash::new([7; 16]), [0; BURST]);
+            words.hash(count, &hash, &mut hashes);
+            prop_assert!(flows.iter().zip(hashes).all(|(flow, hashed)| hash.client_v6(flow.client()) == hashed));
         }
     }
 }

@@ -104,6 +104,7 @@ pub struct Common<W> {
 /// What an address is, as a word.
 pub trait Word: Copy + Default + Eq + BitAnd<Output = Self> + BitXor<Output = Self> + Not<Output = Self> {}
 impl Word for u32 {}
+impl Word for u64 {}
 impl Word for u128 {}
 
 impl<W: Word> Common<W> {
@@ -119,6 +120,14 @@ impl<W: Word> Common<W> {
     #[inline(always)]
     pub fn may_be(self, address: W) -> bool {
         (address ^ self.value) & self.bits == W::default()
+    }
+}
+
+impl Common<u128> {
+    /// What the lower halves have in common, and the upper ones: an address may be a VIP where both may be a VIP's.
+    #[inline(always)]
+    pub fn halves(self) -> [Common<u64>; 2] {
+        [0, 64].map(|shift| Common { value: (self.value >> shift) as u64, bits: (self.bits >> shift) as u64 })
     }
 }
 
