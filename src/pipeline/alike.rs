@@ -2,14 +2,15 @@
 
 use super::parse::{Flow, IP, PLAIN, SAYING, TRANSPORT};
 use crate::wire::ipv4::{self, field, protocol};
-use crate::wire::{be16, checksum, le16, le32, le64, tcp};
+use crate::wire::{be16, checksum, le16, tcp};
 
 /// A frame that [`Parsed::plain`](super::parse::Parsed::plain) reads, with TCP, and what it takes for another to be of the same flow and to say
 /// the same of it.
 #[derive(Debug, Clone, Copy)]
 pub struct Alike<'a> {
     head: &'a [u8; PLAIN],
-    told: u16,
+    /// [`SAME`].
+    same: [Piece; 2],
     /// Bytes that the packet has at least, by its TCP header.
     least: usize,
     /// What the sum of [`varying`] folds to all ones with, where the checksum is right.
@@ -22,21 +23,17 @@ impl<'a> Alike<'a> {
     pub fn to(frame: &'a [u8], flow: Flow) -> Option<Self> {
         let head: &[u8; PLAIN] = frame.first_chunk().filter(|_| flow.protocol() == protocol::TCP)?;
         let least = ipv4::HEADER + tcp::header_length(head.last_chunk()?);
-        Some(Self { head, told: told(head), least, balance: 3 * 0xffff - varying(head) })
+        Some(Self { head, same: SAME, least, balance: 3 * 0xffff - varying(head) })
     }
 
     /// The length of the packet in `frame`, where it is plain, of the same flow, and says the same. `None`: it takes more to tell.
     #[inline(always)]
     pub fn total(&self, frame: &[u8]) -> Option<u16> {
         let (head, length): (&[u8; PLAIN], usize) = (frame.first_chunk()?, frame.len());
-        // First what the flows of a service differ in. Station and EtherType, version to ToS, flags to protocol, addresses and ports, and what TCP
-        // says, are as they were, and were found plain.
-        if le32(head, IP + field::SOURCE) != le32(self.head, IP + field::SOURCE)
-            || le64(head, IP + field::DESTINATION) != le64(self.head, IP + field::DESTINATION)
-            || le64(head, 0) != le64(self.head, 0)
-            || le32(head, IP - 2) != le32(self.head, IP - 2)
-            || le32(head, IP + field::FLAGS) != le32(self.head, IP + field::FLAGS)
-            || told(head) != self.told
+        // Station and EtherType, version to ToS, flags to protocol, addresses and ports, and what TCP says, are as they were, and were found plain.
+        let [first, last] = self.same;
+        if differ(piece::<0>(head), piece::<0>(self.head), first)
+            | differ(piece::<LAST>(head), piece::<LAST>(self.head), last)
         {
             return None;
         }
@@ -48,10 +45,55 @@ impl<'a> Alike<'a> {
     }
 }
 
-/// A TCP header's data offset and the flags that count.
+/// Of two pieces, which together are all that is looked at, the first begins at 0, and the last here.
+const LAST: usize = PLAIN - size_of::<Piece>();
+
+/// As many bytes as a vector register has, in little-endian words.
+type Piece = [u64; 4];
+
+/// The bits of both pieces that must not differ. (Handed on as if they were not known before: of constant ones the compiler would read the bytes
+/// that count one by one.)
+const SAME: [Piece; 2] = {
+    let (mut same, mut at) = ([0; PLAIN], 0);
+    while at < PLAIN {
+        same[at] = match at {
+            // Station; EtherType, version to ToS.
+            ..6 | 12..16 => 0xff,
+            _ if at >= IP + field::FLAGS && at <= IP + field::PROTOCOL => 0xff,
+            _ if at >= IP + field::SOURCE && at < TRANSPORT + 4 => 0xff,
+            _ if at == TRANSPORT + tcp::OFFSET => 0xff,
+            _ if at == TRANSPORT + tcp::FLAGS => SAYING,
+            _ => 0,
+        };
+        at += 1;
+    }
+    [words(&same, 0), words(&same, LAST)]
+};
+
+const fn words(bytes: &[u8; PLAIN], at: usize) -> Piece {
+    let (mut words, mut byte) = ([0; 4], 0);
+    while byte < size_of::<Piece>() {
+        words[byte / 8] |= (bytes[at + byte] as u64) << (byte % 8 * 8);
+        byte += 1;
+    }
+    words
+}
+
+/// The piece from `AT` on.
 #[inline(always)]
-fn told(head: &[u8; PLAIN]) -> u16 {
-    le16(head, TRANSPORT + tcp::OFFSET) & u16::from_le_bytes([0xff, SAYING])
+fn piece<const AT: usize>(head: &[u8; PLAIN]) -> Piece {
+    // Whole words: byte by byte it would not be found to be one load.
+    std::array::from_fn(|word| head[AT + word * 8..].first_chunk().map_or(0, |&bytes| u64::from_le_bytes(bytes)))
+}
+
+/// Whether two of them differ in one of these bits.
+#[inline(always)]
+fn differ(one: Piece, other: Piece, bits: Piece) -> bool {
+    let mut any = 0;
+    for word in 0..one.len() {
+        any |= (one[word] ^ other[word]) & bits[word];
+    }
+    any != 0
 }
 
 /// The sum of those words of an IPv4 header that may differ.
@@ -81,7 +123,8 @@ mod tests {
     fn what_differs_from_segment_to_segment_may_differ() {
         let first = sound(protocol::TCP, 10);
         let mut next = sound(protocol::TCP, 1000);
-        // Identification; sequence and acknowledgement numbers; PSH; the window.
+        // The source's station; identification; sequence and acknowledgement numbers; PSH; the window.
+        next[6..12].fill(0x66);
         next[18..20].copy_from_slice(&[0x12, 0x34]);
         next[38..46].fill(0x77);
         next[47] |= 0x08;

@@ -1026,6 +1026,9 @@ impl Burst {
         verdicts: &mut [Verdict; BURST],
         mut refuse: impl FnMut(usize, &mut F, Refused) -> Verdict,
     ) -> Ports {
+        if self.is_apart && self.plain == self.all() && others == self.all() {
+            return self.apply_apart(frames, targets, state, verdicts, refuse);
+        }
         let mut ports = self.forward(self.frames() & !others, targets, verdicts);
         while others != 0 {
             let at = take_bit(&mut others);
@@ -1042,7 +1045,7 @@ impl Burst {
                     &other
                 }
                 _ => {
-                    plain = Packet { total: self.lengths[at], ..self.flows.get(train).packet() };
+                    plain = self.plain_packet(train, self.lengths[at]);
                     &plain
                 }
             };
@@ -1053,13 +1056,51 @@ impl Burst {
                 }
                 Err(reason) => {
                     ports.others = true;
-                    self.sent[train].take(Sum::new(1, packet.total.into()));
-                    let (service, room, packet) = (self.services[train], target.room, *packet);
-                    verdicts[at] = refuse(at, frame, Refused { reason, packet, service, room, vip: None });
+                    verdicts[at] = refuse(at, frame, self.refused(train, reason, *packet, target));
                 }
             }
         }
         ports
+    }
+
+    /// The same of all frames, each of which is plain and a train of its own.
+    #[inline(always)]
+    fn apply_apart<F: Frame>(
+        &mut self,
+        frames: &mut [F],
+        targets: &[&Target; BURST],
+        state: &mut State,
+        verdicts: &mut [Verdict; BURST],
+        mut refuse: impl FnMut(usize, &mut F, Refused) -> Verdict,
+    ) -> Ports {
+        let mut ports = Ports::NONE;
+        for (at, (frame, (target, verdict))) in frames.iter_mut().zip(targets.iter().zip(verdicts)).enumerate() {
+            let packet = self.plain_packet(at, self.lengths[at]);
+            match target.mode.apply(frame, &packet, self.hashes[at], state) {
+                Ok(port) => {
+                    ports.add(port);
+                    *verdict = Verdict::Forward(port);
+                }
+                Err(reason) => {
+                    ports.others = true;
+                    *verdict = refuse(at, frame, self.refused(at, reason, packet, target));
+                }
+            }
+        }
+        ports
+    }
+
+    /// A packet of a train that its target refuses; it is not among those that were sent.
+    #[inline(never)]
+    fn refused(&mut self, train: usize, reason: Reason, packet: Packet, target: &Target) -> Refused {
+        self.sent[train].take(Sum::new(1, packet.total.into()));
+        Refused { reason, packet, service: self.services[train], room: target.room, vip: None }
+    }
+
+    /// What was found of a packet, of so many bytes, of a plain train.
+    #[inline(always)]
+    fn plain_packet(&self, train: usize, total: u16) -> Packet {
+        Packet { total, ..self.flows.get(train).packet() }
     }
 
     /// What was found of a packet, of so many bytes, of a train that is not plain.
