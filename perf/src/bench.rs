@@ -28,10 +28,11 @@ pub struct Options {
     /// Eight rounds; printed, not stored.
     #[arg(long)]
     quick: bool,
-    /// Rounds of a heat; in each, every contestant has one turn [default: 30, with --full 60].
+    /// Rounds of a heat; in each, every contestant has one turn [default: 24, with --full 60].
     #[arg(long)]
     rounds: Option<usize>,
-    /// How often every contestant is started anew; the starts share the rounds [default: 3, with --quick 1].
+    /// How often every contestant is started anew; the starts share the rounds [default: 3, with --quick 1; without --full those with a million flows
+    /// once, which takes half a minute].
     #[arg(long)]
     starts: Option<usize>,
     /// Seconds of a turn that count.
@@ -67,7 +68,7 @@ impl Options {
             (Some(rounds), ..) => rounds,
             (None, true, _) => 8,
             (None, false, true) => 60,
-            (None, false, false) => 30,
+            (None, false, false) => 24,
         }
     }
 
@@ -75,10 +76,12 @@ impl Options {
         self.starts.unwrap_or(if self.quick { 1 } else { 3 })
     }
 
-    /// The rounds of each start.
-    fn rounds_by_start(&self) -> impl Iterator<Item = Range<usize>> {
-        let (rounds, starts) = (self.rounds(), self.starts());
-        (0..starts).map(move |start| rounds * start / starts..rounds * (start + 1) / starts)
+    /// The rounds of a heat that a start of its contestants has; `None`: they are not started so often.
+    fn rounds_of(&self, heat: &Heat, start: usize) -> Option<Range<usize>> {
+        let is_slow = heat.table == Table::Flows && heat.flows >= MOST_FLOWS;
+        let starts = if is_slow && !self.full && self.starts.is_none() { 1 } else { self.starts() };
+        let rounds = self.rounds();
+        (start < starts).then(|| rounds * start / starts..rounds * (start + 1) / starts)
     }
 
     fn turn(&self) -> Turn {
@@ -133,9 +136,11 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let hugepages = Hugepages::reserve_about(megabytes_of(options.heats(room))?, megabytes_of(options.heats(0))?)?;
     report.heats = options.heats(hugepages.free_megabytes()?);
     // A start of all, then the next: what the machine is like for a while befalls one start of each.
-    for (start, rounds) in options.rounds_by_start().enumerate() {
+    for start in 0..starts {
         for heat in 0..report.heats.len() {
-            run_heat(options, &mut report, heat, start, rounds.clone(), directory.path())?;
+            if let Some(rounds) = options.rounds_of(&report.heats[heat], start) {
+                run_heat(options, &mut report, heat, start, rounds, directory.path())?;
+            }
         }
     }
 
@@ -212,7 +217,28 @@ fn undisturbed(mut measure: impl FnMut() -> anyhow::Result<Rate>) -> anyhow::Res
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[test]
+    fn a_heats_rounds_are_shared_by_its_starts() {
+        #[derive(clap::Parser)]
+        struct Command {
+            #[command(flatten)]
+            options: Options,
+        }
+        let rounds = |arguments: &str, flows: usize| -> Vec<Range<usize>> {
+            let options = Command::parse_from(format!("bench {arguments}").split_whitespace()).options;
+            let heat = &Heat::of(Table::Flows, &[flows])[0];
+            (0..5).filter_map(|start| options.rounds_of(heat, start)).collect()
+        };
+        assert_eq!(rounds("", 1), [0..8, 8..16, 16..24]);
+        assert_eq!(rounds("", MOST_FLOWS), [0..24]);
+        assert_eq!(rounds("--starts 2 --rounds 5", MOST_FLOWS), [0..2, 2..5]);
+        assert_eq!(rounds("--full", MOST_FLOWS), [0..20, 20..40, 40..60]);
+        assert_eq!(rounds("--quick", MOST_FLOWS), [0..8]);
+    }
 
     #[test]
     fn what_was_disturbed_is_measured_again_but_not_for_ever() {

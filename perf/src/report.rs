@@ -168,13 +168,19 @@ impl Report {
         Some(Ratio { value: starts.median, low: starts.min, high: starts.max })
     }
 
+    /// Whether there is a heat that was started less often than others.
+    fn has_fewer_starts(&self) -> bool {
+        let last = |heat| self.samples.iter().filter(|sample| sample.heat == heat).map(|sample| sample.start).max();
+        (0..self.heats.len()).filter_map(last).any(|last| last + 1 < self.starts)
+    }
+
     /// The section for RESULTS.md; `run` is the directory of samples and plots from there.
     pub fn markdown(&self, run: Option<&str>) -> String {
         let machine = &self.machine;
         let mut text = format!("## {} UTC, {}\n\n", machine.date, machine.commit);
         let _ = writeln!(
             text,
-            "{}, {} CPUs, TSC {:.0} MHz · Linux {} · DPDK {} · {}\n{} starts, {} rounds in all, turns of {} s after {} s; lcore on CPU {}, the rest on CPU {}; \
+            "{}, {} CPUs, TSC {:.0} MHz · Linux {} · DPDK {} · {}\n{} starts{}, {} rounds in all, turns of {} s after {} s; lcore on CPU {}, the rest on CPU {}; \
              load before {}; {BACKENDS} backends, `ipip`; flow memory only where it says so.{}{}",
             machine.cpu,
             machine.cpus,
@@ -183,6 +189,7 @@ impl Report {
             machine.dpdk,
             machine.rustc,
             self.starts,
+            if self.has_fewer_starts() { " (of a million flows one)" } else { "" },
             self.rounds,
             self.turn.counted.as_secs_f64(),
             self.turn.warm_up.as_secs_f64(),
@@ -388,6 +395,14 @@ pub mod tests {
         assert!((ratio.value - 0.75).abs() < 1e-9, "{ratio:?}");
         assert_eq!((ratio.low, ratio.high), (0.7, 0.8));
         assert!(rows[0].ratio.is_none());
+    }
+
+    #[test]
+    fn who_was_started_less_often_is_told() {
+        let mut report = example();
+        assert!(report.markdown(None).contains("\n2 starts, 2 rounds in all"));
+        report.samples.retain(|sample| sample.heat == 0 || sample.start == 0);
+        assert!(report.markdown(None).contains("\n2 starts (of a million flows one), 2 rounds in all"));
     }
 
     #[test]

@@ -32,12 +32,6 @@ pub(crate) fn le64(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(std::array::from_fn(|k| bytes[at + k]))
 }
 
-/// The same of four bytes.
-#[inline(always)]
-pub(crate) fn le32(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(chunk(bytes, at))
-}
-
 /// The same of two bytes.
 #[inline(always)]
 pub(crate) fn le16(bytes: &[u8], at: usize) -> u16 {
