@@ -6,7 +6,7 @@ use penstock::config::Config;
 use std::net::IpAddr;
 
 use penstock::counters::Reason;
-use penstock::pipeline::Verdict;
+use penstock::pipeline::{BURST, Verdict};
 use penstock::service;
 use penstock::snapshot::{Millis, PortIndex};
 use proptest::prelude::*;
@@ -923,6 +923,29 @@ proptest! {
         let once = counted(&node);
         prop_assert_eq!(node.burst(&frames), alone);
         prop_assert_eq!(counted(&node), (2 * once.0, 2 * once.1));
+    }
+
+    /// Of one mode, each packet of another flow or not, and some larger than the port takes.
+    #[test]
+    fn a_burst_of_one_mode_is_the_sum_of_its_frames(
+        mode in 0_u16..=8,
+        steps in proptest::collection::vec(
+            (prop_oneof![9 => Just(0_u16), 1 => Just(1)], any::<bool>(), prop_oneof![6 => 0_usize..30, 1 => 1405_usize..1470]),
+            1..=BURST,
+        ),
+    ) {
+        let mut clients = 0;
+        let frames: Vec<_> = steps.into_iter().map(|(as_before, udp, payload)| {
+            clients += 1 - as_before;
+            let mut packet = Packet { payload: vec![b'x'; payload], ..plain(0, udp, 0) };
+            (packet.from.1, packet.to.1) = (40_000 + 7 * clients, 80 + mode);
+            frame(&packet.bytes(), &[], 26)
+        }).collect();
+        let node = || Node::read(include_str!("../fuzz/penstock.toml"), include_str!("../fuzz/services.json"));
+        let [mut one_by_one, mut at_once] = [node(), node()];
+        let alone: Vec<_> = frames.iter().map(|frame| one_by_one.receive(frame)).collect();
+        prop_assert_eq!(at_once.burst(&frames), alone);
+        prop_assert_eq!(at_once.counted(), one_by_one.counted());
     }
 }
 
