@@ -944,8 +944,11 @@ proptest! {
         let node = || Node::read(include_str!("../fuzz/penstock.toml"), include_str!("../fuzz/services.json"));
         let [mut one_by_one, mut at_once] = [node(), node()];
         let alone: Vec<_> = frames.iter().map(|frame| one_by_one.receive(frame)).collect();
+        // What is refused is not among what was sent.
+        let sent = alone.iter().filter(|(verdict, _)| matches!(verdict, Verdict::Forward(_))).count();
         prop_assert_eq!(at_once.burst(&frames), alone);
         prop_assert_eq!(at_once.counted(), one_by_one.counted());
+        prop_assert_eq!(at_once.counted().into_values().map(|(packets, _)| packets).sum::<u64>(), sent as u64);
     }
 }
 
