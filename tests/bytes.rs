@@ -246,7 +246,7 @@ fn dont_fragment(mut frame: Vec<u8>) -> Vec<u8> {
         let sum = u16::from_be_bytes([ip[10], ip[11]]);
         ip[6] |= 0x40;
         let new = u16::from_be_bytes([ip[6], ip[7]]);
-        let sum = penstock::wire::checksum::Delta::word(old, new).patch(sum);
+        let sum = penstock::wire::checksum::Delta::word(old, new).patched(sum);
         ip[10..12].copy_from_slice(&sum.to_be_bytes());
     }
     frame

@@ -209,8 +209,7 @@ impl<F: Family> Change<F> {
             }
             Content::Udp => {
                 let udp: &mut [u8; udp::HEADER] = rest.first_chunk_mut().ok_or(Reason::Malformed)?;
-                let sum = self.transport.patch_udp(be16(udp, udp::CHECKSUM));
-                udp[udp::CHECKSUM..][..2].copy_from_slice(&sum.to_be_bytes());
+                self.transport.patch_udp(udp, udp::CHECKSUM);
                 self.put_port(udp, side);
             }
             Content::LaterFragment => {}
@@ -222,8 +221,7 @@ impl<F: Family> Change<F> {
 
     #[inline(always)]
     fn put_tcp(&self, tcp: &mut [u8; tcp::HEADER], side: Side) {
-        let sum = self.transport.patch(be16(tcp, tcp::CHECKSUM));
-        tcp[tcp::CHECKSUM..][..2].copy_from_slice(&sum.to_be_bytes());
+        self.transport.patch(tcp, tcp::CHECKSUM);
         self.put_port(tcp, side);
     }
 
@@ -269,13 +267,11 @@ impl<F: Family> Change<F> {
 
         let (head, quoted) = message.split_first_chunk_mut::<{ icmp::HEADER }>().ok_or(Reason::Malformed)?;
         if self.keeps_quotes {
-            let sum = change.patch(be16(head, icmp::CHECKSUM));
-            head[icmp::CHECKSUM..][..2].copy_from_slice(&sum.to_be_bytes());
+            change.patch(head, icmp::CHECKSUM);
             return Ok(());
         }
         change = change.and(self.translate(quoted, side.other())?);
-        let sum = change.patch(be16(head, icmp::CHECKSUM));
-        head[icmp::CHECKSUM..][..2].copy_from_slice(&sum.to_be_bytes());
+        change.patch(head, icmp::CHECKSUM);
         Ok(())
     }
 
@@ -285,7 +281,7 @@ impl<F: Family> Change<F> {
         let (number, header) = F::transport(quoted).ok_or(Reason::Malformed)?;
         let mut change = put(quoted, F::address_at(side), self.new.as_ref());
         if let Some(at) = F::CHECKSUM {
-            let sum = self.address.patch(be16(quoted, at));
+            let sum = self.address.patched(be16(quoted, at));
             change = change.and(put(quoted, at, &sum.to_be_bytes()));
         }
         let transport = quoted.get_mut(header..).ok_or(Reason::Malformed)?;
@@ -318,8 +314,7 @@ impl<F: Family> Both<F> {
             }
             Content::Udp => {
                 let udp: &mut [u8; udp::HEADER] = rest.first_chunk_mut().ok_or(Reason::Malformed)?;
-                let sum = self.transport.patch_udp(be16(udp, udp::CHECKSUM));
-                udp[udp::CHECKSUM..][..2].copy_from_slice(&sum.to_be_bytes());
+                self.transport.patch_udp(udp, udp::CHECKSUM);
                 self.put_ports(udp);
             }
             Content::LaterFragment => {}
@@ -332,8 +327,7 @@ impl<F: Family> Both<F> {
     /// The same with a TCP segment, between whose header and that of IP may be more.
     #[inline(always)]
     pub fn apply_to_tcp(&self, ip: &mut [u8], tcp: &mut [u8; tcp::HEADER]) {
-        let sum = self.transport.patch(be16(tcp, tcp::CHECKSUM));
-        tcp[tcp::CHECKSUM..][..2].copy_from_slice(&sum.to_be_bytes());
+        self.transport.patch(tcp, tcp::CHECKSUM);
         self.put_ports(tcp);
         self.put_addresses(ip);
     }
@@ -369,8 +363,7 @@ impl<F: Family> Both<F> {
         if F::ICMP == protocol::ICMPV6 {
             change = change.and(addresses); // the pseudo-header
         }
-        let sum = change.patch(be16(head, icmp::CHECKSUM));
-        head[icmp::CHECKSUM..][..2].copy_from_slice(&sum.to_be_bytes());
+        change.patch(head, icmp::CHECKSUM);
         Ok(())
     }
 
@@ -384,7 +377,7 @@ impl<F: Family> Both<F> {
         ));
         let mut change = addresses;
         if let Some(at) = F::CHECKSUM {
-            let sum = addresses.patch(be16(quoted, at));
+            let sum = addresses.patched(be16(quoted, at));
             change = change.and(put(quoted, at, &sum.to_be_bytes()));
         }
         let transport = quoted.get_mut(header..).ok_or(Reason::Malformed)?;
@@ -428,15 +421,16 @@ pub fn split_plain_tcp<F: Family>(bytes: &mut [u8]) -> Result<(&mut [u8], &mut [
 
 /// Patches the checksum of a TCP or UDP header, where it is there, and says how that changes a sum over it.
 fn patch_transport(number: u8, transport: &mut [u8], delta: Delta) -> Delta {
-    let (at, patch): (_, fn(Delta, u16) -> u16) = match number {
+    let (at, patch): (_, fn(Delta, &mut [u8], usize)) = match number {
         protocol::TCP => (tcp::CHECKSUM, Delta::patch),
         _ => (udp::CHECKSUM, Delta::patch_udp),
     };
     if transport.len() < at + 2 {
         return Delta::NONE;
     }
-    let sum = patch(delta, be16(transport, at));
-    put(transport, at, &sum.to_be_bytes())
+    let old = be16(transport, at);
+    patch(delta, transport, at);
+    Delta::word(old, be16(transport, at))
 }
 
 /// The TTL is the upper byte of its word, so the word goes down by 0x0100, whatever it is.
@@ -446,8 +440,7 @@ const ONE_HOP: Delta = Delta::word(0x0100, 0);
 #[inline(always)]
 fn patch_header<F: Family>(ip: &mut [u8], delta: Delta) {
     if let Some(at) = F::CHECKSUM {
-        let sum = delta.patch(be16(ip, at));
-        ip[at..][..2].copy_from_slice(&sum.to_be_bytes());
+        delta.patch(ip, at);
     }
 }
 

@@ -7,7 +7,7 @@ use crate::counters::Reason;
 use crate::mode::NextHop;
 use crate::snapshot::Snapshot;
 use crate::wire::checksum::{self, Delta};
-use crate::wire::{Frame, be16, ethernet, icmp, ipv4, ipv6};
+use crate::wire::{Frame, ethernet, icmp, ipv4, ipv6};
 
 const TTL: u8 = 64;
 
@@ -49,7 +49,6 @@ fn turn_round(bytes: &mut [u8], parsed: &Parsed, hop: &NextHop) -> Option<()> {
     let message: &mut [u8; icmp::HEADER] = message.first_chunk_mut()?;
     message[0] = reply;
     let change = Delta::word(u16::from(request) << 8, u16::from(reply) << 8);
-    let sum = change.patch(be16(message, icmp::CHECKSUM));
-    message[icmp::CHECKSUM..][..2].copy_from_slice(&sum.to_be_bytes());
+    change.patch(message, icmp::CHECKSUM);
     Some(())
 }

@@ -1,10 +1,15 @@
 //! The Internet checksum (RFC 1071) and its incremental update (RFC 1624, equation 3).
 //!
-//! All sums are of 16-bit words in network order, as numbers.
+//! All sums are of 16-bit words in network order, as numbers, but where it says otherwise.
+
+use super::le16;
 
 /// How a checksum changes when words under it change: the folded sum of `!old + new` over those words.
 ///
 /// Deltas of independent changes add up, so what is known before a packet (an address, a port) is summed once.
+///
+/// (With the bytes of its words swapped, like those of the sums that it is added to when they are read as they lie in memory: RFC 1071,
+/// section 2 B.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Delta(u16);
 
@@ -14,13 +19,13 @@ impl Delta {
 
     /// One word of 16 bits in place of another, as numbers.
     pub const fn word(old: u16, new: u16) -> Self {
-        Self(fold(!old as u32 + new as u32))
+        Self(fold(!old as u32 + new as u32).swap_bytes())
     }
 
     /// The same of 32 bits.
     pub const fn double_word(old: u32, new: u32) -> Self {
         let old = !old;
-        Self(fold((old >> 16) + (old & 0xffff) + (new >> 16) + (new & 0xffff)))
+        Self(fold((old >> 16) + (old & 0xffff) + (new >> 16) + (new & 0xffff)).swap_bytes())
     }
 
     /// Both changes.
@@ -33,22 +38,34 @@ impl Delta {
         Self(!self.0)
     }
 
-    /// The checksum `sum` after the change; never 0xffff where `sum` was right (RFC 1624, section 3).
+    /// The checksum `sum`, a number, after the change; never 0xffff where `sum` was right (RFC 1624, section 3).
     #[inline]
-    pub const fn patch(self, sum: u16) -> u16 {
+    pub const fn patched(self, sum: u16) -> u16 {
+        self.after(sum.swap_bytes()).swap_bytes()
+    }
+
+    /// The same of a little-endian word.
+    #[inline(always)]
+    const fn after(self, sum: u16) -> u16 {
         !fold(!sum as u32 + self.0 as u32)
     }
 
+    /// Puts [`Delta::patched`] in place of the checksum at `at`.
+    #[inline(always)]
+    pub fn patch(self, bytes: &mut [u8], at: usize) {
+        let sum = self.after(le16(bytes, at));
+        bytes[at..][..2].copy_from_slice(&sum.to_le_bytes());
+    }
+
     /// As [`Delta::patch`] for UDP (RFC 768): "none" (0) stays none, and a sum that comes out as 0 is sent as 0xffff.
-    #[inline]
-    pub const fn patch_udp(self, sum: u16) -> u16 {
-        if sum == 0 {
-            return 0;
-        }
-        match self.patch(sum) {
-            0 => 0xffff,
-            sum => sum,
-        }
+    #[inline(always)]
+    pub fn patch_udp(self, bytes: &mut [u8], at: usize) {
+        let sum = match le16(bytes, at) {
+            0 => return,
+            sum => self.after(sum),
+        };
+        let sum = if sum == 0 { 0xffff } else { sum };
+        bytes[at..][..2].copy_from_slice(&sum.to_le_bytes());
     }
 }
 
@@ -122,13 +139,17 @@ mod tests {
     #[test]
     fn the_example_of_rfc_1624() {
         // Section 4: 0xdd2f, a word goes from 0x5555 to 0x3285; equation 3 gives 0x0000, not 0xffff.
-        assert_eq!(Delta::word(0x5555, 0x3285).patch(0xdd2f), 0x0000);
+        assert_eq!(Delta::word(0x5555, 0x3285).patched(0xdd2f), 0x0000);
     }
 
     #[test]
     fn udp_none_stays_none_and_a_computed_zero_is_all_ones() {
         let delta = Delta::word(0x5555, 0x3285);
-        assert_eq!((delta.patch_udp(0), delta.patch_udp(0xdd2f)), (0, 0xffff));
+        let mut sums = [0, 0, 0xdd, 0x2f, 0xdd, 0x2f];
+        delta.patch_udp(&mut sums, 0);
+        delta.patch_udp(&mut sums, 2);
+        delta.patch(&mut sums, 4);
+        assert_eq!(sums, [0, 0, 0xff, 0xff, 0, 0]);
     }
 
     proptest! {
@@ -145,7 +166,10 @@ mod tests {
             bytes[at * 4..at * 4 + 4].copy_from_slice(&word.to_be_bytes());
             bytes[20..22].copy_from_slice(&half.to_be_bytes());
             let delta = Delta::double_word(old, word).and(Delta::word(old_half, half));
-            let (patched, after) = (delta.patch(before), !sum(&bytes));
+            let (patched, after) = (delta.patched(before), !sum(&bytes));
+            let mut field = before.to_be_bytes();
+            delta.patch(&mut field, 0);
+            prop_assert_eq!(field, patched.to_be_bytes());
             prop_assert!(patched == after || (patched % 0xffff == 0 && after % 0xffff == 0), "{patched:04x} {after:04x}");
         }
     }
