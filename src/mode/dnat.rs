@@ -37,7 +37,7 @@ impl Mode for Dnat {
         Self { rewrite: Rewrite::new(old, new, 1).for_all_of(service.vip), way: context.next_hop.into() }
     }
 
-    #[inline(never)]
+    #[inline(always)]
     fn apply<F: Frame>(&self, frame: &mut F, packet: &Packet, _: u64, _: &mut State) -> Result<PortIndex, Reason> {
         let ip = match &self.rewrite {
             Rewrite::V4(_) => self.way.route(frame, packet, ipv4::field::TTL)?,

@@ -59,7 +59,7 @@ impl Mode for DnatDsr {
         Self { rewrite, way, byte_order: service.byte_order, remembers }
     }
 
-    #[inline(never)]
+    #[inline(always)]
     fn apply<F: Frame>(&self, frame: &mut F, packet: &Packet, _: u64, state: &mut State) -> Result<PortIndex, Reason> {
         match &self.rewrite {
             Rewrite::V4(_) => self.apply_v4(frame, packet, &mut state.begun)?,

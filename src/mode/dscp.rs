@@ -42,7 +42,7 @@ impl Mode for Dscp {
         }
     }
 
-    #[inline(never)]
+    #[inline(always)]
     fn apply<F: Frame>(&self, frame: &mut F, packet: &Packet, _: u64, _: &mut State) -> Result<PortIndex, Reason> {
         match &self.rewrite {
             Rewrite::V4(change) => {

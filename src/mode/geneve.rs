@@ -99,7 +99,7 @@ impl Mode for Geneve {
         }
     }
 
-    #[inline(never)]
+    #[inline(always)]
     fn apply<F: Frame>(
         &self,
         frame: &mut F,

@@ -39,7 +39,7 @@ impl Mode for Gre {
         Self(Outer::new(context, context.backend.address, protocol::GRE, &[0, 0, high, low]))
     }
 
-    #[inline(never)]
+    #[inline(always)]
     fn apply<F: Frame>(
         &self,
         frame: &mut F,

@@ -50,7 +50,7 @@ impl Mode for Gue {
         }
     }
 
-    #[inline(never)]
+    #[inline(always)]
     fn apply<F: Frame>(
         &self,
         frame: &mut F,

@@ -33,7 +33,7 @@ impl Mode for Ipip {
         Self(Outer::new(context, context.backend.address, number(context.service), &[]))
     }
 
-    #[inline(never)]
+    #[inline(always)]
     fn apply<F: Frame>(
         &self,
         frame: &mut F,

@@ -28,7 +28,7 @@ impl Mode for L2dsr {
         Self(context.next_hop.into())
     }
 
-    #[inline(never)]
+    #[inline(always)]
     fn apply<F: Frame>(&self, frame: &mut F, packet: &Packet, _: u64, _: &mut State) -> Result<PortIndex, Reason> {
         self.0.pass(frame, packet)?;
         Ok(self.0.port)

@@ -166,6 +166,18 @@ trait Mode: Sized {
     ) -> Result<PortIndex, Reason>;
 }
 
+/// As [`Mode::apply`], out of line: one place for all who do it once.
+#[inline(never)]
+fn apply_one<M: Mode, F: Frame>(
+    mode: &M,
+    frame: &mut F,
+    packet: &Packet,
+    hash: u64,
+    state: &mut State,
+) -> Result<PortIndex, Reason> {
+    mode.apply(frame, packet, hash, state)
+}
+
 /// For what is larger than most.
 impl<M: Mode> Mode for Box<M> {
     fn overhead(service: &Service, backend: &Backend) -> u16 {
@@ -180,7 +192,7 @@ impl<M: Mode> Mode for Box<M> {
         Self::new(M::prepare(context))
     }
 
-    #[inline]
+    #[inline(always)]
     fn apply<F: Frame>(
         &self,
         frame: &mut F,
@@ -287,11 +299,37 @@ macro_rules! modes {
                 match self {
                     Self::Straight(outer) => outer.wrap_v4(frame, packet.total, state),
                     Self::StraightV6(outer) => outer.wrap_v6(frame, packet.total, hash),
-                    $(Self::$name(mode) => mode.apply(frame, packet, hash, state),)*
+                    $(Self::$name(mode) => apply_one(mode, frame, packet, hash, state),)*
                     Self::Refuses(reason) => Err(*reason),
                     Self::Tagged(tagged) => tagged.apply(frame, packet, |inner, frame| {
                         inner.apply(frame, packet, hash, state)
                     }),
+                }
+            }
+
+            /// The same of packets that come one behind the other, each with a backend of its own: of the first, and of those behind it that go by
+            /// the same mode, in a loop of its own. `told` gets what becomes of each by its place; gives how many there were.
+            #[inline(always)]
+            pub fn apply_run<'a, F: Frame>(
+                frames: &mut [F],
+                of: impl Fn(usize) -> (&'a Self, Packet, u64),
+                state: &mut State,
+                mut told: impl FnMut(usize, Result<PortIndex, Reason>),
+            ) -> usize {
+                let Some(first) = frames.first_mut() else { return 0 };
+                let (mode, packet, hash) = of(0);
+                match mode {
+                    $(Self::$name(_) => {
+                        for (at, frame) in frames.iter_mut().enumerate() {
+                            let (Self::$name(mode), packet, hash) = of(at) else { return at };
+                            told(at, mode.apply(frame, &packet, hash, state));
+                        }
+                        frames.len()
+                    })*
+                    _ => {
+                        told(0, mode.apply(first, &packet, hash, state));
+                        1
+                    }
                 }
             }
         }

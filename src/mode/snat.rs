@@ -36,7 +36,7 @@ impl Mode for Snat {
     }
 
     /// `hash` is the number of the flow's translation.
-    #[inline(never)]
+    #[inline(always)]
     fn apply<F: Frame>(
         &self,
         frame: &mut F,

@@ -17,7 +17,7 @@ use super::{BURST, Verdict};
 use crate::counters::{Reason, Traffic};
 use crate::flow::{Bucket, Flows, Home, Judging, Marks, Says, Spot, prefetch};
 use crate::maglev::Client;
-use crate::mode::{Packet, State, StraightV4};
+use crate::mode::{Packet, Prepared, State, StraightV4};
 use crate::service::{Hash, Service};
 use crate::snapshot::{Owner, PortIndex, ServiceIndex, Snapshot, Target, TargetIndex};
 use crate::wire::Frame;
@@ -1073,19 +1073,32 @@ impl Burst {
         verdicts: &mut [Verdict; BURST],
         mut refuse: impl FnMut(usize, &mut F, Refused) -> Verdict,
     ) -> Ports {
-        let mut ports = Ports::NONE;
-        for (at, (frame, (target, verdict))) in frames.iter_mut().zip(targets.iter().zip(verdicts)).enumerate() {
+        let (mut ports, mut refused, mut reasons) = (Ports::NONE, 0_u32, [Reason::Malformed; BURST]);
+        let mut next = 0;
+        while next < frames.len() {
+            let of = |at: usize| {
+                let at = (next + at) % BURST;
+                (&targets[at].mode, self.plain_packet(at, self.lengths[at]), self.hashes[at])
+            };
+            next += Prepared::apply_run(&mut frames[next..], of, state, |at, applied| {
+                let at = (next + at) % BURST;
+                match applied {
+                    Ok(port) => {
+                        ports.add(port);
+                        verdicts[at] = Verdict::Forward(port);
+                    }
+                    Err(reason) => {
+                        refused |= 1 << at;
+                        reasons[at] = reason;
+                    }
+                }
+            });
+        }
+        ports.others = refused != 0;
+        while refused != 0 {
+            let at = take_bit(&mut refused);
             let packet = self.plain_packet(at, self.lengths[at]);
-            match target.mode.apply(frame, &packet, self.hashes[at], state) {
-                Ok(port) => {
-                    ports.add(port);
-                    *verdict = Verdict::Forward(port);
-                }
-                Err(reason) => {
-                    ports.others = true;
-                    *verdict = refuse(at, frame, self.refused(at, reason, packet, target));
-                }
-            }
+            verdicts[at] = refuse(at, &mut frames[at], self.refused(at, reasons[at], packet, targets[at]));
         }
         ports
     }
