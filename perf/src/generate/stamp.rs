@@ -23,7 +23,7 @@ pub fn write(frame: &mut [u8], time: u64) -> bool {
     let old = u64::from_be_bytes(*bytes);
     let (high, low) = ((time >> 16) as u32, time as u16);
     let changed = Delta::double_word((old >> 32) as u32, high).and(Delta::word((old >> 16) as u16, low));
-    *bytes = (time << 16 | u64::from(changed.patch(old as u16))).to_be_bytes();
+    *bytes = (time << 16 | u64::from(changed.patched(old as u16))).to_be_bytes();
     true
 }
 
