@@ -228,16 +228,16 @@ mod tests {
             #[command(flatten)]
             options: Options,
         }
-        let rounds = |arguments: &str, flows: usize| -> Vec<Range<usize>> {
+        let ends = |arguments: &str, flows: usize| -> Vec<[usize; 2]> {
             let options = Command::parse_from(format!("bench {arguments}").split_whitespace()).options;
             let heat = &Heat::of(Table::Flows, &[flows])[0];
-            (0..5).filter_map(|start| options.rounds_of(heat, start)).collect()
+            (0..5).filter_map(|start| options.rounds_of(heat, start)).map(|rounds| [rounds.start, rounds.end]).collect()
         };
-        assert_eq!(rounds("", 1), [0..8, 8..16, 16..24]);
-        assert_eq!(rounds("", MOST_FLOWS), [0..24]);
-        assert_eq!(rounds("--starts 2 --rounds 5", MOST_FLOWS), [0..2, 2..5]);
-        assert_eq!(rounds("--full", MOST_FLOWS), [0..20, 20..40, 40..60]);
-        assert_eq!(rounds("--quick", MOST_FLOWS), [0..8]);
+        assert_eq!(ends("", 1), [[0, 8], [8, 16], [16, 24]]);
+        assert_eq!(ends("", MOST_FLOWS), [[0, 24]]);
+        assert_eq!(ends("--starts 2 --rounds 5", MOST_FLOWS), [[0, 2], [2, 5]]);
+        assert_eq!(ends("--full", MOST_FLOWS), [[0, 20], [20, 40], [40, 60]]);
+        assert_eq!(ends("--quick", MOST_FLOWS), [[0, 8]]);
     }
 
     #[test]
