@@ -96,7 +96,7 @@ pub struct Cpus {
     /// The CPU of everything else.
     #[arg(long, default_value_t = 0)]
     pub main: u16,
-    /// Run the forwarders ahead of all ordinary work (SCHED_FIFO), for a machine that others use too.
+    /// Run the forwarders ahead of all ordinary work (SCHED_RR), for a machine that others use too.
     #[arg(long)]
     pub realtime: bool,
     /// Measure even while other work runs on these CPUs; the result says so.

@@ -24,9 +24,11 @@ pub struct Process {
 
 impl Process {
     /// Starts `program` so that the kernel ends it should we be killed (`setpriv --pdeathsig`), with line-buffered output
-    /// (`stdbuf`), stdout and stderr together; `realtime`: ahead of all ordinary work (`chrt`).
+    /// (`stdbuf`), stdout and stderr together; `realtime`: ahead of all ordinary work (`chrt`). By SCHED_RR: while DPDK starts, it waits for a thread of
+    /// its own on the same CPU by sleeps of a microsecond, which on a fast machine are over before that thread gets its turn; by SCHED_FIFO it would
+    /// wait for ever.
     pub fn start(program: &str, arguments: &[String], realtime: bool) -> anyhow::Result<Self> {
-        let priority: &[&str] = if realtime { &["chrt", "--fifo", "50"] } else { &[] };
+        let priority: &[&str] = if realtime { &["chrt", "--rr", "50"] } else { &[] };
         let mut child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL"])
             .args(priority)
