@@ -64,6 +64,8 @@ pub struct Burst {
     is_ahead: bool,
     /// Whether each frame is plain, and a train of its own: train and place are the same then. The next burst is first looked at as if it were so.
     is_apart: bool,
+    /// Whether all are of one flow. The next burst is first looked at as if it were so.
+    is_one: bool,
     /// Whether all were plain over IPv6. The next burst is then first looked at as if it were so.
     was_v6: bool,
     /// Whether some of these, or of the translated, are neither plain nor so over IPv6: then frames are asked for, and translated, in their order,
@@ -275,6 +277,7 @@ impl Burst {
         was_recalled: false,
         is_ahead: false,
         is_apart: false,
+        is_one: false,
         was_v6: false,
         is_mixed: false,
         spots: [Spot::NONE; BURST],

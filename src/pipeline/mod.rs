@@ -5,12 +5,13 @@
 //! Frames that are plainly a service's packets take the stages of `Burst`, IPv6 by a stage of its own. What is plainly to be refused costs
 //! little; everything else is read and matched by `find_any`, and joins the burst where it belongs to a service after all.
 
-mod alike;
 mod burst;
 mod echo;
 mod explain;
 mod fabric;
 mod fragments;
+#[cfg(target_arch = "x86_64")]
+mod heads;
 mod held;
 mod matching;
 mod parse;

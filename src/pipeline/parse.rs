@@ -634,9 +634,29 @@ impl From<Malformed> for Reason {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::wire::Frame;
     use proptest::prelude::*;
 
     pub const STATION: Port = Port { mac: Mac([2, 0, 0, 0, 0, 1]), mtu: 1500, promiscuous: false };
+
+    /// A frame that is only read.
+    #[derive(Debug)]
+    pub struct Bytes(pub Vec<u8>);
+
+    impl Frame for Bytes {
+        fn bytes(&self) -> &[u8] {
+            &self.0
+        }
+        fn bytes_mut(&mut self) -> &mut [u8] {
+            &mut self.0
+        }
+        fn reshape(&mut self, _front: usize, _length: usize) -> Option<&mut [u8]> {
+            None
+        }
+        fn strip(&mut self, _count: usize) -> bool {
+            false
+        }
+    }
 
     pub fn sound(protocol: u8, payload: usize) -> Vec<u8> {
         let transport = if protocol == protocol::TCP { tcp::HEADER } else { udp::HEADER };

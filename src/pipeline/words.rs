@@ -1,19 +1,21 @@
 //! The flows of a burst's plain trains as arrays of words, of which the loops over all take several at once.
 
 use super::BURST;
+#[cfg(target_arch = "x86_64")]
+use super::heads;
 use super::parse::{Flow, FlowV6, OPENS_OR_ENDS};
 use crate::maglev::{Client, SelectionHash};
 use crate::snapshot::Common;
 
-/// By train, the lower and the upper half of each flow. One more than there are trains, so that each has a next.
+/// By train, the lower and the upper half of each flow.
 #[derive(Debug)]
 pub struct Words {
-    low: [u64; BURST + 1],
-    high: [u64; BURST + 1],
+    low: [u64; BURST],
+    high: [u64; BURST],
 }
 
 impl Words {
-    pub const NONE: Self = Self { low: [0; BURST + 1], high: [0; BURST + 1] };
+    pub const NONE: Self = Self { low: [0; BURST], high: [0; BURST] };
 
     #[inline(always)]
     pub fn get(&self, train: usize) -> Flow {
@@ -62,15 +64,19 @@ impl Words {
         }
     }
 
-    /// Ends them after the first `count`; whether none of these is as the one before it.
+    /// Of four at once.
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
-    pub fn end_without_neighbours(&mut self, count: usize) -> bool {
-        let count = count.min(BURST);
-        self.set(count, Flow::NONE);
-        let (ones, next) = (..count, 1..=count);
-        let low = self.low[ones].iter().zip(&self.low[next.clone()]).map(|(one, next)| one ^ next);
-        let high = self.high[ones].iter().zip(&self.high[next]).map(|(one, next)| one ^ next);
-        !low.zip(high).fold(false, |any, (low, high)| any | (low | high == 0))
+    pub fn set_four(&mut self, first: usize, four: &heads::Four) {
+        self.low[first..][..heads::FOUR].copy_from_slice(&four.low);
+        self.high[first..][..heads::FOUR].copy_from_slice(&four.high);
+    }
+
+    /// Whether the first `count` are one flow.
+    #[inline(always)]
+    pub fn are_one(&self, count: usize) -> bool {
+        let [low, high] = [self.low[0], self.high[0]];
+        self.pairs(count).fold(0, |any, words| any | (words[0] ^ low) | (words[1] ^ high)) == 0
     }
 }
 
@@ -180,8 +186,8 @@ mod tests {
     proptest! {
         #[test]
         fn of_all_is_told_what_is_of_each(flows in prop::collection::vec(flow(), 1..=BURST), vip in 0_u32..2) {
-            let (mut words, count) = (of(flows.iter().copied()), flows.len());
-            prop_assert_eq!(words.end_without_neighbours(count), flows.windows(2).all(|two| two[0] != two[1]));
+            let (words, count) = (of(flows.iter().copied()), flows.len());
+            prop_assert_eq!(words.are_one(count), flows.iter().all(|flow| *flow == flows[0]));
             let vip = Common::of([[0x0a01_0002 ^ vip, 0x0100_0003]].into_iter());
             let is_for_one = |flow: &Flow| flow.endpoint() == flows[0].endpoint() && !vip.may_be(flow.source_word());
             prop_assert_eq!(words.are_for_one(count, vip), flows.iter().all(is_for_one));

@@ -35,6 +35,8 @@ pub mod field {
 pub const DF: u16 = 0x4000;
 const MORE_FRAGMENTS: u16 = 0x2000;
 const FRAGMENT_OFFSET: u16 = 0x1fff;
+/// Any of these bits: of a fragment, the first too.
+pub const ANY_FRAGMENT: u16 = MORE_FRAGMENTS | FRAGMENT_OFFSET;
 
 /// The fixed part of a header. What it says of lengths is not checked until [`Ipv4::lengths`] is asked.
 #[derive(Debug, Clone, Copy)]
@@ -191,7 +193,7 @@ impl Plain {
     /// Any fragment, the first too.
     #[inline(always)]
     pub fn is_fragment(&self) -> bool {
-        let [high, low] = (MORE_FRAGMENTS | FRAGMENT_OFFSET).to_be_bytes();
+        let [high, low] = ANY_FRAGMENT.to_be_bytes();
         self.first & u64::from_le_bytes([0, 0, 0, 0, 0, 0, high, low]) != 0
     }
 

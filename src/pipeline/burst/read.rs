@@ -1,10 +1,12 @@
 //! The first stage over IPv4: what is plain of a burst, train by train.
 
+use multiversion::target::match_target;
+
 use super::{APART, BURST, Burst, NO_TRAIN, Sum};
 use crate::flow::{Flows, Spots};
-use crate::pipeline::alike::Alike;
 use crate::pipeline::parse::{Flow, Parsed};
 use crate::snapshot::Snapshot;
+use crate::wire::ipv4::protocol;
 use crate::wire::{Frame, Mac};
 
 /// Of a burst that is being read.
@@ -23,12 +25,6 @@ impl SoFar {
     fn begin(station: Mac) -> Self {
         Self { station: station.bits(), last: Flow::NONE, trains: 0, others: 0 }
     }
-
-    /// The train of the frame before, where that was plain.
-    #[inline(always)]
-    fn current(&self) -> usize {
-        self.trains.wrapping_sub(1) % BURST
-    }
 }
 
 impl Burst {
@@ -46,14 +42,11 @@ impl Burst {
     fn parse_with<F: Frame>(&mut self, frames: &[F], station: Mac, is_ahead: bool, flows: &Flows) -> u32 {
         self.is_ahead = is_ahead;
         // As the last burst came, this one will.
-        let so_far = match (self.comes_in_trains(), self.is_ahead) {
-            _ if std::mem::take(&mut self.was_v6) => self.parse_none(frames.len(), station),
-            _ if self.is_apart => self.parse_apart(frames, station, flows),
-            (true, _) => self.parse_trains(frames, station, flows),
-            (false, true) => self.parse_each(frames, station, Some(flows)),
-            (false, false) => self.parse_each(frames, station, None),
+        let so_far = match std::mem::take(&mut self.was_v6) {
+            true => self.parse_none(frames.len(), station),
+            false => self.parse_v4(frames, station, flows),
         };
-        self.is_apart = so_far.trains == frames.len();
+        (self.is_apart, self.is_one) = (so_far.trains == frames.len(), so_far.trains == 1);
         (self.frames, self.count) = (frames.len().min(BURST), so_far.trains.min(BURST));
         self.plain = self.all();
         (self.plain_v6, self.free, self.special, self.translated, self.is_mixed) = (0, 0, 0, 0, false);
@@ -77,79 +70,80 @@ impl Burst {
         SoFar { others: ((1_u64 << count.min(BURST)) - 1) as u32, ..SoFar::begin(station) }
     }
 
-    /// Reads what follows each other in other flows.
+    /// Reads all as if each were a train of its own, and then tells which trains they are.
     #[inline(always)]
-    fn parse_apart<F: Frame>(&mut self, frames: &[F], station: Mac, flows: &Flows) -> SoFar {
-        let at = match self.is_ahead {
-            true => read_plain::<F, true>(self, frames, station, flows),
-            false => read_plain::<F, false>(self, frames, station, flows),
-        };
-        if at < frames.len() || !self.flows.end_without_neighbours(at) {
-            return self.parse_on(frames, at, station, self.is_ahead.then_some(flows));
+    fn parse_v4<F: Frame>(&mut self, frames: &[F], station: Mac, flows: &Flows) -> SoFar {
+        if self.is_one && frames.len() <= BURST && read_one(self, frames, station) {
+            return self.end_one(frames.len(), station, flows);
         }
-        self.trains = APART;
-        for (sent, &total) in self.sent[..at].iter_mut().zip(&self.lengths[..at]) {
-            *sent = Sum::new(1, total.into());
+        // Each is asked for at once where each was a train of its own.
+        let are_asked = self.is_ahead && self.is_apart;
+        let (at, may_be_alike) = read_plain(self, frames, station, are_asked.then_some(flows));
+        match () {
+            () if at == frames.len() && !may_be_alike => self.end_apart(at, are_asked, station, flows),
+            () if at == frames.len() && self.flows.are_one(at) => self.end_one(at, station, flows),
+            () => self.parse_on(frames, at, are_asked, station, flows),
         }
-        SoFar { trains: at, ..SoFar::begin(station) }
     }
 
-    /// Makes trains of the frames before `next`, which are read, and reads the others.
-    #[inline(never)]
-    fn parse_on<F: Frame>(&mut self, frames: &[F], next: usize, station: Mac, flows: Option<&Flows>) -> SoFar {
+    /// So many, which are read, are each a train of its own.
+    #[inline(always)]
+    fn end_apart(&mut self, count: usize, are_asked: bool, station: Mac, flows: &Flows) -> SoFar {
+        self.trains = APART;
+        for (sent, &total) in self.sent[..count].iter_mut().zip(&self.lengths[..count]) {
+            *sent = Sum::new(1, total.into());
+        }
+        if self.is_ahead && !are_asked {
+            self.ask_each(((1_u64 << count) - 1) as u32, flows);
+        }
+        SoFar { trains: count, ..SoFar::begin(station) }
+    }
+
+    /// So many, which are read, are one train.
+    #[inline(always)]
+    fn end_one(&mut self, count: usize, station: Mac, flows: &Flows) -> SoFar {
+        self.trains.fill(0);
+        let bytes = self.lengths[..count].iter().map(|&total| u32::from(total)).sum();
+        self.sent[0] = Sum::new(count as u32, bytes);
+        if self.is_ahead {
+            self.ask(0, self.flows.get(0), flows);
+        }
+        SoFar { trains: 1, ..SoFar::begin(station) }
+    }
+
+    /// Makes trains of the frames before `next`, which are read (and asked for, if they `are_asked`), and reads the others.
+    #[inline(always)]
+    fn parse_on<F: Frame>(&mut self, frames: &[F], next: usize, are_asked: bool, station: Mac, flows: &Flows) -> SoFar {
         let mut so_far = SoFar::begin(station);
         for at in 0..next {
-            let (spot, home) = (self.spots[at], self.homes[at]);
-            if let Some(new) = self.note(&mut so_far, at, self.lengths[at], self.flows.get(at)) {
-                (self.spots[new], self.homes[new]) = (spot, home);
+            let (flow, spot, home) = (self.flows.get(at), self.spots[at], self.homes[at]);
+            match self.note(&mut so_far, at, self.lengths[at], flow) {
+                Some(new) if are_asked => (self.spots[new], self.homes[new]) = (spot, home),
+                Some(new) if self.is_ahead => self.ask(new, flow, flows),
+                _ => {}
             }
         }
+        let flows = self.is_ahead.then_some(flows);
         for (at, frame) in frames.iter().enumerate().skip(next) {
             self.read(&mut so_far, at, frame, flows);
         }
         so_far
     }
 
-    /// Reads one frame after the other; asks `flows` for each new one.
+    /// Reads the frame at `at`; asks `flows` for its flow where that is new.
     #[inline(always)]
-    fn parse_each<F: Frame>(&mut self, frames: &[F], station: Mac, flows: Option<&Flows>) -> SoFar {
-        let mut so_far = SoFar::begin(station);
-        for (at, frame) in frames.iter().enumerate() {
-            self.read(&mut so_far, at, frame, flows);
-        }
-        so_far
-    }
-
-    /// The same, but segments that follow one of their flow are compared with it.
-    #[inline(never)]
-    fn parse_trains<F: Frame>(&mut self, frames: &[F], station: Mac, flows: &Flows) -> SoFar {
-        let flows = self.is_ahead.then_some(flows);
-        let (mut so_far, mut at) = (SoFar::begin(station), 0);
-        while let Some(frame) = frames.get(at) {
-            let flow = self.read(&mut so_far, at, frame, flows);
-            at += 1;
-            if let Some(alike) = flow.and_then(|flow| Alike::to(frame.bytes(), flow)) {
-                at = follow(self, alike, frames, at, so_far.current());
-            }
-        }
-        so_far
-    }
-
-    /// Reads the frame at `at`; gives its flow where it is plain.
-    #[inline(always)]
-    fn read<F: Frame>(&mut self, so_far: &mut SoFar, at: usize, frame: &F, flows: Option<&Flows>) -> Option<Flow> {
+    fn read<F: Frame>(&mut self, so_far: &mut SoFar, at: usize, frame: &F, flows: Option<&Flows>) {
         let at = at % BURST;
         let Some((total, flow)) = Parsed::plain(frame.bytes(), so_far.station) else {
             self.trains[at] = NO_TRAIN;
             so_far.others |= 1 << at;
             // It may be of the same flow, and change what is known of it.
             so_far.last = Flow::NONE;
-            return None;
+            return;
         };
         if let (Some(new), Some(flows)) = (self.note(so_far, at, total, flow), flows) {
             self.ask(new, flow, flows);
         }
-        Some(flow)
     }
 
     /// Notes that the frame at `at` is of this flow, and so long; gives the train that it begins, if it does.
@@ -157,7 +151,7 @@ impl Burst {
     fn note(&mut self, so_far: &mut SoFar, at: usize, total: u16, flow: Flow) -> Option<usize> {
         self.lengths[at] = total;
         if flow == so_far.last {
-            let current = so_far.current();
+            let current = so_far.trains.wrapping_sub(1) % BURST;
             self.trains[at] = current as u8;
             self.sent[current].add(Sum::new(1, total.into()));
             return None;
@@ -171,110 +165,169 @@ impl Burst {
     }
 }
 
-/// Reads frames up to the first that is not plain, as if each were a train of its own, and asks for each flow where `IS_AHEAD`. Gives how many. With
-/// the instructions that this CPU has.
+/// Whether all frames are TCP segments of one flow, which then is read. With the instructions that this CPU has.
 #[multiversion::multiversion(targets("x86_64+avx2+bmi1+bmi2+lzcnt+movbe+popcnt"))]
 #[inline(never)]
-fn read_plain<F: Frame, const IS_AHEAD: bool>(burst: &mut Burst, frames: &[F], station: Mac, flows: &Flows) -> usize {
+fn read_one<F: Frame>(burst: &mut Burst, frames: &[F], station: Mac) -> bool {
+    match_target! {
+        "x86_64+avx2" => fours::read_one(burst, frames, station.bits()).is_some(),
+        _ => {
+            // It takes as long to compare frames one by one as to read them.
+            let _ = (burst, frames, station);
+            false
+        }
+    }
+}
+
+/// Reads frames up to the first that is not plain, as if each were a train of its own, and asks `flows` for each. Gives how many, and whether any
+/// may be of the same flow as the one before it (if not, none is). With the instructions that this CPU has.
+#[multiversion::multiversion(targets("x86_64+avx2+bmi1+bmi2+lzcnt+movbe+popcnt"))]
+#[inline(never)]
+fn read_plain<F: Frame>(burst: &mut Burst, frames: &[F], station: Mac, flows: Option<&Flows>) -> (usize, bool) {
     let (station, frames) = (station.bits(), &frames[..frames.len().min(BURST)]);
-    let mut at = 0;
+    let (mut at, mut may_be_alike) = match_target! {
+        "x86_64+avx2" => fours::read(burst, frames, station, flows),
+        _ => (0, false)
+    };
     while at < frames.len() {
         let Some((total, flow)) = Parsed::plain(frames[at].bytes(), station) else { break };
+        may_be_alike |= at > 0 && burst.flows.get(at - 1) == flow;
         burst.lengths[at] = total;
         burst.flows.set(at, flow);
-        if IS_AHEAD {
+        if let Some(flows) = flows {
             burst.ask(at, flow, flows);
         }
         at += 1;
     }
-    at
+    (at, may_be_alike)
 }
 
-/// Has those of `frames` from `next` on go with a train that are alike; gives the place of the first that is not. With the instructions that
-/// this CPU has.
-#[multiversion::multiversion(targets("x86_64+avx2+bmi1+bmi2+lzcnt+movbe+popcnt"))]
-#[inline(never)]
-fn follow<F: Frame>(burst: &mut Burst, alike: Alike, frames: &[F], next: usize, train: usize) -> usize {
-    let frames = &frames[..frames.len().min(BURST)];
-    let (mut at, mut bytes) = (next, 0);
-    while at < frames.len() {
-        let Some(total) = alike.total(frames[at].bytes()) else { break };
-        (burst.trains[at], burst.lengths[at]) = (train as u8, total);
-        bytes += u32::from(total);
-        at += 1;
+/// What is read four frames at a time.
+#[cfg(target_arch = "x86_64")]
+mod fours {
+    use super::{Burst, Flows, Frame, Parsed, protocol};
+    use crate::pipeline::heads::{Beside, FOUR, Segment, plain};
+
+    /// As [`read_one`](super::read_one).
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub fn read_one<F: Frame>(burst: &mut Burst, frames: &[F], station: u64) -> Option<()> {
+        let (fours, rest) = frames.as_chunks();
+        let first = frames.first().filter(|_| rest.is_empty())?.bytes();
+        let (_, flow) = Parsed::plain(first, station).filter(|(_, flow)| flow.protocol() == protocol::TCP)?;
+        let first = Segment::of(first)?;
+        for (four, lengths) in fours.iter().zip(burst.lengths.as_chunks_mut().0) {
+            *lengths = first.totals(four)?;
+        }
+        burst.flows.set(0, flow);
+        Some(())
     }
-    burst.sent[train].add(Sum::new((at - next) as u32, bytes));
-    at
+
+    /// As [`read_plain`](super::read_plain), of so many as are plain four at a time.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub fn read<F: Frame>(burst: &mut Burst, frames: &[F], station: u64, flows: Option<&Flows>) -> (usize, bool) {
+        let (mut at, mut beside) = (0, Beside::nothing());
+        for four in frames.as_chunks().0 {
+            let Some(read) = plain(four, station, &mut beside) else { break };
+            burst.flows.set_four(at, &read);
+            burst.lengths[at..][..FOUR].copy_from_slice(&read.totals);
+            if let Some(flows) = flows {
+                for at in at..at + FOUR {
+                    burst.ask(at, burst.flows.get(at), flows);
+                }
+            }
+            at += FOUR;
+        }
+        (at, beside.may_be_alike())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::parse::tests::{STATION, seal, sound};
-    use crate::wire::ipv4::protocol;
+    use crate::flow::{Home, Spot};
+    use crate::pipeline::parse::tests::{Bytes, STATION, seal, sound};
     use proptest::prelude::*;
 
-    struct Plain(Vec<u8>);
-
-    impl Frame for Plain {
-        fn bytes(&self) -> &[u8] {
-            &self.0
-        }
-        fn bytes_mut(&mut self) -> &mut [u8] {
-            &mut self.0
-        }
-        fn reshape(&mut self, _front: usize, _length: usize) -> Option<&mut [u8]> {
-            None
-        }
-        fn strip(&mut self, _count: usize) -> bool {
-            false
-        }
-    }
-
-    /// Of the client of this number; 0: not plain.
-    fn frame(client: u8, more: u8) -> Plain {
-        let mut frame = sound(protocol::TCP, more.into());
+    /// Of the client of this number, one in four over UDP; 0: not plain.
+    fn frame(client: u8, more: u8) -> Bytes {
+        let is_udp = client % 4 == 3;
+        let mut frame = sound(if is_udp { protocol::UDP } else { protocol::TCP }, more.into());
         frame[29] = client;
-        frame[22] += more;
         seal(&mut frame);
-        if client == 0 {
-            frame[14] = 0x46;
+        match (client, more) {
+            (0, _) => frame[14] = 0x46,
+            // A datagram that is longer than its packet.
+            (_, 3) if is_udp => frame[39] += 1,
+            _ => {}
         }
-        Plain(frame)
+        Bytes(frame)
     }
 
-    /// What was found: the trains, and of each its flow, what was sent of it, and where it is asked for.
-    fn found(burst: &Burst, others: u32, is_ahead: bool) -> impl PartialEq + std::fmt::Debug {
-        let of = |train: usize| {
-            let asked = is_ahead.then(|| (burst.spots[train], burst.homes[train]));
-            (burst.flows.get(train), burst.sent[train].0, asked)
-        };
-        let is_plain = |at: &usize| burst.trains[*at] != NO_TRAIN;
-        let lengths: Vec<u16> = (0..burst.frames).filter(is_plain).map(|at| burst.lengths[at]).collect();
-        let trains = burst.trains[..burst.frames].to_vec();
-        (others, trains, lengths, (0..burst.count).map(of).collect::<Vec<_>>())
+    /// Of a burst: the places of what is not plain, the train and the length of each frame that is, and of each train its flow, what is sent of it,
+    /// and where it is asked for.
+    #[derive(Debug, Default, PartialEq)]
+    struct Found {
+        others: u32,
+        frames: Vec<Option<(u8, u16)>>,
+        trains: Vec<Train>,
+    }
+
+    type Train = (Flow, u64, Option<(Spot, Home)>);
+
+    fn found(burst: &Burst, others: u32, is_ahead: bool) -> Found {
+        let frame = |at: usize| (burst.trains[at] != NO_TRAIN).then(|| (burst.trains[at], burst.lengths[at]));
+        let asked = |train: usize| is_ahead.then(|| (burst.spots[train], burst.homes[train]));
+        let train = |train: usize| (burst.flows.get(train), burst.sent[train].0, asked(train));
+        let (frames, trains) = ((0..burst.frames).map(frame).collect(), (0..burst.count).map(train).collect());
+        Found { others, frames, trains }
+    }
+
+    /// What is to be found, frame by frame.
+    fn expected(frames: &[Bytes], is_ahead: bool, flows: &Flows) -> Found {
+        let (mut expected, mut last) = (Found::default(), None);
+        for (at, frame) in frames.iter().enumerate() {
+            let read = Parsed::plain(&frame.0, STATION.mac.bits());
+            match read {
+                None => expected.others |= 1 << at,
+                Some((_, flow)) if last != Some(flow) => {
+                    let spot = flows.spot(flow.key().words());
+                    expected.trains.push((flow, 0, is_ahead.then(|| (spot, flows.home(spot)))));
+                }
+                Some(_) => {}
+            }
+            let train = expected.trains.len().wrapping_sub(1) as u8;
+            if let (Some((total, _)), Some((_, sent, _))) = (read, expected.trains.last_mut()) {
+                *sent += Sum::new(1, total.into()).0;
+            }
+            expected.frames.push(read.map(|(total, _)| (train, total)));
+            last = read.map(|(_, flow)| flow);
+        }
+        expected
+    }
+
+    /// From which one on, and how many: mostly one, so that many bursts are of it alone, or few, or so many that hardly two frames are of the same.
+    fn clients() -> impl Strategy<Value = (u8, u8)> {
+        (1_u8..5, prop_oneof![2 => Just(1_u8), 1 => 2_u8..12, 1 => Just(250)])
     }
 
     proptest! {
         /// However the burst before came, and however this one does.
         #[test]
-        fn a_burst_is_read_as_if_it_were_the_first(
-            bursts in prop::collection::vec((0_u8..40, prop::collection::vec((any::<u8>(), 0_u8..3), 1..=BURST)), 1..8),
+        fn a_burst_is_read_as_its_frames_are(
+            bursts in prop::collection::vec((clients(), prop::collection::vec((any::<u8>(), 0_u8..8), 1..=BURST)), 1..8),
             is_ahead: bool,
         ) {
             let flows = Flows::new(100, [1, 2]);
             let mut burst = Burst::EMPTY;
             for (clients, frames) in bursts {
-                // Of hardly any client each, or of all, of which none is not plain.
-                let client = |k: u8| if clients < 4 { k % (clients + 1) } else { k.max(1) };
-                let frames: Vec<Plain> = frames.into_iter().map(|(k, more)| frame(client(k), more)).collect();
-                let mut fresh = Burst::EMPTY;
-                let [again, first] = [&mut burst, &mut fresh].map(|burst| {
-                    let others = burst.parse_with(&frames, STATION.mac, is_ahead, &flows);
-                    found(burst, others, is_ahead)
-                });
-                prop_assert_eq!(again, first);
+                let client = |k: u8| if k == u8::MAX { 0 } else { clients.0 + k % clients.1 };
+                let frames: Vec<Bytes> = frames.into_iter().map(|(k, more)| frame(client(k), more)).collect();
+                let others = burst.parse_with(&frames, STATION.mac, is_ahead, &flows);
+                prop_assert_eq!(found(&burst, others, is_ahead), expected(&frames, is_ahead, &flows));
                 prop_assert_eq!(burst.is_apart, burst.count == burst.frames);
+                prop_assert_eq!(burst.is_one, burst.count == 1);
             }
         }
     }
