@@ -60,7 +60,6 @@ impl Process {
     }
 
     /// The process's number.
-    #[cfg(any(test, feature = "control"))]
     pub fn id(&self) -> u32 {
         self.child.id()
     }
