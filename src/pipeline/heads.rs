@@ -4,7 +4,7 @@
 
 use std::arch::x86_64::*;
 
-use super::parse::{DATAGRAM, IP, PLAIN, SAYING, TRANSPORT};
+use super::parse::{DATAGRAM, Flow, IP, PLAIN, SAYING, TRANSPORT};
 use crate::wire::ipv4::{self, field, protocol};
 use crate::wire::{Frame, ethernet, le16, tcp, udp};
 
@@ -61,10 +61,9 @@ const HALF: u64 = 0xffff_ffff;
 const WORD: u64 = 0xffff;
 const SIGN: u64 = 1 << 63;
 
-/// Of the lane from TTL to source, the protocol, the source's first octet, and what is no flow's: the TTL and the checksum.
+/// Of the lane from TTL to source, the protocol, and the source's first octet.
 const PROTOCOL: u64 = lane([0, 0xff, 0, 0, 0, 0, 0, 0]);
 const OCTET: u64 = lane([0, 0, 0, 0, 0xff, 0, 0, 0]);
-const NO_FLOWS: u64 = lane([0xff, 0, 0xff, 0xff, 0, 0, 0, 0]);
 
 /// Reads the frames that a station ([`Mac::bits`](crate::wire::Mac::bits)) received. `None`: not all of them are plain.
 #[inline]
@@ -99,13 +98,13 @@ pub fn plain<F: Frame>(frames: &[F; FOUR], station: u64, beside: &mut Beside) ->
     faults = _mm256_or_si256(faults, _mm256_and_si256(less, all(SIGN)));
 
     faults = _mm256_or_si256(faults, _mm256_zextsi128_si256(link_differs(heads, station)));
-    faults = _mm256_or_si256(faults, _mm256_and_si256(first, all(FRAGMENT)));
+    faults = _mm256_or_si256(faults, _mm256_and_si256(first, all(ipv4::Plain::FRAGMENT)));
     faults = _mm256_or_si256(faults, _mm256_and_si256(may_be_martian(second), all(OCTET)));
     faults = _mm256_or_si256(faults, checksum_differs(first, second, third));
     if _mm256_testz_si256(faults, faults) == 0 {
         return None;
     }
-    let low = _mm256_or_si256(_mm256_andnot_si256(all(NO_FLOWS), second), flags);
+    let low = _mm256_or_si256(_mm256_andnot_si256(all(Flow::DIFFER), second), flags);
     beside.add(low, third);
     Some(Four { low: words(low), high: words(third), totals: numbers(total) })
 }
@@ -190,12 +189,6 @@ const SAME: [[i64; FOUR]; 2] = {
         byte += 1;
     }
     pieces
-};
-
-/// Of [`columns`]' first word of a header.
-const FRAGMENT: u64 = {
-    let [high, low] = ipv4::ANY_FRAGMENT.to_be_bytes();
-    lane([0, 0, 0, 0, 0, 0, high, low])
 };
 
 const fn lane(bytes: [u8; 8]) -> u64 {
@@ -345,8 +338,8 @@ fn not_all_ones(sums: __m256i) -> __m256i {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pipeline::parse::Parsed;
     use crate::pipeline::parse::tests::{Bytes, STATION, seal, sound};
-    use crate::pipeline::parse::{Flow, Parsed};
     use proptest::prelude::*;
 
     /// All fours, and whether any frame may be as the one before it. `None`: this CPU has no AVX2, and nothing is tested.
@@ -359,7 +352,10 @@ mod tests {
                 let read = fours.map(|four| plain(four, STATION.mac.bits(), &mut beside)).collect();
                 Some((read, beside.may_be_alike()))
             },
-            _ => frames.get(usize::MAX).map(|_| (vec![], false))
+            _ => {
+                let _ = frames;
+                None
+            }
         }
     }
 
@@ -368,7 +364,10 @@ mod tests {
     fn totals(first: &Bytes, frames: &[Bytes; FOUR]) -> Option<Option<[u16; FOUR]>> {
         multiversion::target::match_target! {
             "x86_64+avx2" => Some(Segment::of(&first.0).unwrap().totals(frames)),
-            _ => (first.0.is_empty() && frames.is_empty()).then_some(None)
+            _ => {
+                let _ = (first, frames);
+                None
+            }
         }
     }
 

@@ -131,10 +131,12 @@ impl Flow {
     /// Of the upper half, all but the source's port.
     const DESTINATION: u64 = 0xffff_0000_ffff_ffff;
 
+    /// Of the lower half of the packet's bytes, what is no flow's: TTL and checksum.
+    pub(super) const DIFFER: u64 = u64::from_le_bytes([0xff, 0, 0xff, 0xff, 0, 0, 0, 0]);
+
     #[inline(always)]
     fn of(ip: &ipv4::Plain, flags: u8) -> Self {
-        const DIFFER: u128 = u128::from_le_bytes([0xff, 0, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        Self(ip.tuple() & !DIFFER | u128::from(flags))
+        Self(ip.tuple() & !u128::from(Self::DIFFER) | u128::from(flags))
     }
 
     /// What its packets say of it.

@@ -36,7 +36,7 @@ pub const DF: u16 = 0x4000;
 const MORE_FRAGMENTS: u16 = 0x2000;
 const FRAGMENT_OFFSET: u16 = 0x1fff;
 /// Any of these bits: of a fragment, the first too.
-pub const ANY_FRAGMENT: u16 = MORE_FRAGMENTS | FRAGMENT_OFFSET;
+const ANY_FRAGMENT: u16 = MORE_FRAGMENTS | FRAGMENT_OFFSET;
 
 /// The fixed part of a header. What it says of lengths is not checked until [`Ipv4::lengths`] is asked.
 #[derive(Debug, Clone, Copy)]
@@ -119,7 +119,7 @@ impl<'a> Ipv4<'a> {
     /// Part of a fragmented packet, the first part included.
     #[inline]
     pub fn is_fragment(&self) -> bool {
-        self.flags() & (MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0
+        self.flags() & ANY_FRAGMENT != 0
     }
 
     /// A part without the transport header.
@@ -172,6 +172,11 @@ pub struct Plain {
 impl Plain {
     /// Bytes looked at.
     pub const LENGTH: usize = HEADER + 4;
+    /// Of the first word, what a fragment has any bit of.
+    pub const FRAGMENT: u64 = {
+        let [high, low] = ANY_FRAGMENT.to_be_bytes();
+        u64::from_le_bytes([0, 0, 0, 0, 0, 0, high, low])
+    };
 
     /// `None` where `bytes` begin with anything but version 4 and a header without options.
     #[inline(always)]
@@ -193,8 +198,7 @@ impl Plain {
     /// Any fragment, the first too.
     #[inline(always)]
     pub fn is_fragment(&self) -> bool {
-        let [high, low] = ANY_FRAGMENT.to_be_bytes();
-        self.first & u64::from_le_bytes([0, 0, 0, 0, 0, 0, high, low]) != 0
+        self.first & Self::FRAGMENT != 0
     }
 
     #[inline(always)]

@@ -9,22 +9,13 @@ use crate::snapshot::Snapshot;
 use crate::wire::ipv4::protocol;
 use crate::wire::{Frame, Mac};
 
-/// Of a burst that is being read.
-struct SoFar {
-    /// As [`Mac::bits`].
-    station: u64,
-    /// The flow of the frame before.
-    last: Flow,
-    trains: usize,
+/// What is known of frames once they are read.
+#[derive(Clone, Copy)]
+struct Read {
     /// The places of what is not plain, a bit each.
     others: u32,
-}
-
-impl SoFar {
-    #[inline(always)]
-    fn begin(station: Mac) -> Self {
-        Self { station: station.bits(), last: Flow::NONE, trains: 0, others: 0 }
-    }
+    /// Whether any frame may be of the same flow as the one before it. If not, none is.
+    may_be_alike: bool,
 }
 
 impl Burst {
@@ -42,16 +33,16 @@ impl Burst {
     fn parse_with<F: Frame>(&mut self, frames: &[F], station: Mac, is_ahead: bool, flows: &Flows) -> u32 {
         self.is_ahead = is_ahead;
         // As the last burst came, this one will.
-        let so_far = match std::mem::take(&mut self.was_v6) {
-            true => self.parse_none(frames.len(), station),
+        let (trains, others) = match std::mem::take(&mut self.was_v6) {
+            true => self.parse_none(frames.len()),
             false => self.parse_v4(frames, station, flows),
         };
-        (self.is_apart, self.is_one) = (so_far.trains == frames.len(), so_far.trains == 1);
-        (self.frames, self.count) = (frames.len().min(BURST), so_far.trains.min(BURST));
+        (self.is_apart, self.is_one) = (trains == frames.len(), trains == 1);
+        (self.frames, self.count) = (frames.len().min(BURST), trains.min(BURST));
         self.plain = self.all();
         (self.plain_v6, self.free, self.special, self.translated, self.is_mixed) = (0, 0, 0, 0, false);
         (self.asked, self.telling, self.absent) = (0, 0, 0);
-        so_far.others
+        others
     }
 
     /// Notes where the flow of a plain train is looked for, and has it fetched from there.
@@ -63,32 +54,32 @@ impl Burst {
         (self.spots[train], self.homes[train]) = (spot, home);
     }
 
-    /// Leaves all to others.
+    /// Leaves all to others. Gives the number of trains, and the places of what is not plain, as what follows does.
     #[inline(never)]
-    fn parse_none(&mut self, count: usize, station: Mac) -> SoFar {
+    fn parse_none(&mut self, count: usize) -> (usize, u32) {
         self.trains.fill(NO_TRAIN);
-        SoFar { others: ((1_u64 << count.min(BURST)) - 1) as u32, ..SoFar::begin(station) }
+        (0, ((1_u64 << count.min(BURST)) - 1) as u32)
     }
 
-    /// Reads all as if each were a train of its own, and then tells which trains they are.
+    /// Reads each frame by itself, and then tells which trains they are.
     #[inline(always)]
-    fn parse_v4<F: Frame>(&mut self, frames: &[F], station: Mac, flows: &Flows) -> SoFar {
-        if self.is_one && frames.len() <= BURST && read_one(self, frames, station) {
-            return self.end_one(frames.len(), station, flows);
+    fn parse_v4<F: Frame>(&mut self, frames: &[F], station: Mac, flows: &Flows) -> (usize, u32) {
+        let count = frames.len();
+        if self.is_one && read_one(self, frames, station) {
+            return self.end_one(count, flows);
         }
         // Each is asked for at once where each was a train of its own.
         let are_asked = self.is_ahead && self.is_apart;
-        let (at, may_be_alike) = read_plain(self, frames, station, are_asked.then_some(flows));
-        match () {
-            () if at == frames.len() && !may_be_alike => self.end_apart(at, are_asked, station, flows),
-            () if at == frames.len() && self.flows.are_one(at) => self.end_one(at, station, flows),
-            () => self.parse_on(frames, at, are_asked, station, flows),
+        match read_each(self, frames, station, are_asked.then_some(flows)) {
+            Read { others: 0, may_be_alike: false } => self.end_apart(count, are_asked, flows),
+            Read { others: 0, .. } if self.flows.are_one(count) => self.end_one(count, flows),
+            Read { others, .. } => self.end_mixed(count, others, are_asked, flows),
         }
     }
 
-    /// So many, which are read, are each a train of its own.
+    /// So many are each a train of its own.
     #[inline(always)]
-    fn end_apart(&mut self, count: usize, are_asked: bool, station: Mac, flows: &Flows) -> SoFar {
+    fn end_apart(&mut self, count: usize, are_asked: bool, flows: &Flows) -> (usize, u32) {
         self.trains = APART;
         for (sent, &total) in self.sent[..count].iter_mut().zip(&self.lengths[..count]) {
             *sent = Sum::new(1, total.into());
@@ -96,72 +87,50 @@ impl Burst {
         if self.is_ahead && !are_asked {
             self.ask_each(((1_u64 << count) - 1) as u32, flows);
         }
-        SoFar { trains: count, ..SoFar::begin(station) }
+        (count, 0)
     }
 
-    /// So many, which are read, are one train.
+    /// So many are one train.
     #[inline(always)]
-    fn end_one(&mut self, count: usize, station: Mac, flows: &Flows) -> SoFar {
+    fn end_one(&mut self, count: usize, flows: &Flows) -> (usize, u32) {
         self.trains.fill(0);
         let bytes = self.lengths[..count].iter().map(|&total| u32::from(total)).sum();
         self.sent[0] = Sum::new(count as u32, bytes);
         if self.is_ahead {
             self.ask(0, self.flows.get(0), flows);
         }
-        SoFar { trains: 1, ..SoFar::begin(station) }
+        (1, 0)
     }
 
-    /// Makes trains of the frames before `next`, which are read (and asked for, if they `are_asked`), and reads the others.
+    /// So many are whatever they are.
     #[inline(always)]
-    fn parse_on<F: Frame>(&mut self, frames: &[F], next: usize, are_asked: bool, station: Mac, flows: &Flows) -> SoFar {
-        let mut so_far = SoFar::begin(station);
-        for at in 0..next {
-            let (flow, spot, home) = (self.flows.get(at), self.spots[at], self.homes[at]);
-            match self.note(&mut so_far, at, self.lengths[at], flow) {
-                Some(new) if are_asked => (self.spots[new], self.homes[new]) = (spot, home),
-                Some(new) if self.is_ahead => self.ask(new, flow, flows),
-                _ => {}
+    fn end_mixed(&mut self, count: usize, others: u32, are_asked: bool, flows: &Flows) -> (usize, u32) {
+        let (mut trains, mut last) = (0_usize, Flow::NONE);
+        for at in 0..count.min(BURST) {
+            if others >> at & 1 != 0 {
+                self.trains[at] = NO_TRAIN;
+                // It may be of the same flow, and change what is known of it.
+                last = Flow::NONE;
+                continue;
             }
+            let (flow, sum) = (self.flows.get(at), Sum::new(1, self.lengths[at].into()));
+            if flow == last {
+                let current = trains.wrapping_sub(1) % BURST;
+                self.trains[at] = current as u8;
+                self.sent[current].add(sum);
+                continue;
+            }
+            let new = trains % BURST;
+            (self.trains[at], self.sent[new]) = (new as u8, sum);
+            self.flows.set(new, flow);
+            if are_asked {
+                (self.spots[new], self.homes[new]) = (self.spots[at], self.homes[at]);
+            } else if self.is_ahead {
+                self.ask(new, flow, flows);
+            }
+            (trains, last) = (trains + 1, flow);
         }
-        let flows = self.is_ahead.then_some(flows);
-        for (at, frame) in frames.iter().enumerate().skip(next) {
-            self.read(&mut so_far, at, frame, flows);
-        }
-        so_far
-    }
-
-    /// Reads the frame at `at`; asks `flows` for its flow where that is new.
-    #[inline(always)]
-    fn read<F: Frame>(&mut self, so_far: &mut SoFar, at: usize, frame: &F, flows: Option<&Flows>) {
-        let at = at % BURST;
-        let Some((total, flow)) = Parsed::plain(frame.bytes(), so_far.station) else {
-            self.trains[at] = NO_TRAIN;
-            so_far.others |= 1 << at;
-            // It may be of the same flow, and change what is known of it.
-            so_far.last = Flow::NONE;
-            return;
-        };
-        if let (Some(new), Some(flows)) = (self.note(so_far, at, total, flow), flows) {
-            self.ask(new, flow, flows);
-        }
-    }
-
-    /// Notes that the frame at `at` is of this flow, and so long; gives the train that it begins, if it does.
-    #[inline(always)]
-    fn note(&mut self, so_far: &mut SoFar, at: usize, total: u16, flow: Flow) -> Option<usize> {
-        self.lengths[at] = total;
-        if flow == so_far.last {
-            let current = so_far.trains.wrapping_sub(1) % BURST;
-            self.trains[at] = current as u8;
-            self.sent[current].add(Sum::new(1, total.into()));
-            return None;
-        }
-        let new = so_far.trains % BURST;
-        self.flows.set(new, flow);
-        self.sent[new] = Sum::new(1, total.into());
-        (so_far.last, so_far.trains) = (flow, so_far.trains + 1);
-        self.trains[at] = new as u8;
-        Some(new)
+        (trains, others)
     }
 }
 
@@ -179,27 +148,32 @@ fn read_one<F: Frame>(burst: &mut Burst, frames: &[F], station: Mac) -> bool {
     }
 }
 
-/// Reads frames up to the first that is not plain, as if each were a train of its own, and asks `flows` for each. Gives how many, and whether any
-/// may be of the same flow as the one before it (if not, none is). With the instructions that this CPU has.
+/// Reads frames as if each were a train of its own, and asks `flows` for each that is plain. With the instructions that this CPU has: four at a time,
+/// up to the first that is not plain.
 #[multiversion::multiversion(targets("x86_64+avx2+bmi1+bmi2+lzcnt+movbe+popcnt"))]
 #[inline(never)]
-fn read_plain<F: Frame>(burst: &mut Burst, frames: &[F], station: Mac, flows: Option<&Flows>) -> (usize, bool) {
+fn read_each<F: Frame>(burst: &mut Burst, frames: &[F], station: Mac, flows: Option<&Flows>) -> Read {
     let (station, frames) = (station.bits(), &frames[..frames.len().min(BURST)]);
     let (mut at, mut may_be_alike) = match_target! {
         "x86_64+avx2" => fours::read(burst, frames, station, flows),
         _ => (0, false)
     };
+    let mut others = 0;
     while at < frames.len() {
-        let Some((total, flow)) = Parsed::plain(frames[at].bytes(), station) else { break };
-        may_be_alike |= at > 0 && burst.flows.get(at - 1) == flow;
-        burst.lengths[at] = total;
-        burst.flows.set(at, flow);
-        if let Some(flows) = flows {
-            burst.ask(at, flow, flows);
+        match Parsed::plain(frames[at].bytes(), station) {
+            Some((total, flow)) => {
+                may_be_alike |= at > 0 && burst.flows.get(at - 1) == flow;
+                burst.lengths[at] = total;
+                burst.flows.set(at, flow);
+                if let Some(flows) = flows {
+                    burst.ask(at, flow, flows);
+                }
+            }
+            None => others |= 1 << at,
         }
         at += 1;
     }
-    (at, may_be_alike)
+    Read { others, may_be_alike }
 }
 
 /// What is read four frames at a time.
@@ -223,7 +197,7 @@ mod fours {
         Some(())
     }
 
-    /// As [`read_plain`](super::read_plain), of so many as are plain four at a time.
+    /// As [`read_each`](super::read_each), of so many as are plain four at a time; gives how many, and whether any may be alike.
     #[inline]
     #[target_feature(enable = "avx2")]
     pub fn read<F: Frame>(burst: &mut Burst, frames: &[F], station: u64, flows: Option<&Flows>) -> (usize, bool) {
