@@ -7,7 +7,7 @@ mod v6;
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::matching::{self, Last};
+use super::matching::{self, Last, Together};
 use super::parse::{Parsed, Tuple};
 use super::recall::{self, Train, View};
 use super::refusal::Refused;
@@ -298,15 +298,21 @@ impl Burst {
     /// Matches the trains. Those that are not plainly a service's are broken up; gives the places of their frames, but for those that are refused.
     #[inline(always)]
     pub fn find(&mut self, snapshot: &Snapshot, state: &State, verdicts: &mut [Verdict; BURST]) -> u32 {
-        if let Some((service, recalls)) = matching::find_one(&self.flows, self.count, snapshot) {
-            // All places: their number is known, and takes a few stores.
-            self.services.fill(service);
-            self.sole = Some(service);
-            (self.asked, self.was_recalled) = (self.all() & recalls, recalls != 0);
-            return 0;
-        }
         self.sole = None;
-        self.find_each(snapshot, state, verdicts)
+        match matching::find_together(&self.flows, self.count, snapshot) {
+            Together::Of(service, recalls) => {
+                // All places: their number is known, and takes a few stores.
+                self.services.fill(service);
+                self.sole = Some(service);
+                (self.asked, self.was_recalled) = (self.all() & recalls, recalls != 0);
+                0
+            }
+            Together::OfNone => {
+                (self.asked, self.was_recalled) = (0, false);
+                self.find_rest(self.all(), snapshot, state, verdicts)
+            }
+            Together::Apart => self.find_each(snapshot, state, verdicts),
+        }
     }
 
     /// The same, one by one.

@@ -48,13 +48,27 @@ impl Last {
     }
 }
 
-/// What [`Last::find_plain`] gives for each of the first `count` of these flows, where that is the same for all and told with little effort.
+/// Whose flows are that were looked at together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Together {
+    /// [`Last::find_plain`] gives this for each.
+    Of(ServiceIndex, u32),
+    /// It gives nothing for any.
+    OfNone,
+    /// Each is to be asked for by itself.
+    Apart,
+}
+
+/// What [`Last::find_plain`] gives for the first `count` of these flows, as far as that is told of all with little effort.
 #[inline(always)]
-pub fn find_one(flows: &Words, count: usize, snapshot: &Snapshot) -> Option<(ServiceIndex, u32)> {
-    let mut nobody = Last::NONE;
-    let found = nobody.find_plain(flows.get(0), snapshot).filter(|_| count > 0)?;
+pub fn find_together(flows: &Words, count: usize, snapshot: &Snapshot) -> Together {
+    let mut first = Last::NONE;
+    let found = first.find_plain(flows.get(0), snapshot);
     // The first was asked by itself.
-    (count == 1 || flows.are_for_one(count, snapshot.common_vip_v4())).then_some(found)
+    if count == 0 || count > 1 && !flows.are_for_one(count, snapshot.common_vip_v4()) {
+        return Together::Apart;
+    }
+    found.map_or(Together::OfNone, |(service, recalls)| Together::Of(service, recalls))
 }
 
 /// The same over IPv6.
@@ -85,7 +99,7 @@ impl LastV6 {
     }
 }
 
-/// As [`find_one`], of flows over IPv6.
+/// What [`LastV6::find_plain`] gives for each of the first `count` of these flows, where that is the same for all and told with little effort.
 #[inline(always)]
 pub fn find_one_v6(flows: &WordsV6, count: usize, snapshot: &Snapshot) -> Option<(ServiceIndex, bool)> {
     let mut nobody = LastV6::NONE;

@@ -1,7 +1,7 @@
 //! Flows of `snat` that have their translation: what of a burst is found by it, in loops of its own.
 
 use super::{BURST, Burst, take_bit};
-use crate::flow::Head;
+use crate::flow::{Head, prefetch};
 use crate::mode::State;
 use crate::pipeline::translation;
 use crate::snapshot::{ServiceIndex, Snapshot, Target, TargetIndex};
@@ -61,6 +61,7 @@ impl Burst {
             let Way { target, slot } = self.ways[train];
             self.hashes[train] = slot.into();
             targets[train] = snapshot.target(TargetIndex::from_bits(self.services[train].to_bits(), target));
+            prefetch(targets[train]);
         }
     }
 
