@@ -21,7 +21,7 @@ fn eal() -> Eal {
     static EAL: OnceLock<Eal> = OnceLock::new();
     *EAL.get_or_init(|| {
         // On a thread of its own: EAL pins the one that starts it, and the tests' threads would inherit that.
-        let start = || Eal::init(&eal::allowed_cpus()?[..1], ["--no-pci", "--no-huge", "--no-shconf", "-m", "192"]);
+        let start = || Eal::init(&eal::allowed_cpus()?[..1], ["--no-pci", "--no-huge", "--no-shconf", "-m", "256"]);
         thread::spawn(start).join().unwrap().unwrap_or_else(|error| panic!("{error}"))
     })
 }
@@ -38,11 +38,17 @@ struct AsTold {
     /// The only lcore's.
     handoff: Handoff,
     refused: Arc<Mutex<Vec<(usize, Refused)>>>,
+    bursts: Arc<Mutex<Vec<Burst>>>,
+    round: usize,
 }
+
+/// The round in which a port gave so many frames.
+type Burst = (usize, PortIndex, usize);
 
 impl Default for AsTold {
     fn default() -> Self {
-        Self { kept: Vec::new(), handoff: Handoff::of(1).remove(0), refused: Arc::default() }
+        let handoff = Handoff::of(1).remove(0);
+        Self { kept: Vec::new(), handoff, refused: Arc::default(), bursts: Arc::default(), round: 0 }
     }
 }
 
@@ -59,7 +65,9 @@ const HAND_OVER: u8 = b'o';
 const ASTRAY: u8 = b's';
 
 impl Work for AsTold {
-    fn begin_round(&mut self) {}
+    fn begin_round(&mut self) {
+        self.round += 1;
+    }
 
     fn process(
         &mut self,
@@ -68,6 +76,7 @@ impl Work for AsTold {
         frames: &mut [Mbuf],
         verdicts: &mut [Verdict; BURST],
     ) -> Option<PortIndex> {
+        self.bursts.lock().unwrap().push((self.round, port, frames.len()));
         for (frame, verdict) in frames.iter_mut().zip(&mut *verdicts) {
             *verdict = match frame.bytes()[0] {
                 FORWARD => {
@@ -171,6 +180,7 @@ struct Loop {
     counters: Arc<LcoreBlock>,
     bells: Bells,
     refused: Arc<Mutex<Vec<(usize, Refused)>>>,
+    bursts: Arc<Mutex<Vec<Burst>>>,
     stop: Arc<AtomicBool>,
     thread: thread::JoinHandle<()>,
 }
@@ -200,22 +210,13 @@ impl Loop {
         let (lanes, counters) = (lanes.collect::<Vec<_>>(), Arc::new(LcoreBlock::new(devices.len())));
         let stop = Arc::new(AtomicBool::new(false));
         let (block, flag, clock) = (counters.clone(), stop.clone(), Clock::start(eal(), Millis(0)));
-        let (bells, refused) = (Bells::default(), Arc::<Mutex<_>>::default());
-        let (hung, told) = (bells.clone(), refused.clone());
+        let (bells, work) = (Bells::default(), AsTold::default());
+        let (hung, refused, bursts) = (bells.clone(), work.refused.clone(), work.bursts.clone());
         let thread = thread::spawn(move || {
             let _registered = dpdk::Registered::new(eal()).unwrap();
-            lcore::run(Plan {
-                ports: lanes,
-                probes,
-                work: AsTold { refused: told, ..AsTold::default() },
-                counters: block,
-                clock,
-                idle,
-                bells: hung,
-                stop: flag,
-            });
+            lcore::run(Plan { ports: lanes, probes, work, counters: block, clock, idle, bells: hung, stop: flag });
         });
-        Self { pool, ports, counters, bells, refused, stop, thread }
+        Self { pool, ports, counters, bells, refused, bursts, stop, thread }
     }
 
     /// How many frames the work was told of that found no room there.
@@ -286,6 +287,26 @@ fn every_frame_goes_where_its_verdict_says_and_is_counted_once() {
     assert_eq!(numbers(&answered, 0), of(ANSWER));
     assert_eq!(numbers(&punted, 0), of(PUNT));
     assert!(punted.iter().all(|frame| frame.len() == 60) && forwarded.iter().all(|frame| frame.len() == 64));
+}
+
+#[test]
+fn ports_that_give_full_bursts_have_four_of_them_in_turn() {
+    let [here, there] = [0, 1].map(|_| Wire::new([FORWARD; 9 * BURST + 5]));
+    let devices = [&*here.device("net_pcap_here"), &there.device("net_pcap_there")];
+    let poll = Loop::start("turns", &devices, Idle::Pause, vec![]);
+    poll.wait_until("all received", |poll| (0..2).all(|port| poll.totals(port).received == 9 * BURST as u64 + 5));
+    let bursts = poll.bursts.lock().unwrap().clone();
+    poll.end(());
+
+    let first = bursts[0].0;
+    let turn = |round: usize, full: usize, rest: Option<usize>| {
+        [0, 1].into_iter().flat_map(move |port| {
+            let counts = std::iter::repeat_n(BURST, full).chain(rest);
+            counts.map(move |count| (first + round, PortIndex(port), count))
+        })
+    };
+    let expected: Vec<Burst> = turn(0, 4, None).chain(turn(1, 4, None)).chain(turn(2, 1, Some(5))).collect();
+    assert_eq!(bursts, expected);
 }
 
 #[test]
