@@ -7,6 +7,7 @@ use penstock::flow::Nat;
 use penstock::pipeline::{BURST, Pipeline, Verdict};
 use penstock::snapshot::Millis;
 use proptest::prelude::*;
+use proptest::sample::select;
 use support::packets::{CONFIG, Packet, VIP, frame, ip};
 use support::{Node, internet_checksum};
 
@@ -157,5 +158,22 @@ proptest! {
         }
         prop_assert_eq!(short.counted(), careful.counted());
         prop_assert_eq!(either.counted(), careful.counted());
+    }
+
+    /// Segments of one flow, in a burst, where those that are alike are sent as the one before, and each by itself.
+    #[test]
+    fn a_train_is_sent_as_its_packets_are(
+        segments in proptest::collection::vec((select(&[0_u8, 0xb8]), select(&[0_usize, 9, 1440]), prop::bool::weighted(0.9)), 1..=BURST),
+    ) {
+        let [mut together, mut singly] = [(); 2].map(|()| node());
+        let segment = |(tos, payload, df)| {
+            let (from, to, payload) = ((ip(SOURCES[0][0]), 40_000), (ip(VIP[0]), 80), vec![0x55; payload]);
+            let packet = Packet { from, to, udp: false, tos, ttl: 64, id: 7, df, payload, summed: true, options: 0 };
+            frame(&packet.bytes(), &[], 6)
+        };
+        let frames: Vec<Vec<u8>> = segments.into_iter().map(segment).collect();
+        let expected: Vec<_> = frames.iter().flat_map(|frame| outcomes(&mut singly, std::slice::from_ref(frame))).collect();
+        prop_assert_eq!(outcomes(&mut together, &frames), expected);
+        prop_assert_eq!(together.counted(), singly.counted());
     }
 }

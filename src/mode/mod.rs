@@ -36,6 +36,8 @@ use outer::Outer;
 
 /// The outer header of a packet that goes straight: IPIP over IPv4 in an untagged frame.
 pub type StraightV4 = outer::OuterV4<{ outer::TAIL_V4 }>;
+/// The same of one that went straight.
+pub type AgainV4 = outer::Again<{ outer::TAIL_V4 }>;
 
 /// The same over IPv6.
 pub type StraightV6 = outer::OuterV6<{ outer::TAIL_V6 }>;

@@ -150,6 +150,49 @@ impl Inner for InnerV6 {
     }
 }
 
+/// What an IPv4 packet got, and what for: those that are alike in that, to the same backend, get the same.
+#[derive(Debug)]
+pub struct Again<const N: usize> {
+    header: [u8; N],
+    /// What counts of the inner packet's first bytes, as a little-endian number: ToS, length, and DF, which is set.
+    inner: u64,
+    total: u16,
+}
+
+impl<const N: usize> Again<N> {
+    const COUNTS: u64 = u64::from_le_bytes([0xff, 0xff, 0xff, 0xff, 0, 0, ipv4::DF.to_be_bytes()[0], 0]);
+
+    /// Of a packet of `total` bytes that [`OuterV4::wrap_v4`] has wrapped. `None`: it may be fragmented, and then each has an identification of its
+    /// own.
+    #[inline(always)]
+    pub fn of<F: Frame>(frame: &F, total: u16) -> Option<Self> {
+        let (header, inner) = frame.bytes().split_first_chunk()?;
+        let inner = Self::counts(inner.first_chunk()?);
+        (inner >> 48 != 0).then_some(Self { header: *header, inner, total })
+    }
+
+    /// Wraps the first of these packets, up to one that is not alike; gives how many.
+    #[inline(always)]
+    pub fn wrap_all<F: Frame>(&self, frames: &mut [F]) -> usize {
+        frames.iter_mut().map_while(|frame| self.wrap(frame)).count()
+    }
+
+    #[inline(always)]
+    fn wrap<F: Frame>(&self, frame: &mut F) -> Option<()> {
+        let ip = frame.bytes().get(IP..IP + TAKEN)?.first_chunk()?;
+        if Self::counts(ip) != self.inner {
+            return None;
+        }
+        *frame.reshape(N - IP, IP + usize::from(self.total))?.first_chunk_mut()? = self.header;
+        Some(())
+    }
+
+    #[inline(always)]
+    fn counts(ip: &[u8; TAKEN]) -> u64 {
+        u64::from_le_bytes(*ip) & Self::COUNTS
+    }
+}
+
 impl<const N: usize> OuterV4<N> {
     /// By which packets go.
     #[inline(always)]

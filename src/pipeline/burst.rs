@@ -17,7 +17,7 @@ use super::{BURST, Verdict};
 use crate::counters::{Reason, Traffic};
 use crate::flow::{Bucket, Flows, Home, Judging, Marks, Says, Spot, prefetch};
 use crate::maglev::Client;
-use crate::mode::{Packet, Prepared, State, StraightV4};
+use crate::mode::{AgainV4, Packet, Prepared, State, StraightV4};
 use crate::service::{Hash, Service};
 use crate::snapshot::{Owner, PortIndex, ServiceIndex, Snapshot, Target, TargetIndex};
 use crate::wire::Frame;
@@ -218,15 +218,29 @@ fn send_train<F: Frame>(
     state: &mut State,
 ) -> (usize, u32) {
     let count = frames.len().min(BURST);
-    let (train, frames) = (burst.trains[first % BURST], &mut frames[..count]);
+    let train = burst.trains[first % BURST];
+    let behind = &burst.trains[first % BURST..count];
+    let end = if burst.is_one { count } else { first + behind.iter().take_while(|&&other| other == train).count() };
     let (mut refused, mut at) = (0, first);
-    while at < count && burst.trains[at] == train {
-        if outer.wrap_v4(&mut frames[at], burst.lengths[at], state).is_err() {
-            refused |= 1 << at;
-        }
+    while at < end {
+        let (frame, total) = (&mut frames[at], burst.lengths[at]);
+        let is_sent = outer.wrap_v4(frame, total, state).is_ok();
+        refused |= u32::from(!is_sent) << at;
         at += 1;
+        // Most of a train are alike.
+        let (sent, rest) = frames[..end].split_at_mut(at);
+        if is_sent && let Some(again) = AgainV4::of(&sent[at - 1], total) {
+            at += send_alike(rest, &again);
+        }
     }
     (at, refused)
+}
+
+/// Sends the first of these packets as one before them, up to one that is not alike; gives how many. With the instructions that this CPU has.
+#[multiversion::multiversion(targets("x86_64+avx2+bmi1+bmi2+lzcnt+movbe+popcnt"))]
+#[inline(never)]
+fn send_alike<F: Frame>(frames: &mut [F], again: &AgainV4) -> usize {
+    again.wrap_all(frames)
 }
 
 /// Sends each packet to its own target; gives those that cannot go straight, a bit each. With the instructions that this CPU has.
@@ -366,7 +380,7 @@ impl Burst {
         }
         (self.plain, self.plain_v6) = (self.plain & !trains, self.plain_v6 & !trains);
         self.free |= trains;
-        self.is_apart = false;
+        (self.is_apart, self.is_one) = (false, false);
         let mut bits = trains;
         while bits != 0 {
             let train = take_bit(&mut bits);

@@ -112,8 +112,10 @@ pub fn plain<F: Frame>(frames: &[F; FOUR], station: u64, beside: &mut Beside) ->
 /// A segment that [`plain`] reads, and what it takes for others to be of the same flow and to say the same of it.
 #[derive(Debug, Clone, Copy)]
 pub struct Segment {
-    /// The first and the last bytes of its head, which together are all of it.
-    pieces: [__m256i; 2],
+    /// Pieces of its head: from its beginning, from its IP header, and up to its end.
+    link: __m128i,
+    packet: __m256i,
+    last: __m128i,
     /// Bytes that the packet has at least, by its TCP header.
     least: u64,
     /// What the sum of the words of the IP header that may differ is to be all ones with.
@@ -129,8 +131,8 @@ impl Segment {
         let word = |at| u64::from(le16(head, IP + at));
         let varying = word(field::TOTAL_LENGTH) + word(field::IDENTIFICATION) + word(field::CHECKSUM);
         let least = ipv4::HEADER + tcp::header_length(head.last_chunk()?);
-        let pieces = [piece::<0>(head), piece::<LAST>(head)];
-        Some(Self { pieces, least: least as u64, balance: 3 * WORD - varying })
+        let (link, packet, last) = (pair::<0>(head), piece::<IP>(head), pair::<LAST>(head));
+        Some(Self { link, packet, last, least: least as u64, balance: 3 * WORD - varying })
     }
 
     /// The lengths of the packets in `frames`, where all are plain, of the same flow, and say the same. `None`: it takes more to tell.
@@ -138,15 +140,23 @@ impl Segment {
     #[target_feature(enable = "avx2")]
     pub fn totals<F: Frame>(&self, frames: &[F; FOUR]) -> Option<[u16; FOUR]> {
         let (heads, lengths) = heads(frames)?;
-        let mut differ = [_mm256_setzero_si256(); 2];
-        for head in heads {
-            differ[0] = _mm256_or_si256(differ[0], _mm256_xor_si256(piece::<0>(head), self.pieces[0]));
-            differ[1] = _mm256_or_si256(differ[1], _mm256_xor_si256(piece::<LAST>(head), self.pieces[1]));
+        let [a, b, c, d] = heads;
+        // Loaded once: what lies in another load, too, would be put together from that by a handful of instructions.
+        let packets = [piece::<IP>(a), piece::<IP>(b), piece::<IP>(c), piece::<IP>(d)];
+        let (mut link, mut packet, mut last) = (_mm_setzero_si128(), _mm256_setzero_si256(), _mm_setzero_si128());
+        for (head, its) in heads.into_iter().zip(packets) {
+            link = _mm_or_si128(link, _mm_xor_si128(pair::<0>(head), self.link));
+            packet = _mm256_or_si256(packet, _mm256_xor_si256(its, self.packet));
+            last = _mm_or_si128(last, _mm_xor_si128(pair::<LAST>(head), self.last));
         }
-        let [first, last] = differ;
-        let differ = _mm256_or_si256(_mm256_and_si256(first, each(SAME[0])), _mm256_and_si256(last, each(SAME[1])));
+        let packet = _mm256_and_si256(packet, piece::<IP>(&SAME));
+        let ends = [_mm_and_si128(link, pair::<0>(&SAME)), _mm_and_si128(last, pair::<LAST>(&SAME))];
+        let differ = _mm256_or_si256(packet, _mm256_set_m128i(ends[0], ends[1]));
 
-        let [first, second] = columns::<IP>(heads);
+        let [a, b, c, d] = packets;
+        let even = _mm256_permute2x128_si256::<0x20>(a, c);
+        let odd = _mm256_permute2x128_si256::<0x20>(b, d);
+        let [first, second] = [_mm256_unpacklo_epi64(even, odd), _mm256_unpackhi_epi64(even, odd)];
         let total = number::<{ field::TOTAL_LENGTH }>(first);
         let less = _mm256_or_si256(_mm256_sub_epi64(total, all(self.least)), _mm256_sub_epi64(each(lengths), total));
         let length = _mm256_and_si256(_mm256_srli_epi64::<16>(first), all(WORD));
@@ -165,10 +175,10 @@ impl Segment {
 }
 
 /// Where the last piece of a head begins.
-const LAST: usize = PLAIN - 32;
+const LAST: usize = PLAIN - 16;
 
-/// The bits of both pieces that must not differ.
-const SAME: [[i64; FOUR]; 2] = {
+/// The bits of a head that must not differ.
+const SAME: [u8; PLAIN] = {
     let (mut same, mut at) = ([0; PLAIN], 0);
     while at < PLAIN {
         same[at] = match at {
@@ -182,13 +192,7 @@ const SAME: [[i64; FOUR]; 2] = {
         };
         at += 1;
     }
-    let (mut pieces, mut byte) = ([[0; 4]; 2], 0);
-    while byte < 32 {
-        pieces[0][byte / 8] |= (same[byte] as i64) << (byte % 8 * 8);
-        pieces[1][byte / 8] |= (same[LAST + byte] as i64) << (byte % 8 * 8);
-        byte += 1;
-    }
-    pieces
+    same
 };
 
 const fn lane(bytes: [u8; 8]) -> u64 {

@@ -37,7 +37,7 @@ impl Burst {
             true => self.parse_none(frames.len()),
             false => self.parse_v4(frames, station, flows),
         };
-        (self.is_apart, self.is_one) = (trains == frames.len(), trains == 1);
+        (self.is_apart, self.is_one) = (trains == frames.len(), trains == 1 && others == 0);
         (self.frames, self.count) = (frames.len().min(BURST), trains.min(BURST));
         self.plain = self.all();
         (self.plain_v6, self.free, self.special, self.translated, self.is_mixed) = (0, 0, 0, 0, false);
@@ -301,7 +301,7 @@ mod tests {
                 let others = burst.parse_with(&frames, STATION.mac, is_ahead, &flows);
                 prop_assert_eq!(found(&burst, others, is_ahead), expected(&frames, is_ahead, &flows));
                 prop_assert_eq!(burst.is_apart, burst.count == burst.frames);
-                prop_assert_eq!(burst.is_one, burst.count == 1);
+                prop_assert_eq!(burst.is_one, burst.count == 1 && others == 0);
             }
         }
     }
