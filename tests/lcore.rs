@@ -310,6 +310,17 @@ fn ports_that_give_full_bursts_have_four_of_them_in_turn() {
 }
 
 #[test]
+fn a_burst_that_others_get_some_of_ends_its_ports_turn() {
+    let wire = Wire::new([FORWARD, HAND_OVER].into_iter().cycle().take(3 * BURST));
+    let poll = Loop::start("asides", &[&wire.device("net_pcap_asides")], Idle::Pause, vec![]);
+    poll.wait_until("all forwarded", |poll| poll.totals(0).forwarded == 3 * BURST as u64);
+    let bursts = poll.bursts.lock().unwrap().clone();
+    poll.end(());
+    let first = bursts[0].0;
+    assert_eq!(bursts, [0, 1, 2].map(|round| (first + round, PortIndex(0), BURST)));
+}
+
+#[test]
 fn a_port_without_a_twin_counts_punts_and_frees_them() {
     let wire = Wire::new([PUNT; 100]);
     let poll = Loop::start("twinless", &[&wire.device("net_pcap_twinless")], Idle::Pause, vec![]);

@@ -160,10 +160,10 @@ proptest! {
         prop_assert_eq!(either.counted(), careful.counted());
     }
 
-    /// Segments of one flow, in a burst, where those that are alike are sent as the one before, and each by itself.
+    /// Segments of one flow, in bursts, where those that are alike are sent as the one before, and each by itself.
     #[test]
     fn a_train_is_sent_as_its_packets_are(
-        segments in proptest::collection::vec((select(&[0_u8, 0xb8]), select(&[0_usize, 9, 1440]), prop::bool::weighted(0.9)), 1..=BURST),
+        bursts in proptest::collection::vec(proptest::collection::vec((select(&[0_u8, 0xb8]), select(&[0_usize, 9, 1440, 1445]), prop::bool::weighted(0.9)), 1..=BURST), 1..4),
     ) {
         let [mut together, mut singly] = [(); 2].map(|()| node());
         let segment = |(tos, payload, df)| {
@@ -171,9 +171,12 @@ proptest! {
             let packet = Packet { from, to, udp: false, tos, ttl: 64, id: 7, df, payload, summed: true, options: 0 };
             frame(&packet.bytes(), &[], 6)
         };
-        let frames: Vec<Vec<u8>> = segments.into_iter().map(segment).collect();
-        let expected: Vec<_> = frames.iter().flat_map(|frame| outcomes(&mut singly, std::slice::from_ref(frame))).collect();
-        prop_assert_eq!(outcomes(&mut together, &frames), expected);
+        for segments in bursts {
+            let frames: Vec<Vec<u8>> = segments.into_iter().map(segment).collect();
+            let expected: Vec<_> =
+                frames.iter().flat_map(|frame| outcomes(&mut singly, std::slice::from_ref(frame))).collect();
+            prop_assert_eq!(outcomes(&mut together, &frames), expected);
+        }
         prop_assert_eq!(together.counted(), singly.counted());
     }
 }

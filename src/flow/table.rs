@@ -27,12 +27,12 @@ const WAYS: usize = 4;
 /// How many entries there are for eight that shall fit: near a full load they would have to move too often.
 const NINTHS: usize = 9;
 
-/// How full the buckets in use may be, in eighths, before one more is used: fewer than [`WIDE`], and more. (Those that are not split yet are chosen
+/// How full the buckets in use may be, in eighths, before one more is used: as long as they are fewer than [`WIDE`], and from there on. (Those that are not split yet are chosen
 /// twice as often as the others. Of three eighths one flow in twelve comes to stand in its second bucket, of five three in ten, which costs more than
 /// lying closer saves; of two one in thirty, but what is too wide for the caches, and for the pages that a CPU knows, had better lie closer.)
 const DENSE: [usize; 2] = [2, 3];
 
-/// From so many buckets on, 8 MB, they are fuller.
+/// From so many buckets on, 8 MB of an lcore's, they are fuller.
 const WIDE: usize = 1 << 17;
 
 /// Buckets that are always used where there are so many, at least; and fewer than twice as many.
@@ -782,8 +782,8 @@ impl Flows {
     fn room(&mut self, spot: Spot, stage: Stage) -> Option<Place> {
         loop {
             let room = self.room_in(self.used.homes(spot), stage);
-            // Close together they may be in each other's way before all buckets are in use: all of the dozens of places that
-            // could be made free, which hardly ever happens, and so widens by a few at most.
+            // Close together they may be in each other's way before all buckets are in use: then all of the dozens of places that could be made
+            // free are taken, which hardly ever happens, and so widens by a few at most.
             if room.is_some() || !self.widen() {
                 return room;
             }

@@ -10,8 +10,8 @@
 //! ```
 //!
 //! **Run to completion.** An lcore takes a burst from a port, has the pipeline decide, sends, punts and frees, and only then
-//! looks for the next one; nothing waits in a batch, so there is nothing to drain later. A port that gives full bursts gives up to four of
-//! them before the others have their turn. Queue i of each port belongs to lcore i: no lock, and no written cache line is shared between lcores.
+//! looks for the next one; nothing waits in a batch, so there is nothing to drain later. A port that gives full bursts which go on as a whole
+//! gives up to four of them before the others have their turn. Queue i of each port belongs to lcore i: no lock, and no written cache line is shared between lcores.
 //!
 //! **Every frame is counted once**, under the port that it came by, when its burst is done: received = forwarded +
 //! answered + punted + dropped. What a device has no room for is freed and counted `tx_full`, what a punt ring has no room
@@ -155,7 +155,7 @@ impl Forwarding {
         frames: &mut [Mbuf],
         verdicts: &mut [Verdict; BURST],
     ) -> Option<PortIndex> {
-        let snapshot = self.snapshots.quiescent();
+        let snapshot = self.snapshots.value();
         match self.taker.watch(snapshot, now, cycles::tsc(), port) {
             Some(mut watch) => self.pipeline.process_witnessed(snapshot, now, port, frames, verdicts, &mut watch),
             None => self.pipeline.process(snapshot, now, port, frames, verdicts),
@@ -172,7 +172,7 @@ impl Forwarding {
         frames: &mut [Mbuf],
         verdicts: &mut [Verdict; BURST],
     ) {
-        let snapshot = self.snapshots.quiescent();
+        let snapshot = self.snapshots.value();
         let watch = self.taker.watch(snapshot, now, cycles::tsc(), port);
         self.pipeline.again(self.lcores, |pipeline| match watch {
             Some(mut watch) => pipeline.process_witnessed(snapshot, now, port, frames, verdicts, &mut watch),
@@ -209,20 +209,20 @@ impl Work for Forwarding {
         if self.taker.is_on() {
             return self.process_watched(now, port, frames, verdicts);
         }
-        self.pipeline.process(self.snapshots.quiescent(), now, port, frames, verdicts)
+        self.pipeline.process(self.snapshots.value(), now, port, frames, verdicts)
     }
 
     fn probe(&mut self, frames: &mut [Mbuf], verdicts: &mut [Verdict; BURST]) {
-        self.pipeline.process_probes(self.snapshots.quiescent(), frames, verdicts);
+        self.pipeline.process_probes(self.snapshots.value(), frames, verdicts);
     }
 
     fn keep_house(&mut self, now: Millis, passed: Millis, counters: &LoopBlock) {
-        self.pipeline.sweep(self.snapshots.quiescent(), now, passed, ROUND);
+        self.pipeline.sweep(self.snapshots.value(), now, passed, ROUND);
         counters.flows.set(self.pipeline.flows() as u64);
     }
 
     fn hold(&mut self, now: Millis, port: PortIndex, frames: &mut Batch) {
-        let until = Millis(now.0 + self.snapshots.quiescent().hold().as_millis() as u64);
+        let until = Millis(now.0 + self.snapshots.value().hold().as_millis() as u64);
         // Out they come from the end.
         frames.reverse();
         for _ in 0..frames.len() {
@@ -271,7 +271,7 @@ impl Work for Forwarding {
             self.process_again_watched(now, port, frames, verdicts);
             return Some(port);
         }
-        let snapshot = self.snapshots.quiescent();
+        let snapshot = self.snapshots.value();
         match lcores {
             0 => self.pipeline.process_released(snapshot, now, port, frames, verdicts),
             lcores => self.pipeline.process_handed(snapshot, now, port, lcores, frames, verdicts),
@@ -280,13 +280,14 @@ impl Work for Forwarding {
     }
 }
 
-/// Frames that are decided on again in one round, a burst less or more: other lcores' must not keep the ports from their turn.
-const AGAIN: usize = 4 * BURST;
+/// Frames that are decided on again in one round, a burst less or more, as many as four ports give: other lcores' must not keep the ports from their
+/// turn, nor the ports them from theirs.
+const AGAIN: usize = 4 * BURSTS * BURST;
 
 /// How long it takes to look at all remembered flows for those that are over.
 const ROUND: Millis = Millis(10_000);
 
-/// Bursts that a port gives in one round: what is done once a round is then shared by several, where there is much to do.
+/// Bursts that a port gives in one round, at most: what is done once a round is then shared by several, where there is much to do.
 const BURSTS: usize = 4;
 
 /// Polls until `stop` is set. Never allocates, locks or calls the kernel, but for the naps of [`Idle::Sleep`].
@@ -333,6 +334,8 @@ pub fn run<W: Work>(plan: Plan<W>) {
                     None => {
                         settle(&mut work, &mut ports, index, &mut received, &verdicts, &mut sorted, counters);
                         set_aside(&mut work, now, PortIndex(index as u8), &mut sorted, &verdicts[..count], counters);
+                        // What others get of it, the twin and other lcores, comes to them no faster than by bursts.
+                        break;
                     }
                 }
                 if count < BURST {

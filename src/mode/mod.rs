@@ -36,7 +36,7 @@ use outer::Outer;
 
 /// The outer header of a packet that goes straight: IPIP over IPv4 in an untagged frame.
 pub type StraightV4 = outer::OuterV4<{ outer::TAIL_V4 }>;
-/// The same of one that went straight.
+/// What a packet got that went straight, for those behind it that are alike.
 pub type AgainV4 = outer::Again<{ outer::TAIL_V4 }>;
 
 /// The same over IPv6.

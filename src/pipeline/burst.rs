@@ -64,7 +64,7 @@ pub struct Burst {
     is_ahead: bool,
     /// Whether each frame is plain, and a train of its own: train and place are the same then. The next burst is first looked at as if it were so.
     is_apart: bool,
-    /// Whether all are of one flow. The next burst is first looked at as if it were so.
+    /// Whether all are one train, which was not broken up. The next burst is first looked at as if it were so.
     is_one: bool,
     /// Whether all were plain over IPv6. The next burst is then first looked at as if it were so.
     was_v6: bool,
@@ -229,7 +229,10 @@ fn send_train<F: Frame>(
         at += 1;
         // Most of a train are alike.
         let (sent, rest) = frames[..end].split_at_mut(at);
-        if is_sent && let Some(again) = AgainV4::of(&sent[at - 1], total) {
+        if is_sent
+            && !rest.is_empty()
+            && let Some(again) = AgainV4::of(&sent[at - 1], total)
+        {
             at += send_alike(rest, &again);
         }
     }

@@ -176,6 +176,8 @@ impl Segment {
 
 /// Where the last piece of a head begins.
 const LAST: usize = PLAIN - 16;
+// No byte is left out.
+const _: () = assert!(IP <= 16 && LAST <= IP + 32);
 
 /// The bits of a head that must not differ.
 const SAME: [u8; PLAIN] = {

@@ -68,7 +68,12 @@ pub fn find_together(flows: &Words, count: usize, snapshot: &Snapshot) -> Togeth
     if count == 0 || count > 1 && !flows.are_for_one(count, snapshot.common_vip_v4()) {
         return Together::Apart;
     }
-    found.map_or(Together::OfNone, |(service, recalls)| Together::Of(service, recalls))
+    match found {
+        Some((service, recalls)) => Together::Of(service, recalls),
+        None if first.service == ServiceIndex::NONE => Together::OfNone,
+        // It is the first's source alone that is a VIP.
+        None => Together::Apart,
+    }
 }
 
 /// The same over IPv6.
