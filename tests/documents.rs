@@ -99,6 +99,25 @@ fn every_document_of_docs_is_tested_here() {
     assert_eq!(there, tested);
 }
 
+/// Rust files below a directory.
+fn sources(of: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(of).unwrap().map(|entry| entry.unwrap().path());
+    let below = entries.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] });
+    below.filter(|path| path.extension().is_some_and(|extension| extension == "rs")).collect()
+}
+
+#[test]
+fn every_file_with_unsafe_code_is_named() {
+    let readme = read("README.md");
+    let allowing = sources(&root().join("src")).into_iter();
+    let allowing = allowing.filter(|path| fs::read_to_string(path).unwrap().contains("allow(unsafe_code"));
+    let names: Vec<String> = allowing.map(|path| path.strip_prefix(root()).unwrap().display().to_string()).collect();
+    assert!(!names.is_empty());
+    for name in names {
+        assert!(readme.contains(&format!("[{name}]({name})")), "{name} is not named among those that have unsafe code");
+    }
+}
+
 /// What stands in code: spans between backquotes, fenced blocks, and lines indented by four spaces.
 fn code(text: &str) -> Vec<String> {
     let mut found = Vec::new();

@@ -27,9 +27,10 @@ const WAYS: usize = 4;
 /// How many entries there are for eight that shall fit: near a full load they would have to move too often.
 const NINTHS: usize = 9;
 
-/// How full the buckets in use may be, in eighths, before one more is used: as long as they are fewer than [`WIDE`], and from there on. (Those that are not split yet are chosen
-/// twice as often as the others. Of three eighths one flow in twelve comes to stand in its second bucket, of five three in ten, which costs more than
-/// lying closer saves; of two one in thirty, but what is too wide for the caches, and for the pages that a CPU knows, had better lie closer.)
+/// How full the buckets in use may be, in eighths, before one more is used: as long as they are fewer than [`WIDE`], and from there on.
+/// (Those that are not split yet are chosen twice as often as the others. Of three eighths one flow in twelve comes to stand in its second
+/// bucket, of five three in ten, which costs more than lying closer saves; of two one in thirty, but what is too wide for the caches, and for
+/// the pages that a CPU knows, had better lie closer. The test of flows that stand close together counts them.)
 const DENSE: [usize; 2] = [2, 3];
 
 /// From so many buckets on, 8 MB of an lcore's, they are fuller.

@@ -10,8 +10,9 @@
 //! ```
 //!
 //! **Run to completion.** An lcore takes a burst from a port, has the pipeline decide, sends, punts and frees, and only then
-//! looks for the next one; nothing waits in a batch, so there is nothing to drain later. A port that gives full bursts which go on as a whole
-//! gives up to four of them before the others have their turn. Queue i of each port belongs to lcore i: no lock, and no written cache line is shared between lcores.
+//! looks for the next one; nothing waits in a batch, so there is nothing to drain later. A port that gives full bursts which go
+//! on as a whole gives up to four of them before the others have their turn. Queue i of each port belongs to lcore i: no lock, and
+//! no written cache line is shared between lcores.
 //!
 //! **Every frame is counted once**, under the port that it came by, when its burst is done: received = forwarded +
 //! answered + punted + dropped. What a device has no room for is freed and counted `tx_full`, what a punt ring has no room
@@ -334,7 +335,7 @@ pub fn run<W: Work>(plan: Plan<W>) {
                     None => {
                         settle(&mut work, &mut ports, index, &mut received, &verdicts, &mut sorted, counters);
                         set_aside(&mut work, now, PortIndex(index as u8), &mut sorted, &verdicts[..count], counters);
-                        // What others get of it, the twin and other lcores, comes to them no faster than by bursts.
+                        // It did not go on as a whole, which ends the turn: twin and other lcores get their part by single bursts.
                         break;
                     }
                 }

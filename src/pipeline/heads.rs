@@ -154,9 +154,13 @@ impl Segment {
         let differ = _mm256_or_si256(packet, _mm256_set_m128i(ends[0], ends[1]));
 
         let [a, b, c, d] = packets;
-        let even = _mm256_permute2x128_si256::<0x20>(a, c);
-        let odd = _mm256_permute2x128_si256::<0x20>(b, d);
-        let [first, second] = [_mm256_unpacklo_epi64(even, odd), _mm256_unpackhi_epi64(even, odd)];
+        let low = [
+            _mm256_castsi256_si128(a),
+            _mm256_castsi256_si128(b),
+            _mm256_castsi256_si128(c),
+            _mm256_castsi256_si128(d),
+        ];
+        let [first, second] = halves(low);
         let total = number::<{ field::TOTAL_LENGTH }>(first);
         let less = _mm256_or_si256(_mm256_sub_epi64(total, all(self.least)), _mm256_sub_epi64(each(lengths), total));
         let length = _mm256_and_si256(_mm256_srli_epi64::<16>(first), all(WORD));
@@ -274,8 +278,14 @@ fn piece<const AT: usize>(head: &[u8; PLAIN]) -> __m256i {
 #[inline]
 #[target_feature(enable = "avx2")]
 fn columns<const AT: usize>([a, b, c, d]: Heads) -> [__m256i; 2] {
-    let even = _mm256_set_m128i(pair::<AT>(c), pair::<AT>(a));
-    let odd = _mm256_set_m128i(pair::<AT>(d), pair::<AT>(b));
+    halves([pair::<AT>(a), pair::<AT>(b), pair::<AT>(c), pair::<AT>(d)])
+}
+
+/// The first eight bytes of each, and the eight behind them.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn halves([a, b, c, d]: [__m128i; FOUR]) -> [__m256i; 2] {
+    let (even, odd) = (_mm256_set_m128i(c, a), _mm256_set_m128i(d, b));
     [_mm256_unpacklo_epi64(even, odd), _mm256_unpackhi_epi64(even, odd)]
 }
 
